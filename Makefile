@@ -1,0 +1,45 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Needs Python >= 3.11, make and a compiler.
+# PYTHON=/path/to/python3 chooses the interpreter; JOBS=n the processes of the test run.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS := runs/demo
+
+.PHONY: help install demo test check bench clean
+
+help:
+	@echo "make demo   train ce and srat-ldam on handwritten digits, print the table (3 minutes on two cores)"
+	@echo "make test   all tests"
+	@echo "make check  ruff and mypy"
+	@echo "make bench  benchmarks (pytest benchmarks/ --benchmark-only)"
+	@echo "make clean  remove the environment and the demo's runs"
+
+install: $(VENV)/.installed
+
+# The interpreter is looked for by running it: a name on PATH may be a stub for a version that is not there.
+$(VENV)/.installed: pyproject.toml constraints.txt .ci/install
+	@bash .ci/install $(VENV)
+	@touch $@
+
+demo: install
+	@rm -rf $(RUNS)
+	$(BIN)/srat-fast train --dataset digits --imbalance exp --ratio 10 --method ce --out $(RUNS)/ce
+	$(BIN)/srat-fast train --dataset digits --imbalance exp --ratio 10 --method srat-ldam --out $(RUNS)/srat-ldam
+	$(BIN)/srat-fast report $(RUNS)
+
+test: install
+	$(BIN)/python -m pytest tests
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+clean:
+	rm -rf $(VENV) $(RUNS)

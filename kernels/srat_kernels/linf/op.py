@@ -1,0 +1,66 @@
+"""The public L-infinity step: check the arguments, choose the backend, run it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from srat_kernels.backends import resolve_backend
+from srat_kernels.checks import check_float, check_positive, check_same_shape
+from srat_kernels.linf.reference import linf_step_reference
+
+
+def linf_step(
+    adversarial: Tensor,
+    gradient: Tensor,
+    clean: Tensor,
+    *,
+    step_size: float,
+    epsilon: float,
+    nonfinite: Tensor | None = None,
+    inplace: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """One PGD step: ascend by the gradient's sign, project onto the epsilon ball, clamp to [0, 1].
+
+    Args:
+        adversarial: current images in [0, 1], any shape, float32 (or float64).
+        gradient: same shape, any float dtype; sign(0) = 0; a NaN entry does not move its pixel.
+        clean: same shape and dtype as `adversarial`: the centre of the ball.
+        step_size: alpha > 0, in pixel units of [0, 1].
+        epsilon: radius > 0, in pixel units of [0, 1].
+        nonfinite: optional one-element int64 tensor that is increased by the number of non-finite entries
+            of `gradient`, so that they are reported rather than swallowed.
+        inplace: write the result into `adversarial`.
+        backend: see `resolve_backend`.
+
+    Returns:
+        The next images; the tensor `adversarial` itself where `inplace`. No gradient flows through it.
+
+    Raises:
+        TypeError: wrong dtype.
+        ValueError: shapes or devices differ, empty tensor, number out of range.
+    """
+    check_float("adversarial", adversarial)
+    check_float("gradient", gradient)
+    check_float("clean", clean)
+    check_same_shape("adversarial", adversarial, gradient=gradient, clean=clean)
+    if clean.dtype != adversarial.dtype:
+        raise TypeError(f"clean: dtype {clean.dtype} differs from adversarial's {adversarial.dtype}")
+    if nonfinite is not None and (nonfinite.dtype != torch.int64 or nonfinite.numel() != 1):
+        raise TypeError(
+            f"nonfinite: one int64 element is needed, got {nonfinite.dtype} {list(nonfinite.shape)}"
+        )
+    check_positive("step_size", step_size)
+    check_positive("epsilon", epsilon)
+    resolve_backend(backend, adversarial.device)
+    with torch.no_grad():
+        return linf_step_reference(
+            adversarial,
+            gradient,
+            clean,
+            step_size=step_size,
+            epsilon=epsilon,
+            nonfinite=nonfinite,
+            inplace=inplace,
+        )

@@ -1,0 +1,38 @@
+"""The L-infinity step in plain torch: enters three image tensors of one shape, leaves the next adversarial one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def linf_step_reference(
+    adversarial: Tensor,
+    gradient: Tensor,
+    clean: Tensor,
+    *,
+    step_size: float,
+    epsilon: float,
+    nonfinite: Tensor | None = None,
+    inplace: bool = False,
+) -> Tensor:
+    """x' <- clamp( project_{|x' - x| <= eps}( x' + alpha sign(g) ), 0, 1 ), with sign(0) = sign(NaN) = 0.
+
+    Args:
+        adversarial: the current x'.
+        gradient: g, same shape, any float dtype.
+        clean: x, same shape.
+        step_size: alpha > 0.
+        epsilon: radius of the ball.
+        nonfinite: one-element int64 counter, increased by the number of non-finite entries of `gradient`.
+        inplace: write into `adversarial`.
+
+    Returns:
+        The next x', in `adversarial`'s dtype.
+    """
+    if nonfinite is not None:
+        nonfinite += (~torch.isfinite(gradient)).sum()
+    direction = torch.nan_to_num(torch.sign(gradient), nan=0.0).to(adversarial.dtype)
+    moved = adversarial + step_size * direction
+    moved = torch.minimum(torch.maximum(moved, clean - epsilon), clean + epsilon).clamp(0.0, 1.0)
+    return adversarial.copy_(moved) if inplace else moved

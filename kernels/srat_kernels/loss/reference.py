@@ -1,0 +1,91 @@
+"""The loss formulas in plain torch: enters features [B, D], logits [B, C], labels [B]; leaves scalar losses.
+
+Half-precision inputs are computed in float32; float64 stays float64 (for gradcheck).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def separation_loss_reference(
+    features: Tensor, labels: Tensor, *, temperature: float = 0.07, empty_anchors: str = "drop"
+) -> Tensor:
+    """Eq. 6: batch supervised-contrastive loss, one view, anchors without a positive left out.
+
+        L_sep(i) = -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p/tau) / sum_{a != i} exp(z_i.z_a/tau) )
+
+    Args:
+        features: [B, D] rows of unit length.
+        labels: [B] integers.
+        temperature: tau > 0.
+        empty_anchors: "drop" averages over the anchors that have a positive (0 where there is none);
+            "zero" averages over all B anchors.
+
+    Returns:
+        Scalar of at least float32.
+    """
+    z = _at_least_float32(features)
+    batch = z.shape[0]
+    if batch < 2:  # no other item: A(i) is empty and Eq. 6 has no term
+        return (z * 0.0).sum()
+    similarity = z @ z.T / temperature  # [B, B]
+    itself = torch.eye(batch, dtype=torch.bool, device=z.device)
+    log_denominator = similarity.masked_fill(itself, float("-inf")).logsumexp(dim=1, keepdim=True)
+    log_probability = similarity - log_denominator
+    positive = (labels[:, None] == labels[None, :]) & ~itself
+    positives = positive.sum(dim=1)
+    per_anchor = -(log_probability * positive).sum(dim=1) / positives.clamp(min=1)
+    if empty_anchors == "zero":
+        return per_anchor.sum() / batch
+    return per_anchor.sum() / (positives > 0).sum().clamp(min=1)
+
+
+def margin_loss_reference(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    margins: Tensor | None = None,
+    scale: float = 1.0,
+    focal_gamma: float = 0.0,
+    focal_weighting: str = "outside",
+    reduction: str = "weighted_mean",
+) -> Tensor:
+    """Weighted cross-entropy, LDAM and focal loss in one formula (method.md "Losses").
+
+        u_ic = scale (logit_ic - margin_c [c = y_i]),  l_i = -log softmax(u_i)[y_i],  w_i = class_weights[y_i]
+        outside: f_i = w_i (1 - e^-l_i)^gamma l_i        inside: v_i = w_i l_i, f_i = (1 - e^-v_i)^gamma v_i
+        weighted_mean: sum f / sum w                     batch: sum f / B
+
+    Args:
+        logits: [B, C].
+        labels: [B] integers in [0, C).
+        class_weights: [C] or None for ones.
+        margins: [C] or None for zeros (LDAM's m_c).
+        scale: LDAM's s, 1 otherwise.
+        focal_gamma: gamma >= 0; 0 switches the focal factor off.
+        focal_weighting: "outside" (correct) or "inside" (the authors' code).
+        reduction: "weighted_mean" or "batch" (Eq. 7's 1/n).
+
+    Returns:
+        Scalar of at least float32.
+    """
+    u = _at_least_float32(logits)
+    index = labels.long()[:, None]
+    if margins is not None:
+        u = u - torch.zeros_like(u).scatter(1, index, margins.to(u.dtype)[labels.long()][:, None])
+    u = u * scale
+    loss = u.logsumexp(dim=1) - u.gather(1, index).squeeze(1)  # [B], >= 0 up to rounding
+    weight = torch.ones_like(loss) if class_weights is None else class_weights.to(u.dtype)[labels.long()]
+    weighted = weight * loss
+    if focal_gamma > 0:
+        inner = weighted if focal_weighting == "inside" else loss
+        # 1 - e^-l by expm1; the clamp keeps the power's gradient finite where p = 1 and gamma < 1
+        weighted = (-torch.expm1(-inner)).clamp(min=torch.finfo(u.dtype).tiny) ** focal_gamma * weighted
+    return weighted.sum() / (weight.sum() if reduction == "weighted_mean" else weight.numel())
