@@ -1,1 +1,30 @@
-"""SRAT and its baselines on imbalanced data: recipes in, trained and evaluated models out."""
+"""SRAT and its baselines on imbalanced data: recipes in, trained and evaluated models out.
+
+`from srat_fast import Recipe, train, evaluate`; torch is imported only when `train` or `evaluate` is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from srat_fast.errors import TrainingFailure, UserError
+from srat_fast.recipe import Recipe, build_recipe
+
+if TYPE_CHECKING:
+    from srat_fast.evaluation.runs import evaluate
+    from srat_fast.training.trainer import train
+
+__version__ = "0.1.0"
+__all__ = ["Recipe", "TrainingFailure", "UserError", "build_recipe", "evaluate", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":
+        from srat_fast.training.trainer import train
+
+        return train
+    if name == "evaluate":
+        from srat_fast.evaluation.runs import evaluate
+
+        return evaluate
+    raise AttributeError(f"module 'srat_fast' has no attribute {name!r}")

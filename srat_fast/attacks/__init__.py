@@ -1,0 +1,1 @@
+"""Attacks: the threat model and projected gradient descent in it."""

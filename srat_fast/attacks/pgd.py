@@ -1,0 +1,83 @@
+"""Projected gradient descent, readable and eager: images and a loss enter, adversarial images leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from srat_fast.attacks.threat import LInfBall
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """What every method's attack maximises: unweighted cross-entropy on raw logits (method.md "inner maximisation").
+
+    Args:
+        logits: [B, C].
+        labels: [B].
+
+    Returns:
+        Scalar mean.
+    """
+    return functional.cross_entropy(logits, labels)
+
+
+def pgd(
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    ball: LInfBall,
+    steps: int,
+    step_size: float,
+    start: Tensor | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    nonfinite: Tensor | None = None,
+) -> Tensor:
+    """PGD-k (Madry et al. 2018): k sign steps, each projected onto the ball and [0, 1].
+
+    Only the gradient of the images is computed: parameters get none, and their `.grad` is untouched.
+
+    Args:
+        model: images -> logits [B, C]; its train/eval mode is the caller's choice.
+        images: [B, C, H, W] in [0, 1].
+        labels: [B].
+        ball: the threat model.
+        steps: k >= 1.
+        step_size: alpha.
+        start: the first x', such as `ball.random_start(...)`; None starts at `images`.
+        loss: (logits, labels) -> scalar to maximise.
+        nonfinite: one-element int64 counter of non-finite gradient entries.
+
+    Returns:
+        Adversarial images [B, C, H, W], detached.
+    """
+    adversarial = (images if start is None else start).detach().clone()
+    for _ in range(steps):
+        adversarial.requires_grad_(True)
+        with torch.enable_grad():
+            value = loss(model(adversarial), labels)
+        (gradient,) = torch.autograd.grad(value, adversarial)
+        adversarial = ball.step(adversarial.detach(), gradient, images, step_size, nonfinite)
+    return adversarial
+
+
+@contextmanager
+def batch_norm_mode(model: nn.Module, mode: str) -> Iterator[None]:
+    """Sets BatchNorm for the attack of a model in training, and train mode back after it.
+
+    Args:
+        model: in train mode.
+        mode: "batch" (batch statistics, running statistics updated on each pass) or "running" (eval mode).
+    """
+    if mode == "batch":
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()

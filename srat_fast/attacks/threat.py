@@ -1,0 +1,70 @@
+"""The threat model: an L-infinity ball in pixel space. Images enter, a start, a step or a distance leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from srat_kernels import linf_step
+
+
+@dataclass(frozen=True)
+class LInfBall:
+    """All images within `epsilon` of a clean one, inside [0, 1].
+
+    Attributes:
+        epsilon: radius in (0, 1], pixel range [0, 1].
+    """
+
+    epsilon: float
+
+    def random_start(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """A uniform point of the ball, clipped to [0, 1].
+
+        Args:
+            clean: [B, C, H, W].
+            generator: on the images' device.
+
+        Returns:
+            Images shaped and laid out like `clean`; equal for equal generators, whatever the memory format.
+        """
+        noise = torch.rand(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
+        start = clean + (noise * (2 * self.epsilon) - self.epsilon).contiguous(memory_format=_format(clean))
+        return start.clamp_(0.0, 1.0)
+
+    def step(
+        self,
+        adversarial: Tensor,
+        gradient: Tensor,
+        clean: Tensor,
+        step_size: float,
+        nonfinite: Tensor | None = None,
+    ) -> Tensor:
+        """Ascend by the gradient's sign and project (`srat_kernels.linf_step`), writing into `adversarial`.
+
+        Args:
+            adversarial: [B, C, H, W], overwritten.
+            gradient: same shape.
+            clean: same shape, the centre.
+            step_size: alpha.
+            nonfinite: counter of non-finite gradient entries.
+
+        Returns:
+            `adversarial`.
+        """
+        return linf_step(
+            adversarial,
+            gradient,
+            clean,
+            step_size=step_size,
+            epsilon=self.epsilon,
+            nonfinite=nonfinite,
+            inplace=True,
+        )
+
+
+def _format(images: Tensor) -> torch.memory_format:
+    channels_last = images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format

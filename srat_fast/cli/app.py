@@ -1,0 +1,68 @@
+"""The application: arguments enter, one command runs, an exit code leaves; bad input is one line and code 2."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from srat_fast.cli import data, doctor, evaluate, report, train
+from srat_fast.cli.options import named_as_option
+from srat_fast.errors import TrainingFailure, UserError
+
+app = typer.Typer(
+    name="srat-fast",
+    help="SRAT (Separable Reweighted Adversarial Training) and its baselines on imbalanced data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(report.report)
+app.add_typer(data.app, name="data")
+app.command()(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from srat_fast import __version__
+
+        typer.echo(f"srat-fast {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """SRAT (Separable Reweighted Adversarial Training) and its baselines on imbalanced data."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit.
+
+    Args:
+        arguments: without the program's name; None for the process's own.
+
+    Raises:
+        SystemExit: 0 done, 1 a run failed, 2 bad input, 130 interrupted.
+    """
+    try:
+        code = app(arguments, standalone_mode=False)
+    except UserError as error:
+        sys.exit(_fail(error.line(named_as_option(error.option)), 2))
+    except TrainingFailure as error:
+        sys.exit(_fail(str(error), 1))
+    except typer.TyperException as error:
+        sys.exit(_fail(error.format_message(), 2))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(_fail("interrupted", 130))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code

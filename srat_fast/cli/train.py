@@ -1,0 +1,127 @@
+"""`srat-fast train`: options enter, a run directory and printed accuracies leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from srat_fast.cli.options import recipe_from_options
+from srat_fast.cli.show import accuracy_table, per_class_table
+from srat_fast.datasets import DATASETS
+from srat_fast.methods import METHODS
+from srat_fast.recipe import NAMED_RECIPES, to_toml
+
+_Text = str | None
+
+
+def train(
+    dataset: Annotated[
+        _Text, typer.Option(help=f"One of {', '.join(DATASETS)}.", show_default="cifar10")
+    ] = None,
+    imbalance: Annotated[_Text, typer.Option(help="none, exp or step.", show_default="exp")] = None,
+    ratio: Annotated[
+        _Text, typer.Option(help="Largest / smallest class.", show_default="100; digits 10")
+    ] = None,
+    method: Annotated[
+        _Text, typer.Option(help=f"One of {', '.join(METHODS)}.", show_default="srat-ldam")
+    ] = None,
+    seed: Annotated[
+        _Text, typer.Option(help="Of weights, order, augmentation, noise.", show_default="0")
+    ] = None,
+    epochs: Annotated[
+        _Text, typer.Option(help="Schedule and deferral scale along.", show_default="200")
+    ] = None,
+    batch_size: Annotated[_Text, typer.Option(help="Images a step.", show_default="128")] = None,
+    engine: Annotated[_Text, typer.Option(help="fast, or the slow reference.", show_default="fast")] = None,
+    loader: Annotated[
+        _Text, typer.Option(help="memory: all images on the device.", show_default="memory")
+    ] = None,
+    attack_bn: Annotated[
+        _Text, typer.Option(help="batch or running statistics in the attack.", show_default="batch")
+    ] = None,
+    precision: Annotated[_Text, typer.Option(help="bf16, fp32 or auto.", show_default="auto")] = None,
+    deterministic: Annotated[
+        bool | None,
+        typer.Option("--deterministic", help="Bit-equal weights for equal seeds.", show_default="off"),
+    ] = None,
+    device: Annotated[_Text, typer.Option(help="cpu, cuda, cuda:N or auto.", show_default="auto")] = None,
+    data_root: Annotated[
+        _Text,
+        typer.Option(
+            help="Where the data set is (or goes); for folder: holds train/ and test/.", show_default="data"
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/<what it is>")] = None,
+    recipe: Annotated[
+        _Text,
+        typer.Option(
+            help=f"{', '.join(NAMED_RECIPES)} or a FILE.toml.", show_default="paper; digits for digits"
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any recipe field; repeatable.")
+    ] = None,
+    print_recipe: Annotated[
+        bool, typer.Option("--print-recipe", help="Print the resolved recipe as TOML and stop.")
+    ] = False,
+) -> None:
+    """Train one model by SRAT or a baseline, evaluate it and record the run."""
+    chosen = recipe_from_options(
+        recipe,
+        {
+            "--dataset": dataset,
+            "--imbalance": imbalance,
+            "--ratio": ratio,
+            "--method": method,
+            "--seed": seed,
+            "--epochs": epochs,
+            "--batch-size": batch_size,
+            "--engine": engine,
+            "--loader": loader,
+            "--attack-bn": attack_bn,
+            "--precision": precision,
+            "--deterministic": deterministic,
+            "--device": device,
+            "--data-root": data_root,
+        },
+        settings or [],
+    )
+    if print_recipe:
+        typer.echo(to_toml(chosen.resolve()), nl=False)
+        return
+
+    from rich.console import Console
+
+    from srat_fast.training.trainer import default_out
+    from srat_fast.training.trainer import train as run
+
+    console = Console()
+    target = out if out is not None else default_out(chosen)
+    record = run(chosen, target, console=console)
+    attack = record["recipe"]["eval_attack"]
+    rows = {
+        "clean": record["standard"],
+        f"pgd-{attack['steps']} (eps {attack['epsilon']:.4g})": record["robust"],
+    }
+    for name in ("best", "ema"):
+        if name in record:
+            rows[f"{name}: clean"], rows[f"{name}: robust"] = record[name]["standard"], record[name]["robust"]
+    console.print(accuracy_table(rows))
+    if len(record["classes"]) <= 20:
+        console.print(per_class_table(rows, record["classes"], record["counts"]))
+    if record["collapsed"] is not None:
+        console.print(
+            f"collapsed: class {record['classes'][record['collapsed']]} takes more than 95 % of the predictions; "
+            "try a lower optim.lr or a longer optim.warmup_epochs",
+            style="bold red",
+        )
+    seconds = record["seconds"]
+    console.print(
+        f"{record['images_per_second']:,.0f} training images/s; {seconds['total']:.1f} s in all "
+        f"(attack {seconds['attack']:.1f}, step {seconds['step']:.1f}, evaluation {seconds['evaluation']:.1f}); "
+        f"{target}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,1 @@
+"""Data: sources (download, decode, cache) -> imbalance (pure) -> split -> loader."""

@@ -1,0 +1,67 @@
+"""Images in memory: the two plain containers that sources fill and loaders read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with labels.
+
+    Attributes:
+        images: [N, H, W, C] uint8.
+        labels: [N] int64.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: np.ndarray) -> ImageSet:
+        """The images at `indices`.
+
+        Args:
+            indices: [M] integers.
+
+        Returns:
+            M images.
+        """
+        return ImageSet(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class ImageArrays:
+    """A whole data set before any imbalance.
+
+    Attributes:
+        train: its training images.
+        test: its test images.
+        classes: names in label order.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+
+
+def checksum(*sets: ImageSet) -> str:
+    """SHA-256 over shapes, pixels and labels.
+
+    Args:
+        *sets: in an order that matters.
+
+    Returns:
+        64 hex digits.
+    """
+    digest = hashlib.sha256()
+    for part in sets:
+        for array in (part.images, part.labels):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

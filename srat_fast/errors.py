@@ -1,0 +1,49 @@
+"""Errors that a user can mend: enters what was wrong; leaves one line: option, value, what is allowed."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad input, reported in one line; the command line exits with code 2 and no traceback.
+
+    Args:
+        option: the recipe field ("optim.epochs"), option or file that is at fault; "" where there is none.
+        value: what was given (shown with repr); leave out where it says nothing.
+        problem: what is allowed, or what to do.
+    """
+
+    _no_value = object()
+
+    def __init__(self, option: str, problem: str, value: object = _no_value) -> None:
+        self.option = option
+        self.problem = problem
+        self.value = value
+        super().__init__(self.line())
+
+    def line(self, option: str | None = None) -> str:
+        """The one-line message, with `option` in place of the field's own name where given."""
+        head = self.option if option is None else option
+        if self.value is not self._no_value:
+            head = f"{head} = {self.value!r}"
+        return f"{head}: {self.problem}" if head else self.problem
+
+
+class MissingPackage(UserError):
+    """An optional package that the user's choice needs is not installed.
+
+    Args:
+        package: its name.
+        purpose: what needs it.
+        install: the command that installs it.
+    """
+
+    def __init__(self, package: str, purpose: str, install: str) -> None:
+        super().__init__("", f"{purpose} needs the package {package}, which is not installed: {install}")
+
+
+class TrainingFailure(Exception):
+    """A run that cannot go on through no fault of its input: reported in one line, exit code 1.
+
+    Args:
+        problem: what happened, where, and what to try.
+    """

@@ -1,0 +1,127 @@
+"""Accuracies of a model: images enter, fractions overall, well, under and per class leave. fp32, eager, eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from srat_fast.attacks.pgd import pgd
+from srat_fast.attacks.threat import LInfBall
+from srat_fast.data.memory import MemoryLoader
+from srat_fast.seeds import seed_for
+
+#: A run is called collapsed where one class takes more than this share of the clean predictions (method.md).
+COLLAPSE_SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class PgdSettings:
+    """The evaluation's attack.
+
+    Attributes:
+        steps: k.
+        step_size: alpha, pixel range [0, 1].
+        epsilon: radius, pixel range [0, 1].
+    """
+
+    steps: int
+    step_size: float
+    epsilon: float
+
+
+def predict(
+    model: nn.Module,
+    loader: MemoryLoader,
+    attack: PgdSettings | None,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda images: None,
+) -> tuple[Tensor, Tensor]:
+    """Predicted and true labels, on clean images or on PGD examples of them.
+
+    The model is judged in eval mode without autocast; its mode is put back afterwards.
+
+    Args:
+        model: float32, images in [0, 1] -> logits.
+        loader: the images, without augmentation.
+        attack: PGD with a random start (as in training), or None for clean images.
+        seed: of the start.
+        progress: told the number of images done after each batch.
+
+    Returns:
+        (predictions [N], labels [N]) on the CPU.
+    """
+    training = model.training
+    device = loader.device
+    noise = torch.Generator(device).manual_seed(seed_for(seed, "evaluation"))
+    predictions, labels = [], []
+    model.eval()
+    try:
+        with torch.autocast(device.type, enabled=False):
+            for images, targets in loader.epoch(0):
+                if attack is not None:
+                    ball = LInfBall(attack.epsilon)
+                    start = ball.random_start(images, noise)
+                    images = pgd(
+                        model,
+                        images,
+                        targets,
+                        ball=ball,
+                        steps=attack.steps,
+                        step_size=attack.step_size,
+                        start=start,
+                    )
+                with torch.no_grad():
+                    predictions.append(model(images).argmax(dim=1))
+                labels.append(targets)
+                progress(len(targets))
+    finally:
+        model.train(training)
+    return torch.cat(predictions).cpu(), torch.cat(labels).cpu()
+
+
+def accuracies(predictions: Tensor, labels: Tensor, well: list[int], under: list[int]) -> dict[str, Any]:
+    """Fractions of right predictions.
+
+    Args:
+        predictions: [N].
+        labels: [N].
+        well: labels of the well-represented half.
+        under: labels of the under-represented half ("Under" in Table 4).
+
+    Returns:
+        {"overall", "well", "under", "balanced", "per_class": [C]}; a class without images has NaN and does not
+        enter `balanced`, the mean over the classes (equal to `overall` on a uniform test set).
+    """
+    right = (predictions == labels).double()
+
+    def mean(of: Tensor) -> float:
+        return right[of].mean().item() if bool(of.any()) else float("nan")
+
+    per_class = [mean(labels == c) for c in range(len(well) + len(under))]
+    present = [value for value in per_class if value == value]
+    return {
+        "overall": right.mean().item(),
+        "balanced": sum(present) / len(present),
+        "well": mean(torch.isin(labels, torch.tensor(well))),
+        "under": mean(torch.isin(labels, torch.tensor(under))),
+        "per_class": per_class,
+    }
+
+
+def collapsed_class(predictions: Tensor) -> int | None:
+    """The class that nearly all predictions name, if there is one.
+
+    Args:
+        predictions: [N] of clean images.
+
+    Returns:
+        Its label where it takes more than 95 % of the predictions, else None.
+    """
+    values, counts = predictions.unique(return_counts=True)
+    top = int(counts.argmax())
+    return int(values[top]) if int(counts[top]) > COLLAPSE_SHARE * len(predictions) else None

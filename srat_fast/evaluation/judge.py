@@ -1,0 +1,66 @@
+"""A run's verdict: a model and test images enter; standard and robust accuracies with a collapse flag leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from srat_fast.data.arrays import ImageSet
+from srat_fast.data.memory import MemoryLoader
+from srat_fast.evaluation.accuracy import PgdSettings, accuracies, collapsed_class, predict
+from srat_fast.recipe import Recipe
+
+
+def eval_settings(recipe: Recipe) -> PgdSettings:
+    """The recipe's evaluation attack.
+
+    Args:
+        recipe: resolved.
+
+    Returns:
+        PGD-20 for the `paper` recipe.
+    """
+    attack = recipe.eval_attack
+    assert attack.step_size is not None and attack.epsilon is not None, "the recipe is resolved"
+    return PgdSettings(attack.steps, attack.step_size, attack.epsilon)
+
+
+def judge(
+    model: nn.Module,
+    images: ImageSet,
+    *,
+    well: list[int],
+    under: list[int],
+    attack: PgdSettings,
+    batch_size: int,
+    device: torch.device,
+    seed: int,
+    progress: Callable[[int], None] = lambda images: None,
+) -> dict[str, Any]:
+    """Clean and robust accuracy.
+
+    Args:
+        model: float32, on the device.
+        images: test (or validation) images.
+        well: labels of the well-represented half.
+        under: labels of the under-represented half.
+        attack: PGD for the robust accuracy.
+        batch_size: images a step.
+        device: where it runs.
+        seed: of the attack's start.
+        progress: told the number of images done (each counts twice: clean and attacked).
+
+    Returns:
+        {"standard": {...}, "robust": {...}, "collapsed": label or None}, as `accuracies` gives them.
+    """
+    loader = MemoryLoader(images, batch_size=batch_size, device=device)
+    clean, labels = predict(model, loader, None, progress=progress)
+    attacked, _ = predict(model, loader, attack, seed=seed, progress=progress)
+    return {
+        "standard": accuracies(clean, labels, well, under),
+        "robust": accuracies(attacked, labels, well, under),
+        "collapsed": collapsed_class(clean),
+    }

@@ -1,0 +1,151 @@
+"""The hardware of a run: a wish ("auto", "cuda:1", "bf16") enters, a device and a precision leave."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from srat_fast.errors import UserError
+from srat_fast.recipe import Recipe
+
+#: Rates of a dense matrix product in FLOP/s, for MFU: H200 bf16 as measured (performance.md), the others as their
+#: makers state them. A device that is not listed has no MFU.
+_PEAK = {
+    ("H200", "bf16"): 790e12,
+    ("H100", "bf16"): 989e12,
+    ("A100", "bf16"): 312e12,
+    ("H200", "fp32"): 67e12,
+    ("H100", "fp32"): 67e12,
+    ("A100", "fp32"): 19.5e12,
+}
+
+
+def resolve_device(wish: str) -> torch.device:
+    """The device of a run.
+
+    Args:
+        wish: "auto", "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        The device.
+
+    Raises:
+        UserError: CUDA was asked for and is not there.
+    """
+    if wish == "auto":
+        wish = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wish)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise UserError(
+                "run.device", "this machine has no CUDA device that torch can use; cpu or auto", wish
+            )
+        if device.index is not None and device.index >= count:
+            raise UserError("run.device", f"cuda:0 to cuda:{count - 1} are there", wish)
+    return device
+
+
+def resolve_precision(recipe: Recipe, device: torch.device) -> str:
+    """The precision of a run: bf16 where the processor computes in it, for the fast engine.
+
+    Args:
+        recipe: its `run` section.
+        device: as resolved.
+
+    Returns:
+        "bf16" or "fp32".
+    """
+    if recipe.run.precision != "auto":
+        return recipe.run.precision
+    if recipe.run.engine == "reference":
+        return "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if "avx512_bf16" in _cpu_flags() else "fp32"
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            line = next((line for line in file if line.startswith("flags")), "")
+    except OSError:  # not Linux: nothing is known, so nothing is assumed
+        return set()
+    return set(line.split())
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware's name for records.
+
+    Args:
+        device: as resolved.
+
+    Returns:
+        Such as "NVIDIA H200" or "cpu: AMD EPYC (2 threads)".
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next(
+                (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model
+            )
+    except OSError:
+        pass
+    return f"cpu: {model} ({torch.get_num_threads()} threads)"
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """FLOP/s of a matrix product on the device.
+
+    Args:
+        device: as resolved.
+        precision: "bf16" or "fp32".
+
+    Returns:
+        The rate, or None where it is not known.
+    """
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((rate for (part, kind), rate in _PEAK.items() if part in name and kind == precision), None)
+
+
+@contextmanager
+def determinism(enabled: bool) -> Iterator[None]:
+    """Bit-equal results for equal seeds on one machine: deterministic algorithms, or an error where there is none.
+
+    Args:
+        enabled: `run.deterministic`; the process's settings are put back at the end.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory used so far: the device's on a GPU, the process's resident set on a CPU.
+
+    Args:
+        device: as resolved.
+
+    Returns:
+        Bytes.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

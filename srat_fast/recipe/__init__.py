@@ -1,0 +1,20 @@
+"""Recipes: what a run computes, as validated data. Enters names, TOML and options; leaves a frozen `Recipe`."""
+
+from srat_fast.recipe.files import build_recipe, load_fields, nested_to_dotted, recipe_from_dict, to_toml
+from srat_fast.recipe.named import DEFAULT_RECIPE, NAMED_RECIPES
+from srat_fast.recipe.recipe import FIELDS, SECTIONS, Recipe, flatten, require_field
+
+__all__ = [
+    "DEFAULT_RECIPE",
+    "FIELDS",
+    "NAMED_RECIPES",
+    "SECTIONS",
+    "Recipe",
+    "build_recipe",
+    "flatten",
+    "load_fields",
+    "nested_to_dotted",
+    "recipe_from_dict",
+    "require_field",
+    "to_toml",
+]

@@ -1,0 +1,168 @@
+"""One recipe field: its meaning, unit, source and bounds. A raw value (TOML, option) enters, a checked one leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from srat_fast.errors import UserError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a field means and what it may hold; the reference documentation is made from it.
+
+    Attributes:
+        doc: meaning, in one line.
+        unit: of the value, "" where it has none.
+        source: where the default comes from (paper, authors' code).
+        choices: allowed strings, or ().
+        low: smallest allowed number; `low_open` excludes it.
+        high: largest allowed number; `high_open` excludes it.
+        fraction: whether "8/255" is accepted.
+        auto: what None (written "auto") stands for; "" where the field cannot be None.
+        identity: whether the field changes what is computed (else it is left out of the fingerprint).
+    """
+
+    doc: str
+    unit: str = ""
+    source: str = ""
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
+    fraction: bool = False
+    auto: str = ""
+    identity: bool = True
+
+
+def setting(default: Any, doc: str, **spec: Any) -> Any:
+    """A dataclass field with its `Spec`.
+
+    Args:
+        default: the `paper` recipe's value; None needs `auto`.
+        doc: meaning, in one line.
+        **spec: the other attributes of `Spec`.
+
+    Returns:
+        What stands to the right of the annotation in a dataclass.
+    """
+    return dataclasses.field(default=default, metadata={"spec": Spec(doc, **spec)})
+
+
+def _kind(annotation: Any) -> type:
+    """The plain type behind `int | None` or `tuple[int, ...] | None`."""
+    options = [t for t in typing.get_args(annotation) if t is not type(None)]
+    plain = options[0] if options and typing.get_origin(annotation) is not tuple else annotation
+    return tuple if typing.get_origin(plain) is tuple else plain
+
+
+def allowed(kind: type, spec: Spec) -> str:
+    """What a field may hold, as a phrase for an error message or a reference page.
+
+    Args:
+        kind: str, bool, int, float or tuple (of integers).
+        spec: the field's bounds.
+
+    Returns:
+        Such as "an integer >= 1" or "one of exp, step".
+    """
+    if spec.choices:
+        text = "one of " + ", ".join(spec.choices)
+    elif kind is bool:
+        text = "true or false"
+    elif kind is str:
+        text = "a text"
+    else:
+        noun = {int: "an integer", float: "a number", tuple: "a list of integers"}[kind]
+        low = "" if spec.low is None else f"{'>' if spec.low_open else '>='} {spec.low:g}"
+        high = "" if spec.high is None else f"{'<' if spec.high_open else '<='} {spec.high:g}"
+        text = " ".join(part for part in (noun, " and ".join(b for b in (low, high) if b)) if part)
+        if spec.fraction:
+            text += ", fractions such as 8/255 too"
+    return text + (f", or auto ({spec.auto})" if spec.auto else "")
+
+
+def _number(raw: Any, fraction: bool) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, (int, float, str)):
+        raise ValueError
+    if isinstance(raw, str) and "/" in raw and fraction:
+        numerator, _, denominator = raw.partition("/")
+        return float(numerator) / float(denominator)
+    return float(raw)
+
+
+def _integer(raw: Any) -> int:
+    number = _number(raw, fraction=False)
+    if number != int(number):  # 1e3 is an integer, 1.5 is not
+        raise ValueError
+    return int(number)
+
+
+def _boolean(raw: Any) -> bool:
+    known = {
+        "true": True,
+        "false": False,
+        "1": True,
+        "0": False,
+        "yes": True,
+        "no": False,
+        "on": True,
+        "off": False,
+    }
+    return known[str(raw).lower()]
+
+
+def _parse(raw: Any, kind: type, spec: Spec) -> Any:
+    if kind is bool:
+        return _boolean(raw)
+    if kind is int:
+        return _integer(raw)
+    if kind is float:
+        return _number(raw, spec.fraction)
+    if kind is tuple:
+        items = raw.strip("[]() ").split(",") if isinstance(raw, str) else raw
+        return tuple(_integer(item) for item in items if str(item).strip())
+    if not isinstance(raw, str):
+        raise TypeError
+    return raw
+
+
+def _within(number: float, spec: Spec) -> bool:
+    if not math.isfinite(number):
+        return False
+    above = spec.low is None or (number > spec.low if spec.low_open else number >= spec.low)
+    below = spec.high is None or (number < spec.high if spec.high_open else number <= spec.high)
+    return above and below
+
+
+def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
+    """`raw` as the field's type, or a one-line error.
+
+    Args:
+        name: the field's dotted name, for the message.
+        raw: value from TOML, JSON, an option or Python.
+        annotation: the field's type annotation.
+        spec: the field's bounds.
+
+    Returns:
+        The checked value.
+
+    Raises:
+        UserError: wrong type or out of bounds.
+    """
+    kind = _kind(annotation)
+    if spec.auto and (raw is None or (isinstance(raw, str) and raw.lower() in ("auto", "none"))):
+        return None
+    try:
+        value = _parse(raw, kind, spec)
+    except (ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError):
+        raise UserError(name, allowed(kind, spec), raw) from None
+    numbers = value if kind is tuple else (value,) if kind in (int, float) else ()
+    if not all(_within(n, spec) for n in numbers) or (spec.choices and value not in spec.choices):
+        raise UserError(name, allowed(kind, spec), raw)
+    return value

@@ -1,0 +1,273 @@
+"""The recipe's sections: every choice of a run as a frozen, validated field. Defaults are the `paper` recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from srat_fast.datasets import DATASETS
+from srat_fast.methods import BASE_LOSSES, WEIGHTINGS
+from srat_fast.recipe.fields import Spec, checked, setting
+
+
+class Section:
+    """Base of the sections: checks each field when an instance is made."""
+
+    prefix = ""
+
+    def __post_init__(self) -> None:
+        for name, annotation, spec in fields_of(type(self)):
+            value = checked(self.prefix + name, getattr(self, name), annotation, spec)
+            object.__setattr__(self, name, value)  # the only moment at which a frozen section is written
+
+
+def fields_of(section: type) -> list[tuple[str, Any, Spec]]:
+    """(name, annotation, spec) of each field of `section`, in order.
+
+    Args:
+        section: one of the dataclasses below.
+
+    Returns:
+        One triple a field that has a `Spec`.
+    """
+    hints = typing.get_type_hints(section)
+    return [
+        (field.name, hints[field.name], field.metadata["spec"])
+        for field in dataclasses.fields(section)
+        if "spec" in field.metadata
+    ]
+
+
+@dataclass(frozen=True)
+class Data(Section):
+    """Which images, how imbalanced, how served."""
+
+    prefix = "data."
+    name: str = setting("cifar10", "data set", choices=tuple(DATASETS), source="paper, Section 5")
+    root: str = setting(
+        "data", "directory that holds (or receives) the data set; for `folder` the one with train/ and test/",
+        identity=False,
+    )  # fmt: skip
+    imbalance: str = setting(
+        "exp", "shape of the class counts; none keeps them as they are", choices=("none", "exp", "step"),
+        source="paper, Appendix A.1",
+    )  # fmt: skip
+    ratio: float = setting(
+        100.0, "imbalance ratio K = largest / smallest class", low=1.0, source="paper, Table 4"
+    )
+    subset_seed: int | None = setting(
+        None,
+        "seed of the draw of the imbalanced subset",
+        low=0,
+        auto="the training seed",
+        source="authors' code",
+    )
+    limit: int | None = setting(
+        None, "at most this many training images, drawn after the imbalance; for trials", unit="images", low=1,
+        auto="all",
+    )  # fmt: skip
+    test_limit: int | None = setting(
+        None,
+        "at most this many test images, evenly over the classes; for trials",
+        unit="images",
+        low=1,
+        auto="all",
+    )
+    val_fraction: float = setting(
+        0.0,
+        "share of each class's training images held out to choose the best epoch",
+        low=0.0,
+        high=1.0,
+        high_open=True,
+    )
+    loader: str = setting(
+        "memory", "memory keeps the whole set on the device as uint8", choices=("memory",), identity=False
+    )
+    image_size: int | None = setting(
+        None, "height and width that `folder` images are resized to", unit="pixels", low=4,
+        auto="32 for folder, else the set's own",
+    )  # fmt: skip
+    crop_padding: int | None = setting(
+        None, "zero padding of the random crop; 0 switches the crop off", unit="pixels", low=0,
+        auto="image size / 8: 4 at 32", source="authors' code",
+    )  # fmt: skip
+    flip: str = setting(
+        "auto", "random horizontal flip; auto is on except for sets of digits", choices=("auto", "on", "off"),
+        source="authors' code",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model(Section):
+    """The network: ResNet-18 in its CIFAR form."""
+
+    prefix = "model."
+    width: int = setting(
+        64, "channels of the first stage; the last has 8 times as many", low=1, source="authors' code"
+    )
+    feature_dim: int = setting(128, "output of the projection head", low=1, source="authors' code")
+    normalize: str = setting(
+        "none", "per-channel normalisation inside the model, by the training images' mean and deviation",
+        choices=("none", "dataset"), source="authors' code",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Attack(Section):
+    """The inner maximisation of training: PGD in the L-infinity ball."""
+
+    prefix = "attack."
+    steps: int = setting(10, "PGD steps", low=1, source="paper, Section 5")
+    step_size: float | None = setting(
+        None, "step alpha", unit="pixel range", low=0.0, low_open=True, high=1.0, fraction=True,
+        auto="2/255, svhn 1/255", source="paper, Section 5",
+    )  # fmt: skip
+    epsilon: float = setting(
+        8 / 255, "radius of the ball", unit="pixel range", low=0.0, low_open=True, high=1.0, fraction=True,
+        source="paper, Section 5",
+    )  # fmt: skip
+    bn: str = setting(
+        "batch", "batch: train mode, running statistics updated on each pass; running: eval mode",
+        choices=("batch", "running"), source="authors' code",
+    )  # fmt: skip
+    loss: str = setting(
+        "ce", "what is maximised: unweighted cross-entropy on raw logits, or the weighted objective w*L_cls",
+        choices=("ce", "objective"), source="authors' code; the paper's text says w*L",
+    )  # fmt: skip
+    random_start: bool = setting(True, "start uniformly in the ball", source="authors' code")
+    examples: str = setting(
+        "method", "what training sees: adversarial or clean images; method takes the method's row",
+        choices=("method", "adversarial", "clean"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EvalAttack(Section):
+    """PGD of the reported robust accuracy: fp32, eager, eval mode."""
+
+    prefix = "eval_attack."
+    steps: int = setting(20, "PGD steps", low=1, source="paper, Section 5")
+    step_size: float | None = setting(
+        None, "step alpha", unit="pixel range", low=0.0, low_open=True, high=1.0, fraction=True,
+        auto="2/255, svhn 1/255", source="paper, Section 5",
+    )  # fmt: skip
+    epsilon: float | None = setting(
+        None, "radius of the ball", unit="pixel range", low=0.0, low_open=True, high=1.0, fraction=True,
+        auto="attack.epsilon", source="paper, Section 5",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Loss(Section):
+    """The objective of Eq. 7."""
+
+    prefix = "loss."
+    base: str = setting("method", "L_cls; method takes the method's row", choices=("method", *BASE_LOSSES))
+    weighting: str = setting(
+        "method", "class weights: never, from the first epoch, or from optim.defer_epoch; method takes its row's",
+        choices=("method", *WEIGHTINGS),
+    )  # fmt: skip
+    weight_rule: str = setting(
+        "class-balanced", "class-balanced (Cui et al. 2019), inverse (n_max/n_c) or ratio (1 : weight_ratio)",
+        choices=("class-balanced", "inverse", "ratio"), source="authors' code",
+    )  # fmt: skip
+    beta: float = setting(
+        0.9999, "beta of the class-balanced rule", low=0.0, high=1.0, high_open=True, source="authors' code"
+    )
+    weight_ratio: float | None = setting(
+        None, "weight of an under-represented class, a well-represented one has 1; with weight_rule = ratio",
+        low=0.0, low_open=True, auto="not used", source="paper, Figs. 2, 5",
+    )  # fmt: skip
+    reduction: str = setting(
+        "method", "mean over the batch: sum(w l)/sum(w), sum(w l)/n (Eq. 7), or method: as the authors' code, "
+        "which is weighted_mean but batch for focal loss",
+        choices=("method", "weighted_mean", "batch"), source="authors' code",
+    )  # fmt: skip
+    ldam_max_margin: float = setting(
+        0.5, "largest margin, that of the rarest class", low=0.0, source="Cao et al. 2019, authors' code"
+    )
+    ldam_scale: float = setting(
+        30.0,
+        "s, factor on the margin-shifted logits",
+        low=0.0,
+        low_open=True,
+        source="Cao et al. 2019, authors' code",
+    )
+    focal_gamma: float = setting(1.0, "gamma of the focal loss", low=0.0, source="authors' code")
+    focal_weighting: str = setting(
+        "inside", "the class weight outside (correct) or inside the focal factor's p", choices=("outside", "inside"),
+        source="authors' code",
+    )  # fmt: skip
+    separation_weight: float = setting(
+        2.0,
+        "lambda of Eq. 7, for methods with separation; 0 switches it off",
+        low=0.0,
+        source="paper, Fig. 6",
+    )
+    temperature: float = setting(0.07, "tau of Eq. 6", low=0.0, low_open=True, source="authors' code")
+    empty_anchors: str = setting(
+        "drop", "anchors with no positive: left out of the mean, or counted as 0", choices=("drop", "zero"),
+        source="ours: the authors' code gives NaN",
+    )  # fmt: skip
+    separation_features: str = setting(
+        "projection", "z of Eq. 6: the projection head's output or the penultimate features",
+        choices=("projection", "penultimate"), source="authors' code",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Optim(Section):
+    """SGD and its schedule."""
+
+    prefix = "optim."
+    lr: float = setting(0.1, "learning rate after warm-up", low=0.0, low_open=True, source="paper, Section 5")
+    momentum: float = setting(
+        0.9, "momentum, no Nesterov", low=0.0, high=1.0, high_open=True, source="authors' code"
+    )
+    weight_decay: float = setting(5e-4, "weight decay on all parameters", low=0.0, source="authors' code")
+    batch_size: int = setting(
+        128, "images a step; the last partial batch is kept", low=1, source="authors' code"
+    )
+    epochs: int = setting(200, "passes over the training images", low=1, source="paper, Section 5")
+    warmup_epochs: int | None = setting(
+        None, "epochs of linear warm-up, lr * (epoch + 1) / warmup_epochs", low=0,
+        auto="a quarter of the epochs, at most 5", source="authors' code",
+    )  # fmt: skip
+    milestones: tuple[int, ...] | None = setting(
+        None, "epochs (from 0) at which the rate is multiplied by decay", low=1,
+        auto="80 % and 90 % of the epochs: 160 and 180 of 200", source="paper, Section 5",
+    )  # fmt: skip
+    decay: float = setting(
+        0.01, "factor at each milestone", low=0.0, low_open=True, high=1.0, source="paper, Section 5"
+    )
+    defer_epoch: int | None = setting(
+        None, "epoch (from 0) from which deferred weights apply", low=0, auto="the first milestone: 160 of 200",
+        source="paper, Section 5",
+    )  # fmt: skip
+    ema_decay: float = setting(
+        0.0, "decay of an exponential moving average of the weights, evaluated beside the last; 0 is off",
+        low=0.0, high=1.0, high_open=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run(Section):
+    """Where and how a run is executed."""
+
+    prefix = "run."
+    device: str = setting("auto", "cpu, cuda or cuda:N; auto takes a GPU where there is one", identity=False)
+    precision: str = setting(
+        "auto", "bf16: autocast for the body of the network (head, loss and images stay fp32); auto takes bf16 where "
+        "the fast engine's processor computes in it",
+        choices=("auto", "bf16", "fp32"),
+    )  # fmt: skip
+    engine: str = setting(
+        "fast",
+        "fast: the product; reference: slow, straight-line Algorithm 1 in fp32",
+        choices=("fast", "reference"),
+    )
+    deterministic: bool = setting(False, "bit-equal weights for equal seeds on one machine")
+    tensorboard: bool = setting(True, "write TensorBoard event files", identity=False)
+    eval_batch_size: int = setting(500, "images a step of evaluation", low=1, identity=False)

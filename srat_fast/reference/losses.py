@@ -1,0 +1,118 @@
+"""The losses, one anchor and one sample at a time where that is clearest: logits and features enter, scalars leave."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def separation(z: Tensor, labels: Tensor, temperature: float, empty_anchors: str) -> Tensor:
+    """Eq. 6, anchor by anchor.
+
+    Args:
+        z: [B, D] unit rows.
+        labels: [B].
+        temperature: tau.
+        empty_anchors: "drop" or "zero".
+
+    Returns:
+        Scalar.
+    """
+    terms = []
+    for i in range(len(labels)):
+        others = [a for a in range(len(labels)) if a != i]  # A(i)
+        positives = [a for a in others if labels[a] == labels[i]]  # P(i)
+        if not positives:
+            continue
+        scores = z[others] @ z[i] / temperature
+        log_denominator = torch.logsumexp(scores, dim=0)
+        numerators = z[positives] @ z[i] / temperature
+        terms.append(-(numerators - log_denominator).mean())
+    if not terms:
+        return z.sum() * 0.0
+    return torch.stack(terms).sum() / (len(labels) if empty_anchors == "zero" else len(terms))
+
+
+def classification(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    base: str,
+    weights: Tensor,
+    margins: Tensor,
+    scale: float,
+    gamma: float,
+    focal_weighting: str,
+    reduction: str,
+) -> Tensor:
+    """L_cls of Eq. 7 (method.md "Losses").
+
+    Args:
+        logits: [B, C].
+        labels: [B].
+        base: "ce", "ldam" or "focal".
+        weights: [C].
+        margins: [C], for ldam.
+        scale: s, for ldam.
+        gamma: for focal.
+        focal_weighting: "outside" or "inside".
+        reduction: "weighted_mean" or "batch".
+
+    Returns:
+        Scalar.
+    """
+    losses = []
+    for row, y in zip(logits, labels.tolist(), strict=True):
+        if base == "ldam":
+            shift = torch.zeros_like(row)
+            shift[y] = margins[y]
+            row = scale * (row - shift)
+        ce = -torch.log_softmax(row, dim=0)[y]
+        if base != "focal":
+            losses.append(weights[y] * ce)
+        elif focal_weighting == "inside":
+            weighted = weights[y] * ce
+            losses.append((1 - torch.exp(-weighted)) ** gamma * weighted)
+        else:
+            losses.append(weights[y] * (1 - torch.exp(-ce)) ** gamma * ce)
+    total = torch.stack(losses).sum()
+    return total / weights[labels].sum() if reduction == "weighted_mean" else total / len(labels)
+
+
+def class_weights(rule: str, counts: list[int], under: list[int], beta: float, ratio: float | None) -> Tensor:
+    """Class weights, class by class.
+
+    Args:
+        rule: "class-balanced", "inverse" or "ratio".
+        counts: n_c.
+        under: labels of the under-represented half.
+        beta: of the class-balanced rule.
+        ratio: of the ratio rule.
+
+    Returns:
+        [C] float32.
+    """
+    if rule == "ratio":
+        values = [float(ratio) if c in under else 1.0 for c in range(len(counts))]  # type: ignore[arg-type]
+    elif rule == "inverse":
+        values = [max(counts) / n for n in counts]
+    else:
+        effective = [
+            sum(beta**k for k in range(n)) for n in counts
+        ]  # (1 - beta^n) / (1 - beta), as its series
+        values = [max(effective) / e for e in effective]
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def margins(counts: list[int], largest: float) -> Tensor:
+    """LDAM's margins, class by class.
+
+    Args:
+        counts: n_c.
+        largest: margin of the rarest class.
+
+    Returns:
+        [C] float32.
+    """
+    rarest = min(counts)
+    return torch.tensor([largest * (rarest / n) ** 0.25 for n in counts], dtype=torch.float32)

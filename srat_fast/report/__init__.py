@@ -1,0 +1,1 @@
+"""Reports: records enter, tables leave; imports no torch."""

@@ -1,0 +1,106 @@
+"""The epochs of a run: a ready setup enters, one dictionary of numbers an epoch leaves."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from srat_fast.errors import TrainingFailure
+from srat_fast.training.progress import ProgressView
+from srat_fast.training.schedule import learning_rate
+from srat_fast.training.setup import Setup
+from srat_fast.training.stopwatch import Stopwatch
+
+
+class EpochRunner:
+    """Runs epochs and keeps their sums; reads the device only once an epoch, or when a person is watching.
+
+    Args:
+        setup: the run.
+        view: told of progress.
+    """
+
+    def __init__(self, setup: Setup, view: ProgressView) -> None:
+        self.setup, self._view = setup, view
+        self._data_watch = Stopwatch(setup.device)
+        self.training_seconds = 0.0
+        self.images = 0
+        self.ema: AveragedModel | None = None
+        decay = setup.recipe.optim.ema_decay
+        if decay > 0:
+            self.ema = AveragedModel(setup.engine.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of training so far, by stage.
+
+        Returns:
+            {"attack", "step", "data"}.
+        """
+        return {"attack": 0.0} | self.setup.engine.stopwatch.seconds() | self._data_watch.seconds()
+
+    def run(self, epoch: int) -> dict[str, Any]:
+        """Train for one epoch.
+
+        Args:
+            epoch: from 0.
+
+        Returns:
+            Its line of metrics.jsonl.
+
+        Raises:
+            TrainingFailure: the loss is no longer finite.
+        """
+        setup, engine = self.setup, self.setup.engine
+        before, started = self.seconds(), time.perf_counter()
+        engine.start_epoch(epoch)
+        engine.nonfinite.zero_()
+        sums = torch.zeros(4, dtype=torch.float64, device=setup.device)  # total, L_cls, L_sep, correct
+        seen, reported = 0, 0
+        batches = setup.loader.epoch(epoch)
+        while True:
+            with self._data_watch.region("data"):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            images, labels = batch
+            result = engine.step(images, labels)
+            if self.ema is not None:
+                self.ema.update_parameters(engine.model)
+            losses = torch.stack([result.total, result.classification, result.separation]).double()
+            sums[:3] += losses * len(labels)
+            sums[3] += result.correct
+            seen += len(labels)
+            if self._view.wants_text:
+                self._view.advance(seen - reported, self._text(sums, seen))
+                reported = seen
+        self._view.advance(seen - reported)
+        total, classification, separation, correct = (sums / seen).tolist()  # waits for the device
+        seconds = time.perf_counter() - started
+        if not math.isfinite(total):
+            raise TrainingFailure(
+                f"the loss is {total} in epoch {epoch + 1}; try a lower optim.lr or a longer optim.warmup_epochs"
+            )
+        self.training_seconds += seconds
+        self.images += seen
+        after = self.seconds()
+        return {
+            "epoch": epoch,
+            "lr": learning_rate(setup.recipe, epoch),
+            "loss": total,
+            "classification": classification,
+            "separation": separation,
+            "train_accuracy": correct,
+            "images_per_second": seen / seconds,
+            "nonfinite_gradients": int(engine.nonfinite),
+            "seconds": {"total": seconds} | {name: after[name] - before.get(name, 0.0) for name in after},
+        }
+
+    @staticmethod
+    def _text(sums: Tensor, seen: int) -> str:
+        total, _, _, correct = (sums / seen).tolist()
+        return f"loss {total:.3f}  train acc {correct:.1%}"

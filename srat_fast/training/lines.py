@@ -1,0 +1,49 @@
+"""An epoch in words and as points of curves: one line of metrics enters, text or numbers leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_CURVES = ("lr", "loss", "classification", "separation", "train_accuracy", "images_per_second")
+
+
+def curve_points(metrics: dict[str, Any]) -> dict[str, float]:
+    """The TensorBoard curves of one epoch.
+
+    Args:
+        metrics: a line of metrics.jsonl.
+
+    Returns:
+        Curve name -> value.
+    """
+    points = {f"train/{name}": metrics[name] for name in _CURVES}
+    if "validation" in metrics:
+        points |= {
+            f"validation/{kind}": metrics["validation"][kind]["balanced"] for kind in ("standard", "robust")
+        }
+    return points
+
+
+def epoch_line(metrics: dict[str, Any], epochs: int, seconds: float) -> str:
+    """The summary that is printed after an epoch.
+
+    Args:
+        metrics: a line of metrics.jsonl.
+        epochs: of the whole run.
+        seconds: of training so far.
+
+    Returns:
+        One line: losses, accuracy, speed, time left.
+    """
+    done = metrics["epoch"] + 1
+    left = (epochs - done) * seconds / done
+    text = (
+        f"epoch {done}/{epochs}  loss {metrics['loss']:.4f}  train acc {metrics['train_accuracy']:.1%}  "
+        f"lr {metrics['lr']:.3g}  {metrics['images_per_second']:,.0f} img/s  {left:.0f} s left"
+    )
+    if "validation" in metrics:
+        standard, robust = (metrics["validation"][kind]["balanced"] for kind in ("standard", "robust"))
+        text += f"  validation {standard:.1%} clean, {robust:.1%} robust"
+    if metrics["nonfinite_gradients"]:
+        text += f"  {metrics['nonfinite_gradients']} non-finite attack gradients"
+    return text

@@ -1,0 +1,149 @@
+"""Everything a run needs before its first epoch: a recipe enters; images, network and engine leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from srat_fast.data.memory import MemoryLoader
+from srat_fast.data.split import DataSplit, load_split
+from srat_fast.hardware import resolve_device, resolve_precision
+from srat_fast.models.build import build_model, check_batch_norm
+from srat_fast.models.resnet import ResNet18
+from srat_fast.recipe import Recipe
+from srat_fast.training.step import FastEngine
+
+
+class Result(Protocol):
+    """What a step of either engine leaves."""
+
+    @property
+    def total(self) -> Tensor:
+        """L of Eq. 7."""
+
+    @property
+    def classification(self) -> Tensor:
+        """L_cls."""
+
+    @property
+    def separation(self) -> Tensor:
+        """L_sep."""
+
+    @property
+    def correct(self) -> Tensor:
+        """Images classified right."""
+
+
+class Timer(Protocol):
+    """Where an engine's time goes."""
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds per region since the start."""
+
+
+class Engine(Protocol):
+    """What the trainer asks of an engine: the fast one and the reference both have it."""
+
+    model: ResNet18
+    nonfinite: Tensor
+
+    @property
+    def stopwatch(self) -> Timer:
+        """Its time per region."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the epoch's rate and weights."""
+
+    def step(self, images: Tensor, labels: Tensor) -> Result:
+        """Train on one batch."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run that is ready to start.
+
+    Attributes:
+        recipe: resolved, hardware choices included.
+        device: where it runs.
+        split: its images.
+        loader: its training batches.
+        engine: its training step.
+    """
+
+    recipe: Recipe
+    device: torch.device
+    split: DataSplit
+    loader: MemoryLoader
+    engine: Engine
+
+
+def resolve_hardware(recipe: Recipe) -> tuple[Recipe, torch.device]:
+    """The recipe with every "auto" replaced, hardware's included.
+
+    Args:
+        recipe: any.
+
+    Returns:
+        (recipe, device).
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    recipe = recipe.resolve()
+    device = resolve_device(recipe.run.device)
+    precision = resolve_precision(recipe, device)
+    return recipe.replace({"run.device": str(device), "run.precision": precision}), device
+
+
+def prepare(recipe: Recipe, device: torch.device) -> Setup:
+    """Load the images, build the network and its engine.
+
+    Args:
+        recipe: as `resolve_hardware` gives it.
+        device: likewise.
+
+    Returns:
+        A run that is ready to start.
+
+    Raises:
+        UserError: images missing or damaged, or a recipe that does not suit them.
+    """
+    split = load_split(recipe)
+    check_batch_norm(recipe, len(split.train))
+    moments = _moments(split.train.images) if recipe.model.normalize == "dataset" else None
+    channels = split.train.images.shape[3]
+    model = build_model(recipe, classes=len(split.classes), channels=channels, moments=moments).to(device)
+    assert recipe.data.crop_padding is not None, "the recipe is resolved"
+    loader = MemoryLoader(
+        split.train,
+        batch_size=recipe.optim.batch_size,
+        device=device,
+        seed=recipe.seed,
+        crop_padding=recipe.data.crop_padding,
+        flip=recipe.data.flip == "on",
+        shuffle=True,
+    )
+    return Setup(recipe, device, split, loader, _engine(recipe, model, split))
+
+
+def _engine(recipe: Recipe, model: ResNet18, split: DataSplit) -> Engine:
+    if recipe.run.engine == "reference":
+        from srat_fast.reference import (
+            ReferenceEngine,
+        )  # only when asked for: the product does not lean on it
+
+        return ReferenceEngine(recipe, model, split.counts, split.under)
+    return FastEngine(recipe, model, split.counts, split.under)
+
+
+def _moments(images: object) -> tuple[Tensor, Tensor]:
+    """Per-channel mean and deviation of [N, H, W, C] uint8 images, in the range [0, 1]."""
+    import numpy as np
+
+    array = np.asarray(images)
+    mean = array.mean(axis=(0, 1, 2), dtype=np.float64) / 255
+    std = array.std(axis=(0, 1, 2), dtype=np.float64) / 255
+    return torch.from_numpy(mean), torch.from_numpy(np.maximum(std, 1e-6))
