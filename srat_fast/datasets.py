@@ -32,6 +32,7 @@ class DatasetFacts:
         step_size: PGD step, as a fraction of the pixel range (paper, Section 5: SVHN takes 1/255).
         flip: whether a mirrored image keeps its class (digits do not).
         source: where the images come from.
+        warmup_cap: longest automatic warm-up in epochs; small sets need more epochs for as many steps (method.md).
     """
 
     name: str
@@ -42,6 +43,7 @@ class DatasetFacts:
     step_size: float
     flip: bool
     source: str
+    warmup_cap: int = 5
 
 
 _DIGIT_NAMES = tuple("0123456789")
@@ -89,6 +91,7 @@ DATASETS: dict[str, DatasetFacts] = {
             2 / 255,
             False,
             "scikit-learn's handwritten digits, no download",
+            warmup_cap=10,
         ),
         DatasetFacts(
             "folder", (), (), None, 3, 2 / 255, True, "train/<class>/* and test/<class>/* below --data-root"

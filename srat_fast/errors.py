@@ -21,7 +21,14 @@ class UserError(Exception):
         super().__init__(self.line())
 
     def line(self, option: str | None = None) -> str:
-        """The one-line message, with `option` in place of the field's own name where given."""
+        """The one-line message.
+
+        Args:
+            option: shown in place of the field's own name.
+
+        Returns:
+            "option = value: problem".
+        """
         head = self.option if option is None else option
         if self.value is not self._no_value:
             head = f"{head} = {self.value!r}"

@@ -127,10 +127,11 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Remove what `create` made: for runs that fail before their first epoch."""
-        for name in (RECIPE, METRICS):
-            (self.path / name).unlink(missing_ok=True)
-        for events in self.path.glob("events.out.tfevents.*"):
-            events.unlink()
+        if self.path.is_dir():
+            for name in (RECIPE, METRICS):
+                (self.path / name).unlink(missing_ok=True)
+            for events in self.path.glob("events.out.tfevents.*"):
+                events.unlink()
         if self._made is not None:
             shutil.rmtree(self._made, ignore_errors=True)
 

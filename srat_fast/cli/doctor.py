@@ -28,25 +28,25 @@ def doctor() -> None:
     from srat_fast.record import versions
 
     console = Console()
-    table = Table("package", "version", "for", "install", box=box.MARKDOWN)
+    table = Table("package", "version", "for", box=box.MARKDOWN)
     missing = []
     for package, (purpose, install) in _PACKAGES.items():
         try:
-            version, advice = importlib.metadata.version(package), ""
+            version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            version, advice = "missing", install
+            version = f"missing: {install}"
             if package not in _OPTIONAL:
                 missing.append(package)
-        table.add_row(package, version, purpose, advice)
+        table.add_row(package, version, purpose)
     console.print(
         f"srat-fast {versions().get('srat-fast', '(run from source)')}, Python {versions()['python']}"
     )
     console.print(table)
     if importlib.util.find_spec("torch") is not None:
         _hardware(console)
-    if missing:
-        console.print(f"missing: {', '.join(missing)}", style="bold red")
-    else:
+    for package in missing:
+        console.print(f"missing: {package}; {_PACKAGES[package][1]}", style="bold red")
+    if not missing:
         console.print("ready: srat-fast train --dataset digits", style="bold green")
 
 

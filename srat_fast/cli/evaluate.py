@@ -29,7 +29,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Accuracies of a run's saved model: fp32, eager, eval mode; overall, well, under and per class."""
-    given = {"--epsilon": epsilon, "--subset": subset, "--data-root": data_root, "--device": device}
+    given = {"--epsilon": epsilon, "--subset": subset, "--data-root": data_root}
     changes = {OPTION_FIELDS[option]: value for option, value in given.items() if value is not None}
 
     from rich.console import Console
@@ -42,6 +42,7 @@ def evaluate(
             run,
             attack,
             changes=changes,
+            device=device,
             progress=lambda name, done, total: status.update(f"{name}: {done}/{total}"),
         )
     if as_json:
@@ -50,5 +51,9 @@ def evaluate(
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     out = Console()
     out.print(accuracy_table(results))
+    if record["evaluations"][-1]["same_data"] is False:
+        console.print(
+            "note: the images differ from those of the run (another data checksum)", style="bold red"
+        )
     if len(record["classes"]) <= 20:
         out.print(per_class_table(results, record["classes"], record["counts"]))

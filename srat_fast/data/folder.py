@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def _read_cache(path: Path, classes: list[str]) -> ImageArrays | None:
         with np.load(path, allow_pickle=False) as cache:
             parts = [ImageSet(cache[f"{part}_images"], cache[f"{part}_labels"]) for part in ("train", "test")]
             stored = str(cache["checksum"])
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return ImageArrays(parts[0], parts[1], tuple(classes)) if checksum(*parts) == stored else None
 

@@ -49,7 +49,6 @@ def evaluate(
     attacks: str = "clean,pgd-20",
     *,
     changes: dict[str, Any] | None = None,
-    limit: int | None = None,
     device: str = "auto",
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> dict[str, Any]:
@@ -58,8 +57,7 @@ def evaluate(
     Args:
         run: a run directory.
         attacks: as for `parse_attacks`.
-        changes: recipe fields to change, such as {"data.root": ..., "eval_attack.epsilon": "4/255"}.
-        limit: at most this many test images, evenly over the classes.
+        changes: recipe fields to change, such as {"data.root": ..., "data.test_limit": 1000}.
         device: "auto", "cpu", "cuda" or "cuda:N".
         progress: told (attack, images done, images in all).
 
@@ -72,8 +70,6 @@ def evaluate(
     """
     directory = RunDirectory.open(Path(run))
     recipe = recipe_from_dict(directory.read_json(RECIPE)).replace(changes or {}).resolve()
-    if limit is not None:
-        recipe = recipe.replace({"data.test_limit": limit})
     chosen = parse_attacks(attacks, eval_settings(recipe))
     place = resolve_device(device)
     model = load_model(directory.path / MODEL).to(place)
@@ -99,7 +95,8 @@ def evaluate(
             results[name] |= {"steps": attack.steps, "step_size": attack.step_size, "epsilon": attack.epsilon}
     record = directory.read_json(RECORD)
     # a subset of the test images has a checksum of its own, which says nothing about the rest
-    same = None if limit is not None else split.checksum == record["data_checksum"]
+    subset = recipe.data.test_limit != record["recipe"]["data"]["test_limit"]
+    same = None if subset else split.checksum == record["data_checksum"]
     entry = {"attacks": results, "data_checksum": split.checksum, "same_data": same, "versions": versions()}
     directory.write_json(RECORD, record | {"evaluations": [*record.get("evaluations", []), entry]})
     return results

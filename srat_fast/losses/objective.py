@@ -71,7 +71,14 @@ class Objective:
         }
 
     def weights_active(self, epoch: int) -> bool:
-        """Whether the class weights apply in `epoch`: always, never, or from `optim.defer_epoch` (method.md)."""
+        """Whether the class weights apply: always, never, or from `optim.defer_epoch` on (method.md).
+
+        Args:
+            epoch: from 0.
+
+        Returns:
+            True where they do.
+        """
         if self._weighting == "deferred":
             assert self._defer_epoch is not None, "the recipe is resolved"
             return epoch >= self._defer_epoch

@@ -32,7 +32,6 @@ NAMED_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
             "optim.epochs": 40,
             "optim.lr": 0.01,
             "optim.decay": 0.1,
-            "optim.warmup_epochs": 10,
             "optim.batch_size": 32,
             "attack.epsilon": 0.1,
             "attack.step_size": 0.025,

@@ -88,7 +88,9 @@ class Recipe(Section):
                 "attack.step_size": _or(self.attack.step_size, facts.step_size),
                 "eval_attack.step_size": _or(self.eval_attack.step_size, facts.step_size),
                 "eval_attack.epsilon": _or(self.eval_attack.epsilon, self.attack.epsilon),
-                "optim.warmup_epochs": _or(self.optim.warmup_epochs, min(5, math.ceil(epochs / 4))),
+                "optim.warmup_epochs": _or(
+                    self.optim.warmup_epochs, min(facts.warmup_cap, math.ceil(epochs / 4))
+                ),
                 "optim.milestones": milestones,
                 "optim.defer_epoch": _or(self.optim.defer_epoch, milestones[0] if milestones else epochs),
             }

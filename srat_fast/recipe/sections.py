@@ -233,7 +233,7 @@ class Optim(Section):
     epochs: int = setting(200, "passes over the training images", low=1, source="paper, Section 5")
     warmup_epochs: int | None = setting(
         None, "epochs of linear warm-up, lr * (epoch + 1) / warmup_epochs", low=0,
-        auto="a quarter of the epochs, at most 5", source="authors' code",
+        auto="a quarter of the epochs, at most 5 (digits 10)", source="authors' code",
     )  # fmt: skip
     milestones: tuple[int, ...] | None = setting(
         None, "epochs (from 0) at which the rate is multiplied by decay", low=1,
@@ -245,6 +245,10 @@ class Optim(Section):
     defer_epoch: int | None = setting(
         None, "epoch (from 0) from which deferred weights apply", low=0, auto="the first milestone: 160 of 200",
         source="paper, Section 5",
+    )  # fmt: skip
+    clip_norm: float = setting(
+        0.0, "largest L2 norm of the whole gradient, for small sets (LDAM's s = 30 makes it large); 0 is off",
+        low=0.0, source="authors' code: off",
     )  # fmt: skip
     ema_decay: float = setting(
         0.0, "decay of an exponential moving average of the weights, evaluated beside the last; 0 is off",

@@ -186,6 +186,11 @@ class ReferenceEngine:
             l_sep = losses.separation(z, labels, self.recipe.loss.temperature, self.recipe.loss.empty_anchors)
         total = l_cls + self.recipe.loss.separation_weight * l_sep
         total.backward()
+        if self.recipe.optim.clip_norm > 0:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = torch.sqrt(sum((g**2).sum() for g in gradients))  # type: ignore[arg-type]
+            for g in gradients:
+                g *= min(1.0, self.recipe.optim.clip_norm / (float(norm) + 1e-6))
         self.optimizer.step()
         correct = (logits.detach().argmax(dim=1) == labels).sum()
         return ReferenceResult(total.detach(), l_cls.detach(), l_sep.detach(), correct, x)

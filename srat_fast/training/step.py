@@ -136,6 +136,8 @@ class FastEngine:
         loss = self.objective(separable, logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
+        if self.recipe.optim.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)
         self.optimizer.step()
         correct = (logits.detach().argmax(dim=1) == labels).sum()
         return StepResult(

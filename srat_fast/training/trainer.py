@@ -94,6 +94,7 @@ def _describe(setup: Setup) -> dict[str, Any]:
         "counts": split.counts,
         "well": split.well,
         "under": split.under,
+        "validation_images": len(split.validation),
         "test_images": len(split.test),
         "data_checksum": split.checksum,
         "device": device_name(setup.device),

@@ -1,0 +1,159 @@
+"""The threat model and PGD: ball, range, sign conventions, strength, and no leak into the parameters' gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from srat_fast.attacks.pgd import batch_norm_mode, pgd
+from srat_fast.attacks.threat import LInfBall
+from srat_fast.models.resnet import ResNet18
+from srat_kernels import linf_step
+
+
+def linear(weight: torch.Tensor):
+    """Two-class linear model: its worst case in the ball is known in closed form."""
+    return lambda x: torch.stack([x.flatten(1) @ weight, -(x.flatten(1) @ weight)], dim=1)
+
+
+def test_pgd_finds_the_worst_case_of_a_linear_model() -> None:
+    torch.manual_seed(0)
+    weight, images = torch.randn(12), torch.rand(5, 3, 2, 2)
+    labels = torch.zeros(5, dtype=torch.int64)
+    ball = LInfBall(0.1)
+    start = ball.random_start(images, torch.Generator().manual_seed(0))
+    found = pgd(linear(weight), images, labels, ball=ball, steps=20, step_size=0.02, start=start)
+    worst = (images - 0.1 * weight.sign().view(3, 2, 2)).clamp(0, 1)
+    assert torch.allclose(found, worst, atol=1e-6)
+
+
+@given(
+    epsilon=st.floats(0.001, 1), step=st.floats(0.0005, 1), steps=st.integers(1, 4), seed=st.integers(0, 999),
+    last=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_every_example_is_in_the_ball_and_in_range(
+    epsilon: float, step: float, steps: int, seed: int, last: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(3, 1, 4, 4, generator=generator).round(decimals=1)  # pixels at 0 and at 1 too
+    if last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    ball = LInfBall(epsilon)
+    start = ball.random_start(images, generator)
+    assert float((start - images).abs().max()) <= epsilon + 1e-6
+    assert start.stride() == images.stride()
+    weight = torch.randn(16, generator=generator)
+    found = pgd(
+        linear(weight),
+        images,
+        torch.zeros(3, dtype=torch.int64),
+        ball=ball,
+        steps=steps,
+        step_size=step,
+        start=start,
+    )
+    assert float((found - images).abs().max()) <= epsilon + 1e-6
+    assert float(found.min()) >= 0
+    assert float(found.max()) <= 1
+
+
+def test_the_start_does_not_depend_on_the_memory_format() -> None:
+    images = torch.rand(4, 3, 8, 8)
+    ball = LInfBall(8 / 255)
+    plain = ball.random_start(images, torch.Generator().manual_seed(1))
+    last = ball.random_start(
+        images.contiguous(memory_format=torch.channels_last), torch.Generator().manual_seed(1)
+    )
+    assert torch.equal(plain, last)
+
+
+def test_the_start_is_uniform() -> None:
+    start = (
+        LInfBall(0.1).random_start(torch.full((100, 1, 10, 10), 0.5), torch.Generator().manual_seed(0)) - 0.5
+    )
+    assert torch.histc(start, 10, -0.1, 0.1).min() > 850  # 1000 expected a bin
+
+
+def test_parameters_are_left_alone_and_more_steps_are_stronger() -> None:
+    torch.manual_seed(0)
+    model = ResNet18(4, width=4).eval()
+    images, labels = torch.rand(16, 3, 8, 8), torch.randint(0, 4, (16,))
+    clean = images.clone()
+    losses = []
+    for steps in (1, 3, 10):
+        found = pgd(model, images, labels, ball=LInfBall(0.05), steps=steps, step_size=0.02)
+        losses.append(nn.functional.cross_entropy(model(found), labels).item())
+        assert not found.requires_grad
+    assert (
+        nn.functional.cross_entropy(model(images), labels).item() < losses[0] < losses[1] < losses[2] + 1e-4
+    )
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(images, clean)
+
+
+def test_batch_norm_modes() -> None:
+    model = ResNet18(4, width=4).train()
+    images, labels = torch.rand(8, 3, 8, 8), torch.randint(0, 4, (8,))
+    passes = lambda: int(model.bn1.num_batches_tracked)  # noqa: E731
+    with batch_norm_mode(model, "running"):
+        pgd(model, images, labels, ball=LInfBall(0.05), steps=3, step_size=0.02)
+    assert passes() == 0
+    assert model.training
+    with batch_norm_mode(model, "batch"):
+        pgd(model, images, labels, ball=LInfBall(0.05), steps=3, step_size=0.02)
+    assert passes() == 3
+
+
+def test_the_step_of_zero_and_non_finite_gradients() -> None:
+    clean = torch.full((1, 1, 1, 6), 0.5)
+    gradient = torch.tensor([0.0, -0.0, float("nan"), float("inf"), float("-inf"), 1e-30]).view(1, 1, 1, 6)
+    counter = torch.zeros(1, dtype=torch.int64)
+    moved = linf_step(clean.clone(), gradient, clean, step_size=0.25, epsilon=1.0, nonfinite=counter)
+    assert moved.flatten().tolist() == [0.5, 0.5, 0.5, 0.75, 0.25, 0.75]
+    assert counter.item() == 3
+
+
+def test_the_step_projects_onto_the_sphere_and_the_range() -> None:
+    clean = torch.tensor([0.0, 1.0, 0.5, 0.5]).view(1, 1, 1, 4)
+    on_the_sphere = torch.tensor([0.1, 0.9, 0.6, 0.4]).view(1, 1, 1, 4)
+    outward = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 1, 4)
+    moved = linf_step(on_the_sphere, outward, clean, step_size=0.05, epsilon=0.1)
+    assert torch.allclose(moved, on_the_sphere, atol=1e-7)
+    inward_out_of_range = linf_step(clean.clone(), -outward, clean, step_size=0.05, epsilon=0.1)
+    assert inward_out_of_range.flatten()[:2].tolist() == [0.0, 1.0]
+
+
+def test_the_step_in_place_keeps_storage_and_layout() -> None:
+    images = torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    state = images.clone(memory_format=torch.preserve_format)
+    out = linf_step(state, torch.randn(2, 3, 4, 4), images, step_size=0.1, epsilon=0.1, inplace=True)
+    assert out is state
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"step_size": 0.0}, ValueError, "step_size"),
+        ({"epsilon": float("nan")}, ValueError, "epsilon"),
+        ({"gradient": torch.zeros(2, 3)}, ValueError, "gradient: shape"),
+        ({"clean": torch.zeros(2, 2, dtype=torch.float64)}, TypeError, "clean: dtype"),
+        ({"gradient": torch.zeros(2, 2, dtype=torch.int32)}, TypeError, "gradient"),
+        ({"nonfinite": torch.zeros(1)}, TypeError, "nonfinite"),
+        ({"backend": "best"}, ValueError, "backend"),
+    ],
+)
+def test_wrong_arguments_of_the_step(change, error, says) -> None:
+    arguments = {
+        "adversarial": torch.zeros(2, 2),
+        "gradient": torch.zeros(2, 2),
+        "clean": torch.zeros(2, 2),
+        "step_size": 0.1,
+        "epsilon": 0.1,
+    }
+    with pytest.raises(error, match=says):
+        linf_step(**(arguments | change))

@@ -1,0 +1,255 @@
+"""The command line: every command's answer, and one line with exit code 2 for every bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from srat_fast.cli import main
+
+FAST = [
+    "--dataset",
+    "digits",
+    "--epochs",
+    "1",
+    "--method",
+    "natural",
+    "--device",
+    "cpu",
+    "--set",
+    "model.width=4",
+]
+
+
+def call(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return int(end.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture(autouse=True)
+def in_a_fresh_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SRAT_FAST_CACHE", str(tmp_path / "cache"))
+
+
+BAD = [
+    (["train", "--method", "sratt"], "--method (method) = 'sratt': one of natural, ce"),
+    (["train", "--dataset", "mnist"], "--dataset (data.name) = 'mnist': one of cifar10"),
+    (
+        ["train", "--set", "optim.epohcs=3"],
+        "optim.epohcs = '3': is not a recipe field; did you mean optim.epochs?",
+    ),
+    (["train", "--set", "epochs"], "--set = 'epochs': section.field=value is needed"),
+    (["train", "--ratio", "0.5"], "--ratio (data.ratio) = '0.5': a number >= 1"),
+    (["train", "--epochs", "0"], "--epochs (optim.epochs) = '0': an integer >= 1"),
+    (["train", "--epochs", "ten"], "--epochs (optim.epochs) = 'ten': an integer >= 1"),
+    (["train", "--batch-size", "0"], "--batch-size (optim.batch_size) = '0': an integer >= 1"),
+    (["train", "--set", "attack.epsilon=0"], "attack.epsilon = '0': a number > 0 and <= 1"),
+    (["train", "--set", "attack.epsilon=1.01"], "attack.epsilon = '1.01': a number > 0 and <= 1"),
+    (
+        ["train", "--dataset", "digits", "--ratio", "1000"],
+        "--ratio (data.ratio) = 1000.0: class 7 would have no images",
+    ),
+    (
+        ["train", "--dataset", "folder", "--data-root", "nowhere"],
+        "--data-root (data.root) = 'nowhere': is not a dir",
+    ),
+    (["train", "--dataset", "digits", "--out", "file/run"], "--out = 'file/run': cannot be written"),
+    (["train", "--dataset", "digits", "--out", "old"], "--out = 'old': already holds a run"),
+    (["train", "--imbalance", "linear"], "--imbalance (data.imbalance) = 'linear': one of none, exp, step"),
+    (
+        ["train", "--recipe", "papr"],
+        "--recipe = 'papr': one of paper, smoke, digits, or a file ending in .toml",
+    ),
+    (["train", "--precision", "fp8"], "--precision (run.precision) = 'fp8': one of auto, bf16, fp32"),
+    (
+        ["train", "--engine", "reference", "--precision", "bf16"],
+        "--precision (run.precision) = 'bf16': the reference",
+    ),
+    (["train", "--loader", "ffcv"], "--loader (data.loader) = 'ffcv': one of memory"),
+    (["train", "--no-such-option"], "No such option: --no-such-option"),
+    (["train", "--epochs"], "Option '--epochs' requires an argument"),
+    (["trian"], "No such command 'trian'"),
+    (["evaluate", "nowhere"], "RUN = 'nowhere': is not a finished run"),
+    (["report", "nowhere"], "DIR = 'nowhere': holds no run"),
+    (["data", "show", "imagenet"], "--dataset (data.name) = 'imagenet': one of cifar10"),
+    (
+        ["data", "show", "cifar10", "--ratio", "6000"],
+        "--ratio (data.ratio) = 6000.0: class 9 would have no images",
+    ),
+    (
+        ["data", "show", "folder", "--data-root", "nowhere"],
+        "--data-root (data.root) = 'nowhere': is not a directory",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_is_one_line_and_code_2(arguments, says, capsys, tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way of a directory")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "recipe.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = call(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert says in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert sorted(tmp_path.rglob("*")) == before, "something half-written is left"
+
+
+def test_cuda_without_cuda(capsys, monkeypatch, tmp_path) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, err = call(capsys, "train", "--dataset", "digits", "--device", "cuda")
+    assert code == 2
+    assert (
+        "--device (run.device) = 'cuda': this machine has no CUDA device that torch can use; cpu or auto"
+        in err
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corrupt_image_is_named(capsys, image_folder, tmp_path) -> None:
+    victim = image_folder / "train" / "cat" / "2.bmp"
+    victim.write_bytes(b"")
+    code, _, err = call(capsys, "train", "--dataset", "folder", "--data-root", str(image_folder), "--imbalance", "none",
+                        "--device", "cpu")  # fmt: skip
+    assert code == 2
+    assert f"'{victim}': is empty" in err
+    assert {p.name for p in tmp_path.iterdir()} == {"images"}
+
+
+def test_no_traceback_from_the_real_program() -> None:
+    command = [sys.executable, "-m", "srat_fast", "train", "--epochs", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: --epochs (optim.epochs) = '0': an integer >= 1\n"
+
+
+def test_train_evaluate_report(capsys, tmp_path) -> None:
+    code, out, err = call(
+        capsys, "train", *FAST, "--out", "runs/a", "--set", "eval_attack.steps=2", "--deterministic"
+    )
+    assert (code, err) == (0, "")
+    assert "| clean " in out
+    assert "| pgd-2 (eps 0.1) |" in out
+    record = json.loads((tmp_path / "runs/a/record.json").read_text())
+    assert record["recipe"]["run"]["deterministic"] is True
+    code, out, _ = call(capsys, "evaluate", "runs/a", "--attack", "clean,pgd-2", "--json", "--device", "cpu")
+    assert code == 0
+    assert json.loads(out)["clean"]["overall"] == record["standard"]["overall"]
+    code, out, _ = call(
+        capsys, "evaluate", "runs/a", "--attack", "pgd-1", "--subset", "20", "--epsilon", "4/255"
+    )
+    assert code == 0
+    assert "| pgd-1 " in out
+    last = json.loads((tmp_path / "runs/a/record.json").read_text())["evaluations"][-1]["attacks"]["pgd-1"]
+    assert (last["images"], last["epsilon"]) == (20, 4 / 255)
+    code, out, _ = call(capsys, "report", "runs")
+    assert code == 0
+    assert "| natural | 0 " in out
+    assert f"{100 * record['robust']['under']:.2f}" in out
+
+
+def test_a_run_names_its_own_directory(capsys, tmp_path) -> None:
+    assert call(capsys, "train", *FAST)[0] == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("digits-exp-10-natural-seed0-")
+    code, _, err = call(capsys, "train", *FAST)
+    assert code == 2
+    assert "already holds a run" in err
+
+
+def test_train_on_ones_own_images(capsys, image_folder, tmp_path) -> None:
+    code, _, err = call(
+        capsys, "train", "--dataset", "folder", "--data-root", str(image_folder), "--imbalance", "none",
+        "--recipe", "smoke", "--epochs", "3", "--device", "cpu", "--set", "data.image_size=16", "--out", "r",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    record = json.loads((tmp_path / "r" / "record.json").read_text())
+    assert record["classes"] == ["cat", "dog"]
+    assert record["counts"] == [6, 6]
+
+
+def test_data_show(capsys) -> None:
+    code, out, _ = call(capsys, "data", "show", "cifar10", "--imbalance", "exp", "--ratio", "100", "--json")
+    assert code == 0
+    content = json.loads(out)
+    assert content["counts"] == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert (content["total"], content["imbalance"], content["ratio"]) == (12406, "exp", 100.0)
+    assert content["classes"][9] == "truck"
+    code, out, _ = call(capsys, "data", "show", "cifar10")
+    assert "78.89" in out
+    assert "12406 images, exp, ratio 100" in out
+
+
+def test_data_show_of_ones_own_images(capsys, image_folder) -> None:
+    code, out, _ = call(
+        capsys, "data", "show", "folder", "--data-root", str(image_folder), "--imbalance", "none", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["counts"] == [6, 6]
+
+
+def test_print_recipe_is_a_recipe(capsys, tmp_path) -> None:
+    code, out, _ = call(capsys, "train", "--method", "ce", "--epochs", "100", "--print-recipe")
+    assert code == 0
+    (tmp_path / "mine.toml").write_text(out)
+    assert call(capsys, "train", "--recipe", "mine.toml", "--print-recipe")[1] == out
+    assert "milestones = [80, 90]" in out
+
+
+def test_doctor(capsys) -> None:
+    code, out, _ = call(capsys, "doctor")
+    assert code == 0
+    for word in ("torch", "safetensors", "kernel backends:", "device:", "ready: srat-fast train"):
+        assert word in out
+
+
+def test_doctor_names_what_is_missing(capsys, monkeypatch) -> None:
+    import importlib.metadata
+
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "tensorboard":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    out = call(capsys, "doctor")[1]
+    assert "pip install tensorboard" in out
+    assert "missing: tensorboard" in out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["data", "show", "--help"], ["--version"]]
+)
+def test_help(arguments, capsys) -> None:
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    assert out
+
+
+def test_help_is_quick() -> None:
+    """house.md: under 0.3 s of processor time, as torch is not imported (wall time depends on who else is busy)."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "srat_fast", "--help"], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    assert (
+        min(spent, time.perf_counter() - started) < 0.6
+    )  # twice the promise: CI machines are slower than users'

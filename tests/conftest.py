@@ -1,0 +1,51 @@
+"""Shared fixtures: a device, tiny images and a console that is no terminal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from srat_fast.data.arrays import ImageArrays, ImageSet
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """The GPU where there is one, so that the same tests judge it."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def uneven_arrays() -> ImageArrays:
+    """Three classes with 30, 20 and 12 training images of 8 x 8 pixels; each image's first pixel is its index."""
+    counts, size = (30, 20, 12), 8
+    generator = np.random.default_rng(0)
+
+    def images(per_class: tuple[int, ...]) -> ImageSet:
+        labels = np.repeat(np.arange(len(per_class)), per_class).astype(np.int64)
+        pixels = generator.integers(0, 256, (len(labels), size, size, 3), dtype=np.uint8)
+        pixels[:, 0, 0, 0] = np.arange(len(labels))
+        return ImageSet(pixels, labels)
+
+    return ImageArrays(images(counts), images((5, 5, 5)), ("a", "b", "c"))
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """A folder data set of two classes with images of several formats, modes and sizes."""
+    root = tmp_path / "images"
+    generator = np.random.default_rng(1)
+    for part, per_class in (("train", 6), ("test", 3)):
+        for label, name in enumerate(("cat", "dog")):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for k in range(per_class):
+                shape = [(20, 30, 3), (32, 32, 3), (40, 16, 3)][k % 3]
+                pixels = generator.integers(0, 100, shape, dtype=np.uint8) + 120 * label
+                image = Image.fromarray(pixels.astype(np.uint8))
+                kind = ["png", "jpg", "bmp"][k % 3]
+                if k % 3 == 0:
+                    image = image.convert("L" if k == 0 else "RGBA")
+                image.save(folder / f"{k}.{kind}")
+    return root

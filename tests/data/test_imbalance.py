@@ -1,0 +1,82 @@
+"""Class counts against method.md's table; subsets and halves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srat_fast.data.imbalance import draw_subset, halves, imbalanced_counts, limited_counts
+from srat_fast.data.plan import base_counts, planned_counts
+from srat_fast.errors import UserError
+from srat_fast.recipe import build_recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "imbalance", "ratio", "counts"),
+    [
+        ("cifar10", "exp", 100, [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]),
+        ("cifar10", "exp", 10, [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]),
+        ("cifar10", "step", 10, [5000] * 5 + [500] * 5),
+        ("cifar10", "step", 100, [5000] * 5 + [50] * 5),
+        ("cifar100", "step", 10, [500] * 50 + [50] * 50),
+        ("cifar10", "none", 100, [5000] * 10),
+        ("svhn", "exp", 10, [4659, 3607, 2792, 2162, 1674, 1296, 1003, 777, 601, 465]),
+    ],
+)
+def test_counts_of_the_paper(name: str, imbalance: str, ratio: float, counts: list[int]) -> None:
+    recipe = build_recipe(None, {"data.name": name, "data.imbalance": imbalance, "data.ratio": ratio})
+    assert planned_counts(recipe, base_counts(recipe)[0]) == counts
+
+
+@pytest.mark.parametrize(
+    ("name", "imbalance", "ratio", "total"),
+    [("cifar10", "exp", 100, 12406), ("cifar10", "exp", 10, 20431), ("cifar10", "step", 10, 27500),
+     ("cifar10", "step", 100, 25250), ("cifar100", "exp", 10, 19573), ("cifar100", "step", 10, 27500)],
+)  # fmt: skip
+def test_totals_of_the_paper(name: str, imbalance: str, ratio: float, total: int) -> None:
+    recipe = build_recipe(None, {"data.name": name, "data.imbalance": imbalance, "data.ratio": ratio})
+    assert sum(planned_counts(recipe, base_counts(recipe)[0])) == total
+
+
+def test_uneven_base_keeps_the_ratio_exact() -> None:
+    assert imbalanced_counts([40, 30, 20], "exp", 10) == [20, 6, 2]
+    assert imbalanced_counts([40, 30, 20], "none", 10) == [40, 30, 20]
+
+
+def test_a_class_left_without_images_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.ratio = 21: class 2 would have no images; at most 20"):
+        imbalanced_counts([40, 30, 20], "exp", 21)
+    with pytest.raises(UserError, match="class 1 has no training images"):
+        imbalanced_counts([40, 0, 20], "none", 1)
+
+
+@given(
+    st.lists(st.integers(1, 5000), min_size=2, max_size=30),
+    st.integers(30, 3000),
+)
+def test_limits_keep_every_class_and_the_total(counts: list[int], limit: int) -> None:
+    kept = limited_counts(counts, limit)
+    assert sum(kept) == min(limit, sum(counts))
+    assert all(1 <= k <= n for k, n in zip(kept, counts, strict=True))
+
+
+def test_a_limit_below_one_image_a_class_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.limit = 2: an integer >= 3"):
+        limited_counts([5, 5, 5], 2)
+
+
+def test_subsets_are_seeded_and_exact() -> None:
+    labels = np.random.default_rng(0).integers(0, 4, 1000)
+    first, again, other = (draw_subset(labels, [50, 20, 10, 1], seed) for seed in (3, 3, 4))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert np.bincount(labels[first]).tolist() == [50, 20, 10, 1]
+    assert len(set(first.tolist())) == 81
+
+
+def test_halves_by_count_then_label() -> None:
+    assert halves([10, 30, 20, 40]) == ([1, 3], [0, 2])
+    assert halves([5, 5, 5, 5]) == ([0, 1], [2, 3])
+    assert halves([9, 8, 7]) == ([0], [1, 2])

@@ -1,0 +1,183 @@
+"""Recipes: validation, round trips, resolution, identity."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srat_fast.errors import UserError
+from srat_fast.methods import METHODS
+from srat_fast.recipe import FIELDS, NAMED_RECIPES, Recipe, build_recipe, flatten, recipe_from_dict, to_toml
+
+
+def test_paper_recipe_is_the_authors_semantics() -> None:
+    recipe = build_recipe("paper").resolve()
+    assert (recipe.optim.epochs, recipe.optim.batch_size, recipe.optim.lr) == (200, 128, 0.1)
+    assert recipe.optim.milestones == (160, 180)
+    assert (recipe.optim.warmup_epochs, recipe.optim.defer_epoch, recipe.optim.decay) == (5, 160, 0.01)
+    assert (recipe.attack.steps, recipe.eval_attack.steps) == (10, 20)
+    assert recipe.attack.epsilon == recipe.eval_attack.epsilon == 8 / 255
+    assert recipe.attack.step_size == recipe.eval_attack.step_size == 2 / 255
+    assert (recipe.attack.bn, recipe.attack.loss, recipe.attack.random_start) == ("batch", "ce", True)
+    assert (recipe.loss.separation_weight, recipe.loss.temperature, recipe.model.feature_dim) == (
+        2.0,
+        0.07,
+        128,
+    )
+    assert recipe.loss.focal_weighting == "inside"
+    assert (recipe.loss.ldam_scale, recipe.loss.ldam_max_margin, recipe.loss.beta) == (30.0, 0.5, 0.9999)
+    assert (recipe.data.crop_padding, recipe.data.flip, recipe.model.normalize) == (4, "on", "none")
+
+
+def test_svhn_takes_smaller_steps_and_no_flip() -> None:
+    recipe = build_recipe(None, {"data.name": "svhn"}).resolve()
+    assert recipe.attack.step_size == recipe.eval_attack.step_size == 1 / 255
+    assert recipe.data.flip == "off"
+
+
+@pytest.mark.parametrize("name", NAMED_RECIPES)
+def test_toml_and_json_round_trip(name: str, tmp_path) -> None:
+    for recipe in (build_recipe(name), build_recipe(name).resolve()):
+        file = tmp_path / "r.toml"
+        file.write_text(to_toml(recipe))
+        assert build_recipe(str(file)) == recipe
+        assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+        assert recipe.resolve().resolve() == recipe.resolve()
+
+
+def test_every_field_is_documented_and_survives_toml() -> None:
+    for name, (_, spec) in FIELDS.items():
+        assert spec.doc, name
+    parsed = tomllib.loads(to_toml(Recipe().resolve()))
+    assert {"data", "model", "attack", "eval_attack", "loss", "optim", "run"} < set(parsed)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("optim.epochs", 0, "integer >= 1"),
+        ("optim.epochs", "1.5", "integer >= 1"),
+        ("optim.epochs", True, "integer >= 1"),
+        ("optim.batch_size", 0, "integer >= 1"),
+        ("optim.lr", "nan", "number > 0"),
+        ("optim.lr", "inf", "number > 0"),
+        ("optim.momentum", 1, "< 1"),
+        ("optim.milestones", [10, 5], "increasing"),
+        ("optim.milestones", "a", "list of integers"),
+        ("attack.epsilon", 0, "> 0 and <= 1"),
+        ("attack.epsilon", "256/255", "> 0 and <= 1"),
+        ("attack.epsilon", "8/0", "> 0 and <= 1"),
+        ("data.ratio", 0.99, ">= 1"),
+        ("data.name", "mnist", "one of cifar10"),
+        ("data.nmae", "x", "did you mean data.name"),
+        ("dta", "x", "is not a recipe field"),
+        ("method", "srat", "one of natural"),
+        ("seed", -1, ">= 0"),
+        ("run.device", "tpu", "cuda:N"),
+        ("run.deterministic", "maybe", "true or false"),
+        ("loss.weight_ratio", 3, "weight_rule = ratio"),
+        ("data.image_size", 64, "only folder is resized"),
+        ("optim.warmup_epochs", 201, "at most optim.epochs"),
+    ],
+)
+def test_bad_values_name_field_value_and_what_is_allowed(field: str, value: object, says: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_recipe(None, {field: value})
+    assert says in str(error.value)
+    assert str(error.value).startswith(field)
+    assert "\n" not in str(error.value)
+
+
+def test_fields_that_contradict_each_other() -> None:
+    with pytest.raises(UserError, match="number > 0 is needed"):
+        build_recipe(None, {"loss.weight_rule": "ratio"})
+    with pytest.raises(UserError, match="has no effect"):
+        build_recipe(None, {"loss.weight_rule": "ratio", "loss.weight_ratio": 150, "method": "ce"})
+    with pytest.raises(UserError, match="fp32 only"):
+        build_recipe(None, {"run.engine": "reference", "run.precision": "bf16"})
+
+
+def test_any_combination_outside_the_table_is_reachable() -> None:
+    row = build_recipe(None, {"method": "natural", "loss.weighting": "balanced", "loss.base": "ldam"}).row
+    assert (row.base, row.weighting, row.adversarial) == ("ldam", "balanced", False)
+    row = build_recipe(
+        None, {"method": "srat-ce", "attack.examples": "clean", "loss.separation_weight": 0}
+    ).row
+    assert (row.adversarial, row.separation) == (False, False)
+    recipe = build_recipe(
+        None,
+        {"method": "ce", "loss.weighting": "balanced", "loss.weight_rule": "ratio", "loss.weight_ratio": 150},
+    )
+    assert recipe.row.weighting == "balanced"
+
+
+def test_reduction_follows_the_authors_by_default() -> None:
+    for name, row in METHODS.items():
+        expected = "batch" if row.base == "focal" else "weighted_mean"
+        assert build_recipe(None, {"method": name}).reduction == expected
+    assert build_recipe(None, {"method": "ce", "loss.reduction": "batch"}).reduction == "batch"
+
+
+def test_schedule_scales_with_the_epochs() -> None:
+    assert build_recipe(None, {"optim.epochs": 10}).resolve().optim.milestones == (8, 9)
+    short = build_recipe(None, {"optim.epochs": 1}).resolve().optim
+    assert (short.milestones, short.defer_epoch, short.warmup_epochs) == ((), 1, 1)
+    fixed = build_recipe(None, {"optim.epochs": 10, "optim.milestones": "4,6"}).resolve().optim
+    assert (fixed.milestones, fixed.defer_epoch) == ((4, 6), 4)
+
+
+def test_fingerprint_is_of_what_is_computed() -> None:
+    recipe = Recipe()
+    assert recipe.fingerprint() == recipe.resolve().fingerprint()
+    for same in ({"data.root": "/elsewhere"}, {"run.device": "cpu"}, {"run.tensorboard": False}):
+        assert recipe.replace(same).fingerprint() == recipe.fingerprint()
+    for other in (
+        {"seed": 1},
+        {"attack.epsilon": "4/255"},
+        {"run.deterministic": True},
+        {"optim.epochs": 199},
+    ):
+        assert recipe.replace(other).fingerprint() != recipe.fingerprint()
+
+
+def test_files_that_are_no_recipe(tmp_path) -> None:
+    with pytest.raises(UserError, match="one of paper"):
+        build_recipe("papr")
+    with pytest.raises(UserError, match="cannot be read"):
+        build_recipe(str(tmp_path / "none.toml"))
+    broken = tmp_path / "broken.toml"
+    broken.write_text("epochs = = 3")
+    with pytest.raises(UserError, match="not valid toml"):
+        build_recipe(str(broken))
+    broken.write_text("[optim]\nepohcs = 3\n")
+    with pytest.raises(UserError, match=r"did you mean optim\.epochs"):
+        build_recipe(str(broken))
+
+
+def test_a_file_may_name_its_base_and_options_win(tmp_path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "smoke"\nmethod = "ce"\n[attack]\nepsilon = "4/255"\n')
+    recipe = build_recipe(str(file), {"method": "ldam"})
+    assert (recipe.model.width, recipe.method, recipe.attack.epsilon) == (16, "ldam", 4 / 255)
+
+
+def test_digits_take_their_own_recipe_unless_asked_otherwise() -> None:
+    assert build_recipe(None, {"data.name": "digits"}).attack.epsilon == 0.1
+    assert build_recipe("paper", {"data.name": "digits"}).attack.epsilon == 8 / 255
+
+
+@given(epochs=st.integers(1, 500))
+def test_resolved_schedules_are_valid_for_any_length(epochs: int) -> None:
+    optim = build_recipe(None, {"optim.epochs": epochs}).resolve().optim
+    assert optim.warmup_epochs is not None
+    assert optim.milestones is not None
+    assert 1 <= optim.warmup_epochs <= epochs
+    assert all(0 < m < epochs for m in optim.milestones)
+
+
+def test_flatten_lists_every_field() -> None:
+    assert list(flatten(Recipe())) == list(FIELDS)
