@@ -7,6 +7,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS := runs/demo
+JOBS ?= $(shell nproc)
 
 .PHONY: help install demo test check bench clean
 
@@ -30,8 +31,9 @@ demo: install
 	$(BIN)/srat-fast train --dataset digits --imbalance exp --ratio 10 --method srat-ldam --out $(RUNS)/srat-ldam
 	$(BIN)/srat-fast report $(RUNS)
 
+# One thread a process: two processes that each spin two threads on two cores stand in each other's way.
 test: install
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(JOBS)
 
 check: install
 	$(BIN)/ruff check .
