@@ -28,7 +28,9 @@ def test_every_method_data_set_and_recipe_is_described() -> None:
 
 
 def test_commands_and_fields_that_are_shown_exist() -> None:
-    commands = {c.callback.__name__ for c in app.registered_commands} | {g.name for g in app.registered_groups}
+    commands = {c.callback.__name__ for c in app.registered_commands} | {
+        g.name for g in app.registered_groups
+    }
     for command in re.findall(r"srat-fast ([a-z]+)", TEXT):
         assert command in commands, command
     for field in re.findall(r"--set ([a-z_]+\.[a-z_]+)=", TEXT):

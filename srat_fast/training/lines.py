@@ -24,10 +24,11 @@ def curve_points(metrics: dict[str, Any]) -> dict[str, float]:
     return points
 
 
-def epoch_line(metrics: dict[str, Any], epochs: int, seconds: float) -> str:
+def epoch_line(title: str, metrics: dict[str, Any], epochs: int, seconds: float) -> str:
     """The summary that is printed after an epoch.
 
     Args:
+        title: of the run, as several may print to one terminal.
         metrics: a line of metrics.jsonl.
         epochs: of the whole run.
         seconds: of training so far.
@@ -38,7 +39,7 @@ def epoch_line(metrics: dict[str, Any], epochs: int, seconds: float) -> str:
     done = metrics["epoch"] + 1
     left = (epochs - done) * seconds / done
     text = (
-        f"epoch {done}/{epochs}  loss {metrics['loss']:.4f}  train acc {metrics['train_accuracy']:.1%}  "
+        f"{title}  epoch {done}/{epochs}  loss {metrics['loss']:.4f}  train acc {metrics['train_accuracy']:.1%}  "
         f"lr {metrics['lr']:.3g}  {metrics['images_per_second']:,.0f} img/s  {left:.0f} s left"
     )
     if "validation" in metrics:

@@ -136,7 +136,7 @@ def _fit(setup: Setup, run: RunDirectory, view: ProgressView, curves: Curves) ->
                 save_model(run.path / BEST, model.state_dict(), _label(recipe) | {"epoch": str(epoch)})
         run.append_metrics(metrics)
         curves.epoch(epoch, curve_points(metrics))
-        view.line(epoch_line(metrics, epochs, runner.training_seconds))
+        view.line(epoch_line(recipe.method, metrics, epochs, runner.training_seconds))
     save_model(run.path / MODEL, model.state_dict(), _label(recipe))
 
     before = time.perf_counter()
