@@ -1,6 +1,13 @@
-"""Shared fixtures: a device, tiny images and a console that is no terminal."""
+"""Shared fixtures: a device, tiny images and a console that is no terminal.
+
+Without a GPU the kernels run in triton's interpreter. That is decided here, before any test module is imported, because
+triton reads it once and torch.compile imports triton. Other tests do not notice: ``backend="auto"`` on a CPU means
+"torch".
+"""
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +15,9 @@ import torch
 from PIL import Image
 
 from srat_fast.data.arrays import ImageArrays, ImageSet
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture

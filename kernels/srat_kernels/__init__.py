@@ -1,17 +1,20 @@
 """The project's own operations: SRAT's fused loss and the L-infinity attack step.
 
 Enters: feature, logit and image tensors. Leaves: scalar losses with gradients, or the next adversarial images.
-Knows nothing of `srat_fast`; every op takes ``backend=`` and `resolve_backend` says which one will run.
+Knows nothing of `srat_fast`. Each op takes ``backend=``: `resolve_backend` says what will run, `last_backend` what did.
 """
 
-from srat_kernels.backends import BACKENDS, available_backends, resolve_backend
+from srat_kernels.backends import BACKENDS, available_backends, kernel_launches, last_backend, resolve_backend
 from srat_kernels.linf.op import linf_step
-from srat_kernels.loss.op import SratLoss, margin_loss, separation_loss, srat_loss
+from srat_kernels.loss.op import PRECISIONS, SratLoss, margin_loss, separation_loss, srat_loss
 
 __all__ = [
     "BACKENDS",
+    "PRECISIONS",
     "SratLoss",
     "available_backends",
+    "kernel_launches",
+    "last_backend",
     "linf_step",
     "margin_loss",
     "resolve_backend",

@@ -1,15 +1,36 @@
-"""Which implementation of an op runs: enters the caller's wish, leaves the name of the backend."""
+"""Which implementation of an op runs: enters the caller's wish, leaves the name of the backend, and what did run."""
 
 from __future__ import annotations
+
+import importlib.util
+import os
+from collections import Counter
 
 import torch
 
 #: Names accepted as ``backend=``. "auto" takes the fastest one that runs on the tensor's device.
-BACKENDS = ("auto", "torch")
+BACKENDS = ("auto", "triton", "torch")
+
+_last: dict[str, str] = {}
+_launches: Counter[str] = Counter()
+
+
+@torch.compiler.assume_constant_result
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None  # looks for it, does not import it
+
+
+@torch.compiler.assume_constant_result
+def interpreting() -> bool:
+    """Whether TRITON_INTERPRET=1 asks for triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def available_backends(device: torch.device | str) -> tuple[str, ...]:
-    """Backends able to run on `device`, fastest first.
+    """Backends able to run on `device`, the one that "auto" takes first.
+
+    On the CPU "triton" is there only with TRITON_INTERPRET=1 in the environment, and never first: the interpreter
+    checks kernels, it is no way to run them.
 
     Args:
         device: where the tensors live.
@@ -17,7 +38,11 @@ def available_backends(device: torch.device | str) -> tuple[str, ...]:
     Returns:
         Names that may be passed as ``backend=`` for tensors on that device.
     """
-    torch.device(device)  # an unknown device name is an error here, not a later surprise
+    kind = torch.device(device).type  # an unknown device name is an error here, not a later surprise
+    if kind == "cuda" and _has_triton():
+        return ("triton", "torch")
+    if kind == "cpu" and interpreting() and _has_triton():
+        return ("torch", "triton")
     return ("torch",)
 
 
@@ -29,7 +54,7 @@ def resolve_backend(backend: str, device: torch.device | str) -> str:
         device: where the tensors live.
 
     Returns:
-        "torch".
+        "triton" or "torch". (Under "auto" the ops take "torch" for float64 tensors, which no kernel computes in.)
 
     Raises:
         ValueError: `backend` is not a known name, or cannot run on `device`.
@@ -42,3 +67,70 @@ def resolve_backend(backend: str, device: torch.device | str) -> str:
             f"backend = {backend!r}: on {torch.device(device).type} allowed are auto, {', '.join(able)}"
         )
     return backend
+
+
+def choose_backend(
+    op: str,
+    backend: str,
+    device: torch.device,
+    dtypes: dict[str, torch.dtype],
+    supported: tuple[torch.dtype, ...],
+) -> str:
+    """`resolve_backend` for the tensors at hand, remembered for `last_backend`.
+
+    Args:
+        op: the public op's name.
+        backend: one of `BACKENDS`.
+        device: where the tensors live.
+        dtypes: by argument name.
+        supported: what the op's kernels compute in.
+
+    Returns:
+        "triton" or "torch"; "auto" means "torch" where a dtype is not supported.
+
+    Raises:
+        ValueError: see `resolve_backend`.
+        TypeError: "triton" was asked for by name and a dtype is not supported.
+    """
+    chosen = resolve_backend(backend, device)
+    if chosen == "triton":
+        for name, dtype in dtypes.items():
+            if dtype in supported:
+                continue
+            if backend == "triton":
+                allowed = ", ".join(str(each).removeprefix("torch.") for each in supported)
+                raise TypeError(
+                    f'{name}: {dtype} cannot run on backend = "triton", which takes {allowed}; use "torch"'
+                )
+            chosen = "torch"
+    if not torch.compiler.is_compiling():  # in a compiled graph Python does not run at every call
+        _last[op] = chosen
+    return chosen
+
+
+def last_backend(op: str) -> str | None:
+    """The backend that ran at the last call of `op` outside of compiled graphs.
+
+    Args:
+        op: "srat_loss", "separation_loss", "margin_loss" or "linf_step".
+
+    Returns:
+        "triton", "torch", or None before the first call.
+    """
+    return _last.get(op)
+
+
+def kernel_launches() -> dict[str, int]:
+    """Launches of each kernel so far in this process, those issued from compiled graphs included.
+
+    Replays of a captured CUDA graph are not counted: no Python runs there.
+
+    Returns:
+        Number of launches by kernel name.
+    """
+    return dict(_launches)
+
+
+def count_launch(kernel: str) -> None:
+    """Count one launch; called by the launchers."""
+    _launches[kernel] += 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from srat_kernels.backends import resolve_backend
+from srat_kernels.backends import choose_backend
 from srat_kernels.checks import check_float, check_positive, check_same_shape
+from srat_kernels.linf.fused import linf_step_inplace, linf_step_new
 from srat_kernels.linf.reference import linf_step_reference
 
 
@@ -32,7 +33,7 @@ def linf_step(
         nonfinite: optional one-element int64 tensor that is increased by the number of non-finite entries
             of `gradient`, so that they are reported rather than swallowed.
         inplace: write the result into `adversarial`.
-        backend: see `resolve_backend`.
+        backend: see `resolve_backend`. The kernel takes float32 images; "auto" leaves other types to "torch".
 
     Returns:
         The next images; the tensor `adversarial` itself where `inplace`. No gradient flows through it.
@@ -47,20 +48,32 @@ def linf_step(
     check_same_shape("adversarial", adversarial, gradient=gradient, clean=clean)
     if clean.dtype != adversarial.dtype:
         raise TypeError(f"clean: dtype {clean.dtype} differs from adversarial's {adversarial.dtype}")
+    if inplace and any(
+        stride == 0 and size > 1 for size, stride in zip(adversarial.shape, adversarial.stride(), strict=True)
+    ):
+        raise ValueError("adversarial: an expanded tensor shares its elements and cannot be written in place")
+    if nonfinite is not None and nonfinite.device != adversarial.device:
+        raise ValueError(f"nonfinite: is on {nonfinite.device}, adversarial on {adversarial.device}")
     if nonfinite is not None and (nonfinite.dtype != torch.int64 or nonfinite.numel() != 1):
         raise TypeError(
             f"nonfinite: one int64 element is needed, got {nonfinite.dtype} {list(nonfinite.shape)}"
         )
     check_positive("step_size", step_size)
     check_positive("epsilon", epsilon)
-    resolve_backend(backend, adversarial.device)
+    dtypes = {"adversarial": adversarial.dtype}
+    chosen = choose_backend("linf_step", backend, adversarial.device, dtypes, (torch.float32,))
     with torch.no_grad():
-        return linf_step_reference(
-            adversarial,
-            gradient,
-            clean,
-            step_size=step_size,
-            epsilon=epsilon,
-            nonfinite=nonfinite,
-            inplace=inplace,
-        )
+        if chosen == "torch":
+            return linf_step_reference(
+                adversarial,
+                gradient,
+                clean,
+                step_size=step_size,
+                epsilon=epsilon,
+                nonfinite=nonfinite,
+                inplace=inplace,
+            )
+        if inplace:
+            linf_step_inplace(adversarial, gradient, clean, step_size, epsilon, nonfinite)
+            return adversarial
+        return linf_step_new(adversarial, gradient, clean, step_size, epsilon, nonfinite)

@@ -1,1 +1,1 @@
-"""Separation (supervised contrastive) loss and weighted margin loss: formula, op."""
+"""Separation (supervised contrastive) loss and weighted margin loss: formula, kernels, op."""

@@ -6,9 +6,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from srat_kernels.backends import resolve_backend
+from srat_kernels.backends import choose_backend, interpreting
 from srat_kernels.checks import check_choice, check_float, check_labels, check_positive
+from srat_kernels.loss.fused import FLOATS, srat_forward
 from srat_kernels.loss.reference import margin_loss_reference, separation_loss_reference
+
+#: How the kernels multiply: "tf32x3" splits float32 for tensor cores, "ieee" does without them, "bf16" rounds first.
+PRECISIONS = ("tf32x3", "ieee", "bf16")
 
 
 class SratLoss(NamedTuple):
@@ -25,6 +29,7 @@ def separation_loss(
     *,
     temperature: float = 0.07,
     empty_anchors: str = "drop",
+    precision: str = "tf32x3",
     backend: str = "auto",
 ) -> Tensor:
     """Batch supervised-contrastive separation loss (Eq. 6).
@@ -35,7 +40,9 @@ def separation_loss(
         temperature: tau > 0.
         empty_anchors: what an anchor without a positive does to the mean: "drop" leaves it out,
             "zero" counts it as 0.
-        backend: see `resolve_backend`.
+        precision: of the kernels' dot products, one of `PRECISIONS`; sums are float32 always. The "torch" backend
+            computes in float32 whatever it says.
+        backend: see `resolve_backend`. The kernels take float32, bfloat16, float16; "auto" leaves float64 to "torch".
 
     Returns:
         Scalar, float32 (float64 for float64 features), differentiable in `features`. 0 with zero gradient
@@ -45,12 +52,18 @@ def separation_loss(
         TypeError: wrong dtype.
         ValueError: wrong shape or device, empty batch, temperature <= 0, unknown choice.
     """
-    check_float("features", features, 2)
-    check_labels(labels, features.shape[0], features.device)
-    check_positive("temperature", temperature)
-    check_choice("empty_anchors", empty_anchors, ("drop", "zero"))
-    resolve_backend(backend, features.device)
-    return separation_loss_reference(features, labels, temperature=temperature, empty_anchors=empty_anchors)
+    _check_separation(features, labels, temperature, empty_anchors)
+    dtypes = {"features": features.dtype}
+    if choose_backend("separation_loss", backend, features.device, dtypes, FLOATS) == "torch":
+        check_choice("precision", precision, PRECISIONS)
+        return separation_loss_reference(
+            features, labels, temperature=temperature, empty_anchors=empty_anchors
+        )
+    _check_precision(precision)
+    drop = empty_anchors == "drop"
+    return srat_forward(
+        features, None, labels, None, None, 1.0, temperature, drop, 1.0, 0.0, "outside", False, precision
+    )[2]
 
 
 def margin_loss(
@@ -69,14 +82,15 @@ def margin_loss(
 
     Args:
         logits: [B, C] float.
-        labels: [B] int64 or int32 in [0, C).
+        labels: [B] int64 or int32 in [0, C). On a GPU the range cannot be checked without waiting for it: the kernel
+            then reads nothing out of bounds and the loss comes out NaN.
         class_weights: [C] float or None for ones; read at every call, so it may change in place.
         margins: [C] float or None.
         scale: factor on the (margin-shifted) logits, > 0.
         focal_gamma: >= 0; 0 means no focal factor.
         focal_weighting: "outside" or "inside"; matters with `class_weights` and `focal_gamma` > 0 only.
         reduction: "weighted_mean" or "batch".
-        backend: see `resolve_backend`.
+        backend: see `resolve_backend`; dtypes as in `separation_loss`.
 
     Returns:
         Scalar, float32 (float64 for float64 logits), differentiable in `logits`.
@@ -85,31 +99,23 @@ def margin_loss(
         TypeError: wrong dtype.
         ValueError: wrong shape or device, empty batch, number out of range, unknown choice.
     """
-    check_float("logits", logits, 2)
-    check_labels(labels, logits.shape[0], logits.device, logits.shape[1])
-    for name, vector in (("class_weights", class_weights), ("margins", margins)):
-        if vector is not None:
-            check_float(name, vector, 1)
-            if vector.shape[0] != logits.shape[1] or vector.device != logits.device:
-                raise ValueError(
-                    f"{name}: [{logits.shape[1]}] on {logits.device} is needed, "
-                    f"got {list(vector.shape)} on {vector.device}"
-                )
-    check_positive("scale", scale)
-    check_positive("focal_gamma", focal_gamma, zero=True)
-    check_choice("focal_weighting", focal_weighting, ("outside", "inside"))
-    check_choice("reduction", reduction, ("weighted_mean", "batch"))
-    resolve_backend(backend, logits.device)
-    return margin_loss_reference(
-        logits,
-        labels,
-        class_weights=class_weights,
-        margins=margins,
-        scale=scale,
-        focal_gamma=focal_gamma,
-        focal_weighting=focal_weighting,
-        reduction=reduction,
-    )
+    _check_margin(logits, labels, class_weights, margins, scale, focal_gamma, focal_weighting, reduction)
+    if choose_backend("margin_loss", backend, logits.device, {"logits": logits.dtype}, FLOATS) == "torch":
+        return margin_loss_reference(
+            logits,
+            labels,
+            class_weights=class_weights,
+            margins=margins,
+            scale=scale,
+            focal_gamma=focal_gamma,
+            focal_weighting=focal_weighting,
+            reduction=reduction,
+        )
+    mean = reduction == "weighted_mean"
+    return srat_forward(
+        None, logits, labels, class_weights, margins,
+        0.0, 1.0, True, scale, focal_gamma, focal_weighting, mean, "ieee",
+    )[1]  # fmt: skip
 
 
 def srat_loss(
@@ -126,6 +132,7 @@ def srat_loss(
     focal_gamma: float = 0.0,
     focal_weighting: str = "outside",
     reduction: str = "weighted_mean",
+    precision: str = "tf32x3",
     backend: str = "auto",
 ) -> SratLoss:
     """Eq. 7: classification loss plus `separation_weight` times the separation loss of the same rows.
@@ -143,6 +150,7 @@ def srat_loss(
         focal_gamma: as in `margin_loss`.
         focal_weighting: as in `margin_loss`.
         reduction: as in `margin_loss`.
+        precision: as in `separation_loss`.
         backend: see `resolve_backend`.
 
     Returns:
@@ -153,18 +161,66 @@ def srat_loss(
         ValueError: wrong shape or device, empty batch, number out of range, unknown choice.
     """
     check_positive("separation_weight", separation_weight, zero=True)
-    classification = margin_loss(
-        logits,
-        labels,
-        class_weights=class_weights,
-        margins=margins,
-        scale=scale,
-        focal_gamma=focal_gamma,
-        focal_weighting=focal_weighting,
-        reduction=reduction,
-        backend=backend,
-    )
-    separation = separation_loss(
-        features, labels, temperature=temperature, empty_anchors=empty_anchors, backend=backend
-    )
-    return SratLoss(classification + separation_weight * separation, classification, separation)
+    _check_margin(logits, labels, class_weights, margins, scale, focal_gamma, focal_weighting, reduction)
+    _check_separation(features, labels, temperature, empty_anchors)
+    dtypes = {"features": features.dtype, "logits": logits.dtype}
+    if choose_backend("srat_loss", backend, features.device, dtypes, FLOATS) == "torch":
+        check_choice("precision", precision, PRECISIONS)
+        classification = margin_loss_reference(
+            logits,
+            labels,
+            class_weights=class_weights,
+            margins=margins,
+            scale=scale,
+            focal_gamma=focal_gamma,
+            focal_weighting=focal_weighting,
+            reduction=reduction,
+        )
+        separation = separation_loss_reference(
+            features, labels, temperature=temperature, empty_anchors=empty_anchors
+        )
+        return SratLoss(classification + separation_weight * separation, classification, separation)
+    _check_precision(precision)
+    total, classification, separation, *_ = srat_forward(
+        features, logits, labels, class_weights, margins, separation_weight, temperature,
+        empty_anchors == "drop", scale, focal_gamma, focal_weighting, reduction == "weighted_mean", precision,
+    )  # fmt: skip
+    return SratLoss(total, classification, separation)
+
+
+def _check_separation(features: Tensor, labels: Tensor, temperature: float, empty_anchors: str) -> None:
+    check_float("features", features, 2)
+    check_labels(labels, features.shape[0], features.device)
+    check_positive("temperature", temperature)
+    check_choice("empty_anchors", empty_anchors, ("drop", "zero"))
+
+
+def _check_margin(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None,
+    margins: Tensor | None,
+    scale: float,
+    focal_gamma: float,
+    focal_weighting: str,
+    reduction: str,
+) -> None:
+    check_float("logits", logits, 2)
+    check_labels(labels, logits.shape[0], logits.device, logits.shape[1])
+    for name, vector in (("class_weights", class_weights), ("margins", margins)):
+        if vector is not None:
+            check_float(name, vector, 1)
+            if vector.shape[0] != logits.shape[1] or vector.device != logits.device:
+                raise ValueError(
+                    f"{name}: [{logits.shape[1]}] on {logits.device} is needed, "
+                    f"got {list(vector.shape)} on {vector.device}"
+                )
+    check_positive("scale", scale)
+    check_positive("focal_gamma", focal_gamma, zero=True)
+    check_choice("focal_weighting", focal_weighting, ("outside", "inside"))
+    check_choice("reduction", reduction, ("weighted_mean", "batch"))
+
+
+def _check_precision(precision: str) -> None:
+    """Refuse what the kernels cannot multiply in: the interpreter's bfloat16 products are wrong without a word."""
+    check_choice("precision", precision, PRECISIONS[:2] if interpreting() else PRECISIONS)
