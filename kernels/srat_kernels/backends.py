@@ -13,14 +13,9 @@ BACKENDS = ("auto", "triton", "torch")
 
 _last: dict[str, str] = {}
 _launches: Counter[str] = Counter()
+_HAS_TRITON = importlib.util.find_spec("triton") is not None  # looks for it, does not import it
 
 
-@torch.compiler.assume_constant_result
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None  # looks for it, does not import it
-
-
-@torch.compiler.assume_constant_result
 def interpreting() -> bool:
     """Whether TRITON_INTERPRET=1 asks for triton's interpreter."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
@@ -39,9 +34,9 @@ def available_backends(device: torch.device | str) -> tuple[str, ...]:
         Names that may be passed as ``backend=`` for tensors on that device.
     """
     kind = torch.device(device).type  # an unknown device name is an error here, not a later surprise
-    if kind == "cuda" and _has_triton():
+    if kind == "cuda" and _HAS_TRITON:
         return ("triton", "torch")
-    if kind == "cpu" and interpreting() and _has_triton():
+    if kind == "cpu" and interpreting() and _HAS_TRITON:
         return ("torch", "triton")
     return ("torch",)
 

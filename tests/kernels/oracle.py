@@ -13,8 +13,7 @@ def separation(features: Tensor, labels: Tensor, temperature: float, empty_ancho
     """Eq. 6 read literally: for every anchor the mean of -log softmax over its positives."""
     z = features.double()
     terms = []
-    for i in range(len(z)):
-        similarity = z @ z[i] / temperature
+    for i, similarity in enumerate((z @ z.T / temperature).unbind()):
         others = torch.cat([similarity[:i], similarity[i + 1 :]])
         positives = torch.cat([labels[:i], labels[i + 1 :]]) == labels[i]
         if positives.any():

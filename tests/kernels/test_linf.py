@@ -1,0 +1,175 @@
+"""The L-infinity kernel against a pixel-by-pixel oracle and, bit by bit, the torch reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from srat_kernels import kernel_launches, last_backend, linf_step
+from srat_kernels.linf.launch import CONFIGS, collapse, run_linf_step
+from srat_kernels.linf.reference import linf_step_reference
+from srat_kernels.tuning import Config
+from torch import Tensor
+
+from tests.kernels import oracle
+
+STEP, EPSILON = 2 / 255, 8 / 255
+
+
+def images(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """x', g, x: some pixels at 0 and 1, some x' on the eps sphere, some g = 0."""
+    clean = (torch.rand(shape) * 1.2 - 0.1).clamp(0, 1)
+    adversarial = (clean + EPSILON * (torch.rand(shape) * 3 - 1.5).clamp(-1, 1)).clamp(0, 1)
+    gradient = torch.randn(shape) * (torch.rand(shape) > 0.2)
+    return adversarial.to(device), gradient.to(device), clean.to(device)
+
+
+def step(
+    adversarial: Tensor, gradient: Tensor, clean: Tensor, *, backend: str = "triton", **options: object
+) -> Tensor:
+    return linf_step(
+        adversarial, gradient, clean, step_size=STEP, epsilon=EPSILON, backend=backend, **options
+    )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "shape", [(1,), (2,), (63,), (128, 3), (7, 3, 32, 32), (2, 3, 5, 4, 3), (3, 1, 1, 2)]
+)
+def test_equals_oracle_and_reference(shape: tuple[int, ...], device: torch.device) -> None:
+    x, g, clean = images(shape, device)
+    got = step(x, g, clean)
+    assert last_backend("linf_step") == "triton"
+    assert torch.equal(got, step(x, g, clean, backend="torch")), (
+        "the same float32 operations, hence the same bits"
+    )
+    expected = oracle.linf(x, g, clean, STEP, EPSILON)
+    torch.testing.assert_close(got.cpu().double(), expected, rtol=0, atol=1e-7)
+
+
+def test_one_launch(device: torch.device) -> None:
+    before = kernel_launches().get("linf_kernel", 0)
+    step(*images((4, 3, 8, 8), device))
+    assert kernel_launches()["linf_kernel"] == before + 1
+
+
+def test_sign_of_zero_is_zero_and_nan_moves_nothing_but_is_counted(device: torch.device) -> None:
+    clean = torch.full((6,), 0.5, device=device)
+    gradient = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-45], device=device)
+    nonfinite = torch.full((1,), 10, device=device)
+    got = step(clean, gradient, clean, nonfinite=nonfinite)
+    moves = torch.tensor([0.0, 0.0, 0.0, STEP, -STEP, STEP], device=device)
+    torch.testing.assert_close(got - clean, moves, rtol=0, atol=1e-7)
+    assert nonfinite.item() == 13, "one NaN and two infinities on top of ten"
+
+
+def test_pixels_at_the_ends_and_points_on_the_sphere_stay(device: torch.device) -> None:
+    clean = torch.tensor([0.0, 1.0, 0.5, 0.5], device=device)
+    x = torch.tensor([0.0, 1.0, 0.5 + EPSILON, 0.5 - EPSILON], device=device)
+    gradient = torch.tensor([-1.0, 1.0, 1.0, -1.0], device=device)
+    assert torch.equal(step(x, gradient, clean), x)
+
+
+def test_a_nan_pixel_stays_visible(device: torch.device) -> None:
+    x, g, clean = images((10,), device)
+    x[2], clean[5] = float("nan"), float("nan")
+    assert step(x, g, clean).isnan().nonzero().flatten().tolist() == [2, 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_gradient_types(dtype: torch.dtype, device: torch.device) -> None:
+    x, g, clean = images((3, 3, 9, 9), device)
+    g = g.to(dtype)
+    g[0, 0, 0, :2] = torch.tensor([torch.finfo(dtype).tiny, float("nan")], dtype=dtype)
+    counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(2)]
+    got = step(x, g, clean, nonfinite=counts[0])
+    assert torch.equal(got, step(x, g, clean, nonfinite=counts[1], backend="torch"))
+    assert got.dtype == torch.float32
+    assert counts[0] == counts[1] == 1
+
+
+@pytest.mark.parametrize("which", [(), (0,), (1,), (2,), (0, 1), (0, 1, 2)])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_channels_last_in_any_combination(
+    which: tuple[int, ...], inplace: bool, device: torch.device
+) -> None:
+    tensors = list(images((4, 3, 6, 5), device))
+    expected = step(*tensors, backend="torch")
+    for position in which:
+        tensors[position] = tensors[position].contiguous(memory_format=torch.channels_last)
+    strides = tensors[0].stride()
+    got = step(*tensors, inplace=inplace)
+    assert torch.equal(got, expected)
+    assert got.stride() == strides, "the memory format of the images is kept"
+    assert (got is tensors[0]) == inplace
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_views_write_their_own_elements_only(inplace: bool, device: torch.device) -> None:
+    whole = torch.full((6, 3, 10, 10), 7.0, device=device)
+    part = whole[::2, :, 1:9, ::3]
+    x, g, clean = images(tuple(part.shape), device)
+    part.copy_(x)
+    got = step(part, g.transpose(0, 1).contiguous().transpose(0, 1), clean[:1].expand_as(x), inplace=inplace)
+    assert torch.equal(got, step(x, g, clean[:1].expand_as(x), backend="torch"))
+    untouched = torch.ones_like(whole, dtype=torch.bool)
+    untouched[::2, :, 1:9, ::3] = False
+    assert (whole[untouched] == 7.0).all()
+
+
+def test_more_axes_than_the_kernel_walks(device: torch.device) -> None:
+    x, g, clean = images((2, 3, 2, 3, 2, 3), device)
+    clean = clean.permute(5, 3, 1, 0, 2, 4).contiguous().permute(3, 2, 4, 1, 5, 0)
+    nonfinite = torch.zeros(1, dtype=torch.int64, device=device)
+    g[0, 0, 0] = float("inf")
+    expected = step(x, g, clean, backend="torch")
+    assert torch.equal(step(x, g, clean, nonfinite=nonfinite, inplace=True), expected)
+    assert torch.equal(x, expected)
+    assert nonfinite.item() == 18
+
+
+@pytest.mark.parametrize("config", [None, *CONFIGS], ids=str)
+def test_every_configuration_fills_an_output_that_held_nan(
+    config: Config | None, device: torch.device
+) -> None:
+    x, g, clean = images((3, 3, 20, 21), device)
+    g[1] = float("nan")
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        out = torch.full_like(x, float("nan"), memory_format=memory_format)
+        count = torch.zeros(1, dtype=torch.int64, device=device)
+        run_linf_step(x, g, clean, out, step_size=STEP, epsilon=EPSILON, nonfinite=count, config=config)
+        assert torch.equal(out, linf_step_reference(x, g, clean, step_size=STEP, epsilon=EPSILON))
+        assert count.item() == g[1].numel()
+
+
+def test_dense_tensors_of_one_format_are_walked_as_they_lie() -> None:
+    last = torch.empty(4, 3, 6, 5).contiguous(memory_format=torch.channels_last).stride()
+    plain = torch.empty(4, 3, 6, 5).stride()
+    assert collapse((4, 3, 6, 5), [plain, plain]) == ((360,), [(1,), (1,)])
+    assert collapse((4, 3, 6, 5), [last, last]) == ((360,), [(1,), (1,)])
+    assert collapse((4, 3, 6, 5), [plain, last]) == ((4, 30, 3), [(90, 1, 30), (90, 3, 1)])
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    size=st.integers(1, 300),
+    step_size=st.floats(1e-4, 1.0),
+    epsilon=st.floats(1e-4, 1.0),
+    seed=st.integers(0, 1000),
+)
+def test_stays_in_the_ball_and_in_range(size: int, step_size: float, epsilon: float, seed: int) -> None:
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.rand(size, generator=generator).to(where)
+    gradient = torch.randn(size, generator=generator).to(where)
+    x = clean.clone()
+    for _ in range(3):
+        x = linf_step(
+            x, gradient, clean, step_size=step_size, epsilon=epsilon, inplace=True, backend="triton"
+        )
+    assert ((x - clean).abs() <= epsilon + 1e-6).all()
+    assert ((x >= 0) & (x <= 1)).all()
+    reference = clean
+    for _ in range(3):
+        reference = linf_step_reference(reference, gradient, clean, step_size=step_size, epsilon=epsilon)
+    assert torch.equal(x, reference)
