@@ -1,0 +1,113 @@
+"""How it is measured: enters callables, leaves microseconds, bytes and the description of the machine.
+
+Times on a GPU are between CUDA events around a block of calls; on a CPU wall time. Implementations take turns
+(A B A B ...), so that a clock that drifts hits all of them; a ratio is the median of the ratios of neighbours.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def microseconds(function: Callable[[], object], calls: int) -> float:
+    """Average time of one of `calls` calls in a row."""
+    if torch.cuda.is_available():
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        for _ in range(calls):
+            function()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) * 1e3 / calls
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - start) * 1e6 / calls
+
+
+def take_turns(
+    functions: dict[str, Callable[[], object]], rounds: int, block: float
+) -> dict[str, list[float]]:
+    """Microseconds per call of each function in each of `rounds` turns of about `block` seconds."""
+    calls = {}
+    for name, function in functions.items():
+        microseconds(function, 3)  # warm-up
+        calls[name] = max(1, int(block * 1e6 / max(microseconds(function, 3), 1.0)))
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            times[name].append(microseconds(function, calls[name]))
+    return times
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {"median": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
+
+
+def peak_bytes(function: Callable[[], object]) -> int | None:
+    """GPU memory that one call needs on top of what is allocated already; None on a CPU."""
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def captured(function: Callable[[], object]) -> Callable[[], None]:
+    """The replay of one call captured as a CUDA graph: what a captured training step pays, launches left out."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
+
+
+def machine() -> dict[str, Any]:
+    """Device, limits, versions and commit: what a number needs beside it."""
+    row: dict[str, Any] = {
+        "device": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": None,
+        "driver": None,
+        "power_limit": None,
+        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
+    }
+    if torch.cuda.is_available():
+        from srat_kernels.jit import triton
+
+        row["device"] = torch.cuda.get_device_name()
+        row["triton"] = triton.__version__
+        query = ("nvidia-smi", "--id=0", "--query-gpu=driver_version,power.limit", "--format=csv,noheader")
+        driver, _, limit = (_output(*query) or "").partition(", ")
+        row["driver"], row["power_limit"] = driver or None, limit or None
+    return row
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints, None where it is missing or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
