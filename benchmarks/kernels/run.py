@@ -1,7 +1,8 @@
 """Measure every kernel against its references, one JSON line a result: `python benchmarks/kernels/run.py`.
 
 Enters nothing; leaves lines in benchmarks/results/<device>.jsonl (--out DIR elsewhere), appended. Meant for a GPU; on a
-CPU it compares the compiled reference with the eager one at a small size, and says so.
+CPU it compares the compiled reference with the eager one at a small size, and says so. All cases take a while, mostly
+compiling references: `--only srat_loss`, `--only "B=4096 D=512"` are parts.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from srat_kernels.jit import triton
 from srat_kernels.linf.kernel import linf_kernel
 from srat_kernels.linf.launch import CONFIGS as LINF
 from srat_kernels.loss.kernels import backward_kernel, finish_kernel, forward_kernel
-from srat_kernels.loss.launch import BACKWARD, FORWARD, block_of_classes, candidates
+from srat_kernels.loss.launch import BACKWARD, FORWARD, block_of_classes, fit
 from srat_kernels.tuning import Config
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -32,7 +32,7 @@ def compile_for_hopper(
     kernel: Any, config: Config, types: dict[str, str], constants: dict[str, Any]
 ) -> dict[str, Any]:
     """PTX and cubin of one kernel; arguments are float32 pointers unless `types` or their name says otherwise."""
-    constants = {k: v for k, v in {**constants, **config.tiles}.items() if k in kernel.arg_names}
+    constants = {k: v for k, v in {**config.tiles, **constants}.items() if k in kernel.arg_names}
     signature, divisible = {}, {}
     for position, name in enumerate(kernel.arg_names):
         if name in constants:
@@ -76,7 +76,6 @@ def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]
     """(name, kernel, configuration, pointer types, constants) of everything that a launch may ask for."""
     both = {"stride_dim": 1, "stride_class": 1, "stride_label": 1, "stride_weight": 1, "stride_margin": 1}
     no_features = {"features": None, "stride_row": 0, "stride_dim": 0}
-    no_logits = {"logits": None, "class_weights": None, "margins": None}
     for precision in ("tf32x3", "ieee", "bf16"):
         types = {"features": "*bf16", "logits": "*bf16"} if precision == "bf16" else {}
         constants = {**both, "PRECISION": precision}
@@ -98,22 +97,29 @@ def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]
                 types,
                 {**constants, "BLOCK_C": block_of_classes(100, config)},
             )
-    for dims in (2, 100):  # tiles cut down to narrow data, and the halves alone
-        constants = {**both, "PRECISION": "tf32x3", "BLOCK_C": 16, "FOCAL": "outside"}
-        narrow = candidates(FORWARD, 4096, 16)[0]
-        yield f"separation alone {dims}", forward_kernel, narrow, {}, {**constants, **no_logits}
-        yield f"margin alone {dims}", forward_kernel, narrow, {}, {**constants, **no_features, "SPLITS": 1}
-    constants = {**both, "PRECISION": "tf32x3", "BLOCK_C": 16}
-    narrow = candidates(BACKWARD, 4096, 16)[0]
+    constants = {**both, "PRECISION": "tf32x3", "BLOCK_C": 16, "FOCAL": "outside"}
+    for number, config in enumerate(FORWARD):  # tiles cut down to narrow features
+        yield f"forward narrow {number}", forward_kernel, fit(config, 16), {}, constants
+    for number, config in enumerate(BACKWARD):
+        yield f"backward narrow {number}", backward_kernel, fit(config, 16), {}, constants
+    no_vectors = {"class_weights": None, "margins": None}
+    yield "separation alone", forward_kernel, FORWARD[0], {}, {**constants, **no_vectors, "logits": None}
+    yield (
+        "margin alone",
+        forward_kernel,
+        FORWARD[0],
+        {},
+        {**constants, **no_features, **no_vectors, "SPLITS": 1},
+    )
     nothing = {"logit_gradient_out": None, "upstream_total": None, "upstream_classification": None}
-    yield "separation gradient alone", backward_kernel, narrow, {}, {**constants, **nothing}
+    yield "separation gradient alone", backward_kernel, BACKWARD[0], {}, {**constants, **nothing}
     nothing = {
         **no_features,
         "feature_gradient_out": None,
         "upstream_total": None,
         "upstream_separation": None,
     }
-    yield "margin gradient alone", backward_kernel, narrow, {}, {**constants, **nothing}
+    yield "margin gradient alone", backward_kernel, BACKWARD[0], {}, {**constants, **nothing}
     for splits in sorted({config.tiles["SPLITS"] for config in FORWARD} | {1}):
         flags = {"HAS_FEATURES": True, "HAS_LOGITS": True, "DROP_EMPTY": True, "WEIGHTED_MEAN": True}
         finish = Config({"SPLITS": splits, "BLOCK": 1024}, 4, 3)

@@ -102,6 +102,13 @@ def test_large_logits(size: float, focal_gamma: float, device: torch.device) -> 
     compare(logits, logits.argmax(dim=1), focal_gamma=focal_gamma, scale=30.0)
 
 
+def test_classes_masked_by_minus_infinity(device: torch.device) -> None:
+    """More of them than a tile holds: their probability and gradient are 0."""
+    logits = torch.randn(8, 200, device=device)
+    logits[:, :190] = -float("inf")
+    compare(logits, torch.randint(190, 200, (8,), device=device))
+
+
 @pytest.mark.parametrize("focal_gamma", [0.5, 1.0, 2.0])
 def test_focal_keeps_its_accuracy_where_the_loss_is_small(focal_gamma: float, device: torch.device) -> None:
     logits = torch.zeros(24, 5, device=device)

@@ -136,9 +136,13 @@ def test_both_precisions_that_are_faithful(device: torch.device) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the interpreter multiplies bfloat16 wrongly")
 def test_bf16_dots_err_no_more_than_bf16_features(device: torch.device) -> None:
     z, labels = unit(256, 128, device), torch.randint(10, (256,), device=device)
-    kernel = separation_loss(z, labels, precision="bf16", backend="triton")
-    rounded = separation_loss(z.bfloat16(), labels, backend="torch")
-    assert_as_accurate(kernel, rounded, oracle.separation(z, labels, 0.07, "drop"))
+    inputs = z.requires_grad_(), z.detach().bfloat16().requires_grad_(), z.detach().double().requires_grad_()
+    kernel = separation_loss(inputs[0], labels, precision="bf16", backend="triton")
+    rounded = separation_loss(inputs[1], labels, backend="torch")
+    exact = oracle.separation(inputs[2], labels, 0.07, "drop")
+    torch.testing.assert_close(kernel.double(), exact, rtol=1e-2, atol=0)  # one number may be right by luck
+    gradients = (gradient_of(loss, z) for loss, z in zip((kernel, rounded, exact), inputs, strict=True))
+    assert_as_accurate(*gradients, what="gradient")
 
 
 def test_the_upstream_gradient_multiplies(device: torch.device) -> None:

@@ -102,6 +102,15 @@ def test_no_separation_weight_leaves_the_features_alone(device: torch.device) ->
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
+def test_whole_numbers_are_numbers_too(device: torch.device) -> None:
+    features, logits, labels = batch_of(20, device)
+    options = {"separation_weight": 1, "temperature": 1, "scale": 30, "focal_gamma": 2}
+    kernel, reference = (
+        srat_loss(features, logits, labels, backend=name, **options) for name in ("triton", "torch")
+    )
+    torch.testing.assert_close(kernel.total, reference.total)
+
+
 def test_one_launch_forward_and_one_backward(device: torch.device) -> None:
     features, logits, labels = batch_of(40, device)
     before = kernel_launches()

@@ -53,15 +53,18 @@ def candidates(configs: tuple[Config, ...], batch: int, dims: int) -> tuple[Conf
         At least one: anchors per program between B / 128 (fewer re-read the keys too often) and B / 4.
     """
     low, high = min(batch // 128, 64), max(16, batch // 4)
-    kept = [c for c in configs if low <= c.tiles["BLOCK_M"] <= high] or [configs[0]]
-    fitted = []
-    for config in kept:
-        tiles = dict(config.tiles)
-        for name in {"BLOCK_K", "BLOCK_D"} & tiles.keys():
-            tiles[name] = min(tiles[name], dims)
-        if config._replace(tiles=tiles) not in fitted:
-            fitted.append(config._replace(tiles=tiles))
-    return tuple(fitted)
+    kept = [config for config in configs if low <= config.tiles["BLOCK_M"] <= high] or [configs[0]]
+    fitted = [fit(config, dims) for config in kept]
+    return tuple(config for place, config in enumerate(fitted) if config not in fitted[:place])
+
+
+def fit(config: Config, dims: int) -> Config:
+    """`config` with no tile wider than features of width `dims`, a power of two >= 16 (what a dot needs)."""
+    tiles = {
+        name: min(size, dims) if name in ("BLOCK_K", "BLOCK_D") else size
+        for name, size in config.tiles.items()
+    }
+    return config._replace(tiles=tiles)
 
 
 def block_of_classes(classes: int, config: Config) -> int:
@@ -137,7 +140,7 @@ def run_forward(
             shape = (power_of_two(batch, 16, 8192), power_of_two(dims, 16, 8192))
             config = choose(
                 "forward_kernel",
-                (*shape, features is None, logits is None, precision),
+                (*shape, _dtype(features), _dtype(logits), precision),
                 INTERPRETER_FORWARD if INTERPRETED else candidates(FORWARD, *shape),
                 labels.device,
                 launch,
@@ -199,7 +202,7 @@ def run_backward(
             shape = (power_of_two(batch, 16, 8192), power_of_two(dims, 16, 8192))
             config = choose(
                 "backward_kernel",
-                (*shape, features is None, logit_gradient is None, precision),
+                (*shape, _dtype(features), _dtype(logit_gradient), precision),
                 INTERPRETER_BACKWARD if INTERPRETED else candidates(BACKWARD, *shape),
                 labels.device,
                 launch,
@@ -210,3 +213,7 @@ def run_backward(
 
 def _strides(tensor: Tensor | None, axes: int) -> tuple[int, ...]:
     return (0,) * axes if tensor is None else tensor.stride()
+
+
+def _dtype(tensor: Tensor | None) -> str:
+    return "" if tensor is None else str(tensor.dtype)

@@ -123,7 +123,8 @@ def margin_rows(
             logits, rows, start, target, margin, batch, classes, stride_row, stride_class, scale, BLOCK_C
         )
         higher = tl.maximum(top, tl.max(u, axis=1))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(u - higher[:, None]), axis=1)
+        shift = tl.where(higher == float("-inf"), 0.0, higher)  # a tile of classes masked by -inf logits
+        total = total * tl.exp(top - shift) + tl.sum(tl.exp(u - shift[:, None]), axis=1)
         own += tl.sum(tl.where(hit, u, 0.0), axis=1)
         top = higher
     loss = (top - own) + tl.log(total)  # in this order nothing cancels where the true class is on top
