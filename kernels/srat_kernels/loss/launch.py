@@ -8,9 +8,9 @@ from torch import Tensor
 from srat_kernels.backends import count_launch
 from srat_kernels.jit import INTERPRETED, triton
 from srat_kernels.loss.kernels import backward_kernel, finish_kernel, forward_kernel
-from srat_kernels.loss.tiles import LOG2_E
 from srat_kernels.tuning import Config, choose, power_of_two
 
+LOG2_E = 1.4426950408889634
 FINISH_BLOCK = 1024
 
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from srat_kernels.jit import tl, triton
 
-LOG2_E = 1.4426950408889634
-LN_2 = 0.6931471805599453
-
 
 @triton.jit
 def matmul(left, right, PRECISION: tl.constexpr):
