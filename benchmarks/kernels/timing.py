@@ -21,4 +21,4 @@ def timed(benchmark: Any, case: Case, implementation: str) -> None:
         benchmark.extra_info["gpu_microseconds"] = spread([microseconds(function, 20) for _ in range(10)])
         benchmark.extra_info["graph_microseconds"] = spread([microseconds(replay, 20) for _ in range(10)])
         benchmark.extra_info["peak_bytes"] = peak_bytes(function)
-    benchmark.pedantic(function, rounds=20, iterations=5, warmup_rounds=2)
+    benchmark.pedantic(function, rounds=10, iterations=3, warmup_rounds=1)
