@@ -12,10 +12,10 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
-from srat_kernels import last_backend, linf_step, margin_loss, separation_loss, srat_loss
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from srat_kernels import last_backend, linf_step, margin_loss, separation_loss, srat_loss
 from tests.kernels.accuracy import assert_as_accurate
 
 ON_GPU = torch.cuda.is_available()

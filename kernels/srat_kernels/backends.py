@@ -127,5 +127,9 @@ def kernel_launches() -> dict[str, int]:
 
 
 def count_launch(kernel: str) -> None:
-    """Count one launch; called by the launchers."""
+    """Count one launch; called by the launchers.
+
+    Args:
+        kernel: its name.
+    """
     _launches[kernel] += 1

@@ -32,7 +32,16 @@ _chosen: dict[tuple[object, ...], Config] = {}
 
 
 def power_of_two(size: int, low: int, high: int) -> int:
-    """The smallest power of two >= `size`, kept within [low, high]: the shape class of a size."""
+    """The smallest power of two >= `size`, kept within [low, high]: the shape class of a size.
+
+    Args:
+        size: > 0.
+        low: a power of two.
+        high: a power of two.
+
+    Returns:
+        The class.
+    """
     return min(max(1 << (size - 1).bit_length(), low), high)
 
 

@@ -15,14 +15,16 @@ from typing import Any
 
 os.environ.pop("TRITON_INTERPRET", None)
 
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
 from srat_kernels.jit import triton
 from srat_kernels.linf.kernel import linf_kernel
 from srat_kernels.linf.launch import CONFIGS as LINF
-from srat_kernels.loss.kernels import backward_kernel, finish_kernel, forward_kernel
+from srat_kernels.loss.backward_kernel import backward_kernel
+from srat_kernels.loss.forward_kernels import finish_kernel, forward_kernel
 from srat_kernels.loss.launch import BACKWARD, FORWARD, block_of_classes, fit
 from srat_kernels.tuning import Config
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 POINTERS = {"labels": "*i64", "partial_count": "*i32"}
 INTEGERS = ("batch", "dims", "classes", "numel", "size_", "stride_")

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
 from srat_kernels import (
     BACKENDS,
     available_backends,
@@ -22,8 +25,6 @@ from srat_kernels import (
 )
 from srat_kernels.linf.fused import linf_step_inplace, linf_step_new
 from srat_kernels.loss.fused import srat_backward, srat_forward
-from torch import Tensor
-from torch.nn.functional import normalize
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from srat_kernels import kernel_launches, last_backend, linf_step
 from srat_kernels.linf.launch import CONFIGS, collapse, run_linf_step
 from srat_kernels.linf.reference import linf_step_reference
 from srat_kernels.tuning import Config
-from torch import Tensor
-
 from tests.kernels import oracle
 
 STEP, EPSILON = 2 / 255, 8 / 255

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from srat_kernels import last_backend, margin_loss
 from srat_kernels.loss.fused import srat_forward
 from srat_kernels.loss.reference import margin_loss_reference
-from torch import Tensor
-
 from tests.kernels import oracle
 from tests.kernels.accuracy import assert_as_accurate
 

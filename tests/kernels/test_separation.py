@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from srat_kernels import last_backend, separation_loss
-from srat_kernels.loss.reference import separation_loss_reference
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from srat_kernels import last_backend, separation_loss
+from srat_kernels.loss.reference import separation_loss_reference
 from tests.kernels import oracle
 from tests.kernels.accuracy import assert_as_accurate
 

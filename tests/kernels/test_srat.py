@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from srat_kernels import SratLoss, kernel_launches, last_backend, srat_loss
-from srat_kernels.loss import launch
-from srat_kernels.tuning import Config
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from srat_kernels import SratLoss, kernel_launches, last_backend, srat_loss
+from srat_kernels.loss import launch
+from srat_kernels.tuning import Config
 from tests.kernels import oracle
 from tests.kernels.accuracy import assert_as_accurate
 

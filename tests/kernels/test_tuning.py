@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from srat_kernels import jit, tuning
 from srat_kernels.tuning import Config, choose, power_of_two
 

@@ -8,7 +8,16 @@ from srat_kernels.jit import tl, triton
 
 @triton.jit
 def offset(index, size_1, size_2, size_3, stride_0, stride_1, stride_2, stride_3):
-    """Where element `index` (row-major over [*, size_1, size_2, size_3]) lies in a tensor with those strides."""
+    """Where an element of a tensor of four axes lies in memory.
+
+    Args:
+        index: of the element, row-major.
+        size_1: of axis 1. size_2: of axis 2. size_3: of axis 3.
+        stride_0: of axis 0. stride_1: of axis 1. stride_2: of axis 2. stride_3: of axis 3.
+
+    Returns:
+        The offset in elements.
+    """
     last = index % size_3
     index = index // size_3
     third = index % size_2
@@ -26,7 +35,17 @@ def linf_kernel(
     """x' <- clamp( project_{|x' - x| <= eps}( x' + alpha sign(g) ), 0, 1 ), sign(0) = sign(NaN) = 0.
 
     FLAT: all four tensors are dense in the same order, and their memory is walked as it lies.
-    WIDE: an offset may exceed 31 bits.
+
+    Args:
+        adversarial: x', pointer. gradient: g, pointer of any float type. clean: x, pointer. out: pointer, written.
+        nonfinite: int64 pointer, increased by the number of non-finite g; or None.
+        numel: number of elements. step: alpha. epsilon: radius.
+        size_1: of axis 1. size_2: of axis 2. size_3: of axis 3.
+        stride_a0: of adversarial, axis 0. stride_a1: axis 1. stride_a2: axis 2. stride_a3: axis 3.
+        stride_g0: of gradient, axis 0. stride_g1: axis 1. stride_g2: axis 2. stride_g3: axis 3.
+        stride_c0: of clean, axis 0. stride_c1: axis 1. stride_c2: axis 2. stride_c3: axis 3.
+        stride_o0: of out, axis 0. stride_o1: axis 1. stride_o2: axis 2. stride_o3: axis 3.
+        FLAT: see above. WIDE: an offset may exceed 31 bits. BLOCK: elements of a program.
     """
     program = tl.program_id(0)
     if WIDE:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from srat_kernels.backends import count_launch
 from srat_kernels.jit import INTERPRETED, triton
-from srat_kernels.loss.kernels import backward_kernel, finish_kernel, forward_kernel
+from srat_kernels.loss.backward_kernel import backward_kernel
+from srat_kernels.loss.forward_kernels import finish_kernel, forward_kernel
 from srat_kernels.tuning import Config, choose, power_of_two
 
 LOG2_E = 1.4426950408889634
@@ -59,7 +60,15 @@ def candidates(configs: tuple[Config, ...], batch: int, dims: int) -> tuple[Conf
 
 
 def fit(config: Config, dims: int) -> Config:
-    """`config` with no tile wider than features of width `dims`, a power of two >= 16 (what a dot needs)."""
+    """`config` with no tile wider than the features.
+
+    Args:
+        config: of `FORWARD` or `BACKWARD`.
+        dims: D as a shape class, a power of two >= 16 (a dot needs 16).
+
+    Returns:
+        The configuration to launch with.
+    """
     tiles = {
         name: min(size, dims) if name in ("BLOCK_K", "BLOCK_D") else size
         for name, size in config.tiles.items()
@@ -68,7 +77,15 @@ def fit(config: Config, dims: int) -> Config:
 
 
 def block_of_classes(classes: int, config: Config) -> int:
-    """BLOCK_C: the classes that a program holds at a time, so that its tile of logits stays in few registers."""
+    """BLOCK_C: the classes that a program holds at a time, so that its tile of logits stays in few registers.
+
+    Args:
+        classes: C.
+        config: of `FORWARD` or `BACKWARD`.
+
+    Returns:
+        A power of two >= 16.
+    """
     return power_of_two(classes, 16, 2048 // config.tiles["BLOCK_M"])
 
 

@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
 """What one program computes of a tile: enters pointers and indices, leaves values in registers.
 
-Used by the kernels in `kernels.py`; nothing here writes to memory except the logits' gradient.
+Used by `forward_kernels.py` and `backward_kernel.py`; nothing here writes to memory except the logits' gradient.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ from srat_kernels.jit import tl, triton
 
 @triton.jit
 def matmul(left, right, PRECISION: tl.constexpr):
-    """[M, K] x [K, N] with float32 accumulation."""
+    """A product with float32 accumulation.
+
+    Args:
+        left: [M, K] float32.
+        right: [K, N] float32.
+        PRECISION: "tf32x3", "ieee" or "bf16".
+
+    Returns:
+        [M, N] float32.
+    """
     if PRECISION == "bf16":
         product = tl.dot(left.to(tl.bfloat16), right.to(tl.bfloat16))
     else:
@@ -24,10 +33,22 @@ def similarity(
     features, rows, keys, batch, dims, stride_row, stride_dim, factor,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """factor * z_i . z_j for a tile of anchors and keys: [M, N] float32.
+    """factor * z_i . z_j for a tile of anchors and keys.
 
     Each product is scaled on its way into the sum. That costs nothing (it is the multiply of an FMA) and keeps
     the compiler from chaining the tensor cores' own accumulator, which truncates, through all of D.
+
+    Args:
+        features: [B, D] pointer, any float type.
+        rows: [BLOCK_M] anchors. keys: [BLOCK_N] keys. Those >= batch give 0.
+        batch: B. dims: D.
+        stride_row: of features. stride_dim: of features.
+        factor: log2(e) / tau.
+        BLOCK_M: anchors. BLOCK_N: keys. BLOCK_K: columns of a step.
+        PRECISION: see `matmul`.
+
+    Returns:
+        [BLOCK_M, BLOCK_N] float32.
     """
     tile = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     row_offsets = rows.to(tl.int64)[:, None] * stride_row
@@ -50,7 +71,14 @@ def similarity(
 
 @triton.jit
 def one_minus_exp(x):
-    """1 - e^-x without cancellation at small x: Taylor's series where x < 1/2 (next term below 1e-9)."""
+    """1 - e^-x without cancellation at small x: Taylor's series where x < 1/2 (next term below 1e-9).
+
+    Args:
+        x: any values.
+
+    Returns:
+        As many.
+    """
     series = 1.0 - x * (1.0 / 9.0)
     series = 1.0 - x * (1.0 / 8.0) * series
     series = 1.0 - x * (1.0 / 7.0) * series
@@ -64,7 +92,15 @@ def one_minus_exp(x):
 
 @triton.jit
 def focal(x, gamma):
-    """(1 - e^-x)^gamma x and its derivative; the clamp and its zero gradient are the reference's."""
+    """(1 - e^-x)^gamma x and its derivative; the clamp and its zero gradient are the reference's.
+
+    Args:
+        x: losses, weighted or not.
+        gamma: > 0.
+
+    Returns:
+        Values and derivatives.
+    """
     tiny: tl.constexpr = 1.1754943508222875e-38
     raw = one_minus_exp(x)
     q = tl.where(raw < tiny, tiny, raw)  # a comparison keeps NaN, which a maximum would drop
@@ -78,7 +114,21 @@ def shifted_logits(
     logits, rows, start, target, margin, batch, classes, stride_row, stride_class, scale,
     BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """u_ic = scale (logit_ic - margin_i [c = y_i]) for classes from `start`: [M, BLOCK_C], -inf past the last."""
+    """u_ic = scale (logit_ic - margin_i [c = y_i]) for the BLOCK_C classes from `start`, -inf past the last.
+
+    Args:
+        logits: [B, C] pointer.
+        rows: [M] rows of the program.
+        start: first class.
+        target: [M] y_i. margin: [M] the margin of y_i.
+        batch: B. classes: C.
+        stride_row: of logits. stride_class: of logits.
+        scale: s of LDAM.
+        BLOCK_C: classes of a tile.
+
+    Returns:
+        u [M, BLOCK_C]; whether c = y_i [M, BLOCK_C]; the classes c [BLOCK_C].
+    """
     c = start + tl.arange(0, BLOCK_C)
     hit = c[None, :] == target[:, None]
     u = tl.load(
@@ -99,6 +149,22 @@ def margin_rows(
     """Per-row margin loss f_i and weight w_i; writes df_i/dlogits, not yet normalised, to `gradient` [B, C].
 
     A label outside [0, C) is never used as an index: its row reads class 0 and comes out NaN.
+
+    Args:
+        logits: [B, C] pointer. labels: [B] pointer.
+        class_weights: [C] pointer or None. margins: [C] pointer or None.
+        gradient: [B, C] float32 pointer, contiguous; written.
+        rows: [BLOCK_M] rows of the program.
+        batch: B. classes: C.
+        stride_row: of logits. stride_class: of logits.
+        stride_label: of labels. stride_weight: of class_weights. stride_margin: of margins.
+        scale: s of LDAM.
+        gamma: of the focal factor.
+        FOCAL: "none", "outside" or "inside".
+        BLOCK_M: rows. BLOCK_C: classes of a tile.
+
+    Returns:
+        f_i and w_i, [BLOCK_M] each.
     """
     inside = rows < batch
     label = tl.load(labels + rows.to(tl.int64) * stride_label, mask=inside, other=0)

@@ -1,14 +1,14 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""The three kernels of the SRAT loss: enters pointers, leaves per-row sums, the scalars, the gradients.
+"""The forward of the SRAT loss: enters pointers, leaves the scalars, what the backward needs, the logits' gradient.
 
 Exponentials of the separation loss are powers of two: s_ij below stands for log2(e) z_i.z_j / tau, and L_i for
-log2 sum_{a != i} 2^s_ia. Names follow Eq. 6; `README.md` beside this package derives the backward.
+log2 sum_{a != i} 2^s_ia. Names follow Eq. 6; `README.md` beside this package has the formulas.
 """
 
 from __future__ import annotations
 
 from srat_kernels.jit import tl, triton
-from srat_kernels.loss.tiles import margin_rows, matmul, similarity
+from srat_kernels.loss.tiles import margin_rows, similarity
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -24,6 +24,21 @@ def forward_kernel(
 
     Leaves, per share and anchor, the running maximum, sum of powers, sum of s_ij over positives and their count
     ([SPLITS, B] each). The shares exist because B / BLOCK_M programs alone do not fill the GPU.
+
+    Args:
+        features: [B, D] pointer or None. logits: [B, C] pointer or None. labels: [B] pointer.
+        class_weights: [C] pointer or None. margins: [C] pointer or None.
+        partial_top: [SPLITS, B] written. partial_total: [SPLITS, B] written.
+        partial_positive: [SPLITS, B] written. partial_count: [SPLITS, B] int32 written.
+        row_loss: [B] f_i, written. row_weight: [B] w_i, written. logit_gradient: [B, C] written.
+        batch: B. dims: D. classes: C.
+        stride_row: of features. stride_dim: of features.
+        stride_logit_row: of logits. stride_class: of logits.
+        stride_label: of labels. stride_weight: of class_weights. stride_margin: of margins.
+        to_exponent: log2(e) / tau. scale: s of LDAM. gamma: of the focal factor.
+        FOCAL: see `margin_rows`. PRECISION: see `matmul`.
+        SPLITS: shares of the keys.
+        BLOCK_M: anchors. BLOCK_N: keys of a tile. BLOCK_K: columns of a step. BLOCK_C: classes of a tile.
     """
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     share = tl.program_id(1)
@@ -82,6 +97,17 @@ def finish_kernel(
 
     Leaves L_i ([B], +inf where P(i) is empty, so that 2^(s - L_i) = 0), 1/|P(i)| ([B], 0 there), the three scalars,
     and the factors 1/#anchors and 1/sum(w) that the backward needs ([2]).
+
+    Args:
+        partial_top: [SPLITS, B]. partial_total: [SPLITS, B]. partial_positive: [SPLITS, B]. partial_count: [SPLITS, B].
+        row_loss: [B]. row_weight: [B].
+        log_normaliser: [B] L_i, written. inverse_count: [B] 1/|P(i)|, written.
+        total_loss: scalar, written. classification_loss: scalar, written. separation_loss: scalar, written.
+        normalisers: [2] written.
+        batch: B. separation_weight: lambda.
+        HAS_FEATURES: whether there is a separation loss. HAS_LOGITS: whether there is a margin loss.
+        DROP_EMPTY: mean over anchors with a positive, not over B. WEIGHTED_MEAN: divide by sum(w), not by B.
+        SPLITS: shares of the keys. BLOCK: rows at a time.
     """
     anchors = tl.zeros((BLOCK,), tl.float32)
     separation = tl.zeros((BLOCK,), tl.float32)
@@ -135,78 +161,3 @@ def finish_kernel(
     tl.store(total_loss, classification_value + separation_weight * separation_value)
     tl.store(normalisers, per_anchor)
     tl.store(normalisers + 1, per_weight)
-
-
-@triton.jit(do_not_specialize=["batch"])
-def backward_kernel(
-    features, labels, log_normaliser, inverse_count, logit_gradient, normalisers,
-    upstream_total, upstream_classification, upstream_separation, feature_gradient_out, logit_gradient_out,
-    batch, dims, classes, stride_row, stride_dim, stride_label, to_exponent, inverse_temperature, separation_weight,
-    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Program (i, d): dz for anchors of block i, feature columns of block d; (d = 0) the logits' gradient of its rows.
-
-        A_ij = 2^(s_ij - L_i) + 2^(s_ij - L_j) - 2 m_ij / |P(i)|,   A_ii = 0,   dz_i = g / (n tau) sum_j A_ij z_j
-
-    m_ij = 1 where j is in P(i); n = #anchors. It is w_i (p_ij - m_ij/|P(i)|) + w_j (p_ji - m_ij/|P(j)|): a positive
-    pair shares its class, hence |P(i)| = |P(j)|, and an anchor with w = 0 has L = +inf. A is symmetric, so the
-    program of row i gathers what row i receives as an anchor and as a key: nothing is scattered, no atomics.
-    """
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    block = tl.program_id(1)
-    inside = rows < batch
-    g_total = tl.zeros((), tl.float32)
-    if upstream_total is not None:
-        g_total = tl.load(upstream_total).to(tl.float32)
-
-    if logit_gradient_out is not None:  # noqa: SIM102
-        if block == 0:
-            g = g_total
-            if upstream_classification is not None:
-                g += tl.load(upstream_classification).to(tl.float32)
-            g *= tl.load(normalisers + 1)
-            row_offsets = rows.to(tl.int64)[:, None] * classes
-            for start in range(0, classes, BLOCK_C):
-                c = start + tl.arange(0, BLOCK_C)
-                mask = inside[:, None] & (c < classes)[None, :]
-                slope = tl.load(logit_gradient + row_offsets + c[None, :], mask=mask, other=0.0)
-                tl.store(
-                    logit_gradient_out + row_offsets + c[None, :],
-                    (slope * g).to(logit_gradient_out.dtype.element_ty),
-                    mask=mask,
-                )
-
-    if feature_gradient_out is not None:
-        g = g_total * separation_weight
-        if upstream_separation is not None:
-            g += tl.load(upstream_separation).to(tl.float32)
-        g *= tl.load(normalisers) * inverse_temperature
-        columns = block * BLOCK_D + tl.arange(0, BLOCK_D)
-        label = tl.load(labels + rows.to(tl.int64) * stride_label, mask=inside, other=0)
-        own_log = tl.load(log_normaliser + rows, mask=inside, other=float("inf"))
-        pull = 2.0 * tl.load(inverse_count + rows, mask=inside, other=0.0)
-        gradient = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-        for start in range(0, batch, BLOCK_N):
-            keys = start + tl.arange(0, BLOCK_N)
-            key_label = tl.load(labels + keys.to(tl.int64) * stride_label, mask=keys < batch, other=0)
-            key_log = tl.load(log_normaliser + keys, mask=keys < batch, other=float("inf"))
-            s = similarity(
-                features, rows, keys, batch, dims, stride_row, stride_dim, to_exponent,
-                BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
-            )  # fmt: skip
-            other = (keys < batch)[None, :] & (rows[:, None] != keys[None, :])
-            a = tl.exp2(tl.where(other, s - own_log[:, None], float("-inf")))
-            a += tl.exp2(tl.where(other, s - key_log[None, :], float("-inf")))
-            a -= tl.where(other & (label[:, None] == key_label[None, :]), pull[:, None], 0.0)
-            z = tl.load(
-                features + keys.to(tl.int64)[:, None] * stride_row + columns[None, :] * stride_dim,
-                mask=(keys < batch)[:, None] & (columns < dims)[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            gradient += matmul(a, z, PRECISION) * g  # scaled here for the reason given in `similarity`
-        tl.store(
-            feature_gradient_out + rows.to(tl.int64)[:, None] * dims + columns[None, :],
-            gradient.to(feature_gradient_out.dtype.element_ty),
-            mask=inside[:, None] & (columns < dims)[None, :],
-        )
