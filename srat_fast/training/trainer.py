@@ -98,7 +98,7 @@ def _describe(setup: Setup) -> dict[str, Any]:
         "test_images": len(split.test),
         "data_checksum": split.checksum,
         "device": device_name(setup.device),
-        "backend": resolve_backend("auto", setup.device),
+        "backend": "reference" if recipe.run.engine == "reference" else resolve_backend("auto", setup.device),
         "versions": versions(),
         "git_commit": git_commit(),
         "parameters": sum(p.numel() for p in setup.engine.model.parameters()),
