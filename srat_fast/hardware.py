@@ -69,6 +69,40 @@ def resolve_precision(recipe: Recipe, device: torch.device) -> str:
     return "bf16" if "avx512_bf16" in _cpu_flags() else "fp32"
 
 
+def resolve_execution(recipe: Recipe, device: torch.device, images: int) -> tuple[str, str]:
+    """Whether a run is compiled and captured.
+
+    On a CPU compiling takes about a minute and saves some 5 to 10 % (benchmarks/NOTES.md), so "auto" compiles there
+    only what would take half an hour at 100 GFLOP/s.
+
+    Args:
+        recipe: resolved but for hardware.
+        device: as resolved.
+        images: training images an epoch.
+
+    Returns:
+        (`run.compile`, `run.capture`), each "on" or "off".
+
+    Raises:
+        UserError: capture on a CPU.
+    """
+    run, cuda = recipe.run, device.type == "cuda"
+    if run.capture == "on" and not cuda:
+        raise UserError("run.capture", "CUDA graphs need a CUDA device; auto or off", "on")
+    if run.engine == "reference":
+        return "off", "off"
+    compiled, captured = run.compile, run.capture
+    if compiled == "auto":
+        size = recipe.data.image_size or 32
+        forward = 1.11e9 * (recipe.model.width / 64) ** 2 * (size / 32) ** 2  # FLOP an image (performance.md)
+        passes = 3 + (2 * recipe.attack.steps if recipe.row.adversarial else 0)
+        seconds = forward * passes * images * recipe.optim.epochs / 1e11
+        compiled = "on" if cuda or seconds > 1800 else "off"
+    if captured == "auto":
+        captured = "on" if cuda else "off"
+    return compiled, captured
+
+
 def _cpu_flags() -> set[str]:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

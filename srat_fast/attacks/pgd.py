@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from srat_fast.attacks.threat import LInfBall
@@ -36,6 +35,7 @@ def pgd(
     start: Tensor | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     nonfinite: Tensor | None = None,
+    zero: Tensor | None = None,
 ) -> Tensor:
     """PGD-k (Madry et al. 2018): k sign steps, each projected onto the ball and [0, 1].
 
@@ -51,6 +51,7 @@ def pgd(
         start: the first x', such as `ball.random_start(...)`; None starts at `images`.
         loss: (logits, labels) -> scalar to maximise.
         nonfinite: one-element int64 counter of non-finite gradient entries.
+        zero: one-element int64 counter of gradient entries that are exactly zero, and so do not move their pixel.
 
     Returns:
         Adversarial images [B, C, H, W], detached.
@@ -61,23 +62,7 @@ def pgd(
         with torch.enable_grad():
             value = loss(model(adversarial), labels)
         (gradient,) = torch.autograd.grad(value, adversarial)
+        if zero is not None:
+            zero += (gradient == 0).sum()
         adversarial = ball.step(adversarial.detach(), gradient, images, step_size, nonfinite)
     return adversarial
-
-
-@contextmanager
-def batch_norm_mode(model: nn.Module, mode: str) -> Iterator[None]:
-    """Sets BatchNorm for the attack of a model in training, and train mode back after it.
-
-    Args:
-        model: in train mode.
-        mode: "batch" (batch statistics, running statistics updated on each pass) or "running" (eval mode).
-    """
-    if mode == "batch":
-        yield
-        return
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()

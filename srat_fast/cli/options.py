@@ -22,6 +22,7 @@ OPTION_FIELDS = {
     "--engine": "run.engine",
     "--precision": "run.precision",
     "--deterministic": "run.deterministic",
+    "--no-compile": "run.compile",
     "--device": "run.device",
     "--epsilon": "eval_attack.epsilon",
     "--subset": "data.test_limit",

@@ -46,6 +46,9 @@ def train(
         bool | None,
         typer.Option("--deterministic", help="Bit-equal weights for equal seeds.", show_default="off"),
     ] = None,
+    no_compile: Annotated[
+        bool, typer.Option("--no-compile", help="Run eagerly: run.compile = off.", show_default="off")
+    ] = False,
     device: Annotated[_Text, typer.Option(help="cpu, cuda, cuda:N or auto.", show_default="auto")] = None,
     data_root: Annotated[
         _Text,
@@ -83,6 +86,7 @@ def train(
             "--attack-bn": attack_bn,
             "--precision": precision,
             "--deterministic": deterministic,
+            "--no-compile": "off" if no_compile else None,
             "--device": device,
             "--data-root": data_root,
         },

@@ -91,6 +91,8 @@ class ResNet18(nn.Module):
         """Penultimate features: [B, C, H, W] in [0, 1] -> [B, 8 * width], in the weights' precision."""
         if self.normalize:
             x = (x - self.mean) / self.std
+        # a no-op except where the convolutions have a precision of their own (attacks/shadow.py)
+        x = x.to(self.conv1.weight.dtype)
         x = functional.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         # the pooled features leave autocast here: head and loss stay in full precision (performance.md)

@@ -225,6 +225,10 @@ def _check_together(recipe: Recipe) -> None:
         raise UserError("optim.milestones", "increasing epochs are needed", list(optim.milestones))
     if recipe.run.engine == "reference" and recipe.run.precision == "bf16":
         raise UserError("run.precision", "the reference engine computes in fp32 only", "bf16")
+    if recipe.run.engine == "reference":
+        for name, value in (("run.compile", recipe.run.compile), ("run.capture", recipe.run.capture)):
+            if value == "on":
+                raise UserError(name, "the reference engine is eager", value)
     device = recipe.run.device
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdecimal()):
         raise UserError("run.device", "auto, cpu, cuda or cuda:N", device)

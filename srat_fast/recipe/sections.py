@@ -272,6 +272,16 @@ class Run(Section):
         "fast: the product; reference: slow, straight-line Algorithm 1 in fp32",
         choices=("fast", "reference"),
     )
+    compile: str = setting(
+        "auto", "torch.compile for the attack's and the update's passes; auto: on a GPU, and on a CPU for runs long "
+        "enough to earn the compilation back",
+        choices=("auto", "on", "off"),
+    )  # fmt: skip
+    capture: str = setting(
+        "auto",
+        "the attack and the update as one CUDA graph each; auto: on a GPU",
+        choices=("auto", "on", "off"),
+    )
     deterministic: bool = setting(False, "bit-equal weights for equal seeds on one machine")
     tensorboard: bool = setting(True, "write TensorBoard event files", identity=False)
     eval_batch_size: int = setting(500, "images a step of evaluation", low=1, identity=False)

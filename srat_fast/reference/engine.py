@@ -56,6 +56,8 @@ class ReferenceEngine:
         self.model = model.train()
         self.noise = torch.Generator(self.device).manual_seed(seed_for(recipe.seed, "attack"))
         self.nonfinite = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.zero = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.compile_seconds = 0.0
         self.stopwatch = _Seconds()
         loss = recipe.loss
         self.full_weights = losses.class_weights(
@@ -138,6 +140,7 @@ class ReferenceEngine:
             loss.backward()
             assert x.grad is not None
             self.nonfinite += int((~torch.isfinite(x.grad)).sum())
+            self.zero += int((x.grad == 0).sum())
             x = x.detach() + alpha * torch.sign(x.grad)
             x = torch.max(torch.min(x, images + eps), images - eps)
             x = torch.clamp(x, 0, 1)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from srat_fast.errors import TrainingFailure
+from srat_fast.training.ema import MovingAverage
 from srat_fast.training.progress import ProgressView
 from srat_fast.training.schedule import learning_rate
 from srat_fast.training.setup import Setup
@@ -30,10 +30,8 @@ class EpochRunner:
         self._data_watch = Stopwatch(setup.device)
         self.training_seconds = 0.0
         self.images = 0
-        self.ema: AveragedModel | None = None
         decay = setup.recipe.optim.ema_decay
-        if decay > 0:
-            self.ema = AveragedModel(setup.engine.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.ema = MovingAverage(setup.engine.model, decay) if decay > 0 else None
 
     def seconds(self) -> dict[str, float]:
         """Seconds of training so far, by stage.
@@ -59,6 +57,8 @@ class EpochRunner:
         before, started = self.seconds(), time.perf_counter()
         engine.start_epoch(epoch)
         engine.nonfinite.zero_()
+        engine.zero.zero_()
+        compiling = engine.compile_seconds
         sums = torch.zeros(4, dtype=torch.float64, device=setup.device)  # total, L_cls, L_sep, correct
         seen, reported = 0, 0
         batches = setup.loader.epoch(epoch)
@@ -70,7 +70,7 @@ class EpochRunner:
             images, labels = batch
             result = engine.step(images, labels)
             if self.ema is not None:
-                self.ema.update_parameters(engine.model)
+                self.ema.update()
             losses = torch.stack([result.total, result.classification, result.separation]).double()
             sums[:3] += losses * len(labels)
             sums[3] += result.correct
@@ -80,7 +80,7 @@ class EpochRunner:
                 reported = seen
         self._view.advance(seen - reported)
         total, classification, separation, correct = (sums / seen).tolist()  # waits for the device
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - (engine.compile_seconds - compiling)
         if not math.isfinite(total):
             raise TrainingFailure(
                 f"the loss is {total} in epoch {epoch + 1}; try a lower optim.lr or a longer optim.warmup_epochs"
@@ -88,6 +88,10 @@ class EpochRunner:
         self.training_seconds += seconds
         self.images += seen
         after = self.seconds()
+        channels_and_pixels = setup.split.train.images[0].size
+        attacked = (
+            seen * channels_and_pixels * setup.recipe.attack.steps if setup.recipe.row.adversarial else 0
+        )
         return {
             "epoch": epoch,
             "lr": learning_rate(setup.recipe, epoch),
@@ -97,6 +101,7 @@ class EpochRunner:
             "train_accuracy": correct,
             "images_per_second": seen / seconds,
             "nonfinite_gradients": int(engine.nonfinite),
+            "zero_gradient_share": int(engine.zero) / attacked if attacked else None,
             "seconds": {"total": seconds} | {name: after[name] - before.get(name, 0.0) for name in after},
         }
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from srat_fast.data.memory import MemoryLoader
+from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.data.split import DataSplit, load_split
-from srat_fast.hardware import resolve_device, resolve_precision
+from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision
 from srat_fast.models.build import build_model, check_batch_norm
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe
@@ -49,6 +50,8 @@ class Engine(Protocol):
 
     model: ResNet18
     nonfinite: Tensor
+    zero: Tensor
+    compile_seconds: float
 
     @property
     def stopwatch(self) -> Timer:
@@ -90,12 +93,18 @@ def resolve_hardware(recipe: Recipe) -> tuple[Recipe, torch.device]:
         (recipe, device).
 
     Raises:
-        UserError: a device that is not there.
+        UserError: a device or a data folder that is not there, or a class that would have no images.
     """
     recipe = recipe.resolve()
     device = resolve_device(recipe.run.device)
-    precision = resolve_precision(recipe, device)
-    return recipe.replace({"run.device": str(device), "run.precision": precision}), device
+    images = sum(planned_counts(recipe, base_counts(recipe)[0]))
+    compiled, captured = resolve_execution(recipe, device, images)
+    choices = {
+        "run.precision": resolve_precision(recipe, device),
+        "run.compile": compiled,
+        "run.capture": captured,
+    }
+    return recipe.replace({"run.device": str(device)} | choices), device
 
 
 def prepare(recipe: Recipe, device: torch.device) -> Setup:

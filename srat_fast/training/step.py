@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from srat_fast.attacks.pgd import batch_norm_mode, cross_entropy, pgd
+from srat_fast.attacks.engine import AttackEngine, compile_mode
+from srat_fast.attacks.pgd import cross_entropy
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.losses.objective import Objective
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe
 from srat_fast.seeds import seed_for
+from srat_fast.training.capture import Captured, Function, preserved
+from srat_fast.training.parity import check_parity, compile_errors
 from srat_fast.training.schedule import learning_rate
 from srat_fast.training.stopwatch import Stopwatch
 
 
 class StepResult(NamedTuple):
     """What one step leaves, on the device and detached: the host need not wait for it.
+
+    With `run.capture` these are buffers that the next step overwrites.
 
     Attributes:
         total: L of Eq. 7, scalar.
@@ -37,11 +43,15 @@ class StepResult(NamedTuple):
 
 
 class FastEngine:
-    """The product's training step: channels_last, autocast, input-only attack gradients, `srat_kernels` losses.
+    """The product's training step: channels_last, bf16, input-only attack gradients, `srat_kernels` losses.
+
+    With `run.compile = on` forward and backward are compiled; with `run.capture = on` the whole attack and the whole
+    update are one CUDA graph each. Attack and update are separate callables on separate modules, and nothing that a
+    guard looks at changes between steps.
 
     Args:
-        recipe: resolved, precision included.
-        model: on the device, in train mode; laid out as channels_last here.
+        recipe: resolved, hardware's choices included.
+        model: on the device; laid out as channels_last and put in train mode here.
         counts: training images per class.
         under: labels of the under-represented half.
     """
@@ -54,25 +64,111 @@ class FastEngine:
         self.objective = Objective(recipe, counts, under, self.device)
         self.ball = LInfBall(recipe.attack.epsilon)
         self.noise = torch.Generator(self.device).manual_seed(seed_for(recipe.seed, "attack"))
-        self.nonfinite = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.nonfinite, self.zero = (torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(2))
         self.stopwatch = Stopwatch(self.device)
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=recipe.optim.lr,
-            momentum=recipe.optim.momentum,
-            weight_decay=recipe.optim.weight_decay,
+        self.compile_seconds = 0.0
+        compiled, captured = recipe.run.compile == "on", recipe.run.capture == "on"
+        own = model.conv1.weight.dtype
+        dtype = torch.bfloat16 if recipe.run.precision == "bf16" else own
+        self.attack_engine = AttackEngine(model, dtype=dtype, bn=recipe.attack.bn, compiled=compiled)
+        self._losses: Function = self.losses
+        if compiled:
+            self._losses = torch.compile(self.losses, fullgraph=True, dynamic=False, mode=compile_mode(model))
+        self.optimizer = self._make_optimizer(captured)
+        self._attack: Function = self._attack_batch
+        self._update: Function = self._update_batch
+        if captured:
+            self._attack = Captured(self._attack_batch, self.state)
+            self._update = Captured(self._update_batch, self.state)
+        self._rehearse = compiled or captured
+        self._seen: set[torch.Size] = set()
+
+    def _make_optimizer(self, captured: bool) -> torch.optim.SGD:
+        """Fused SGD; its momentum starts as zeros (the same update as starting empty), so that nothing is made later.
+
+        A captured update reads the rate from memory, hence a tensor there.
+        """
+        optim = self.recipe.optim
+        optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=torch.tensor(optim.lr, device=self.device) if captured else optim.lr,
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
             fused=True,
         )
+        if optim.momentum > 0:
+            for parameter in self.model.parameters():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
+
+    def state(self) -> list[Tensor]:
+        """Every tensor that a step changes in place: for rehearsals that must leave no trace.
+
+        Returns:
+            Parameters, BatchNorm statistics, momentum and counters.
+        """
+        momentum = [
+            t for entry in self.optimizer.state.values() for t in entry.values() if isinstance(t, Tensor)
+        ]
+        return [*self.model.parameters(), *self.model.buffers(), *momentum, self.nonfinite, self.zero]
 
     def start_epoch(self, epoch: int) -> None:
-        """Set the epoch's learning rate and class weights.
+        """Set the epoch's learning rate and class weights, in place.
 
         Args:
             epoch: from 0.
         """
+        rate = learning_rate(self.recipe, epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, epoch)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
         self.objective.start_epoch(epoch)
+
+    def step(self, images: Tensor, labels: Tensor) -> StepResult:
+        """Algorithm 1 on one batch: attack, objective, update.
+
+        Args:
+            images: [B, C, H, W] in [0, 1].
+            labels: [B].
+
+        Returns:
+            The step's losses.
+
+        Raises:
+            TrainingFailure: compilation failed, or does not compute what eager mode does.
+        """
+        images = images.contiguous(memory_format=torch.channels_last)
+        if self._rehearse and images.shape not in self._seen:
+            self.rehearse(images, labels)
+        if self.row.adversarial:
+            with self.stopwatch.region("attack"):
+                images = self.attack(images, labels)
+        with self.stopwatch.region("step"):
+            return self.update(images, labels)
+
+    def rehearse(self, images: Tensor, labels: Tensor) -> None:
+        """Compile and capture for a batch's shape, leaving no trace; the first shape is checked against eager mode.
+
+        Args:
+            images: [B, C, H, W], channels_last.
+            labels: [B].
+
+        Raises:
+            TrainingFailure: compilation failed, or does not compute what eager mode does.
+        """
+        started = time.perf_counter()
+        with compile_errors(), preserved(self.state()):
+            if not self._seen:
+                check_parity(self, images, labels)
+            else:
+                self._attack(images, labels, images)
+                self._update(images, labels)
+        self._seen.add(images.shape)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.compile_seconds += time.perf_counter() - started
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
         """The recipe's training attack on a batch.
@@ -84,40 +180,8 @@ class FastEngine:
         Returns:
             Adversarial images, same shape, fp32.
         """
-        attack = self.recipe.attack
-        assert attack.step_size is not None, "the recipe is resolved"
-        start = self.ball.random_start(images, self.noise) if attack.random_start else None
-        loss = cross_entropy if attack.loss == "ce" else self.objective.raw_classification
-        # one autocast region around all steps, so that the weights are cast to bf16 once a batch
-        with batch_norm_mode(self.model, attack.bn), self._autocast():
-            return pgd(
-                self.model,
-                images,
-                labels,
-                ball=self.ball,
-                steps=attack.steps,
-                step_size=attack.step_size,
-                start=start,
-                loss=loss,
-                nonfinite=self.nonfinite,
-            )
-
-    def step(self, images: Tensor, labels: Tensor) -> StepResult:
-        """Algorithm 1 on one batch: attack, objective, update.
-
-        Args:
-            images: [B, C, H, W] in [0, 1].
-            labels: [B].
-
-        Returns:
-            The step's losses.
-        """
-        images = images.contiguous(memory_format=torch.channels_last)
-        if self.row.adversarial:
-            with self.stopwatch.region("attack"):
-                images = self.attack(images, labels)
-        with self.stopwatch.region("step"):
-            return self.update(images, labels)
+        start = self.ball.random_start(images, self.noise) if self.recipe.attack.random_start else images
+        return self._attack(images, labels, start)[0]
 
     def update(self, images: Tensor, labels: Tensor) -> StepResult:
         """The outer minimisation: one SGD step on the objective of Eq. 7.
@@ -129,20 +193,88 @@ class FastEngine:
         Returns:
             The step's losses.
         """
-        with self._autocast():
+        total, classification, separation, correct = self._update(images, labels)
+        return StepResult(total, classification, separation, correct, images)
+
+    def attack_eagerly(self, images: Tensor, labels: Tensor, start: Tensor) -> tuple[Tensor]:
+        """The attack without compilation or capture: what the start-up check compares with.
+
+        Args:
+            images: [B, C, H, W].
+            labels: [B].
+            start: the first x'.
+
+        Returns:
+            One tensor: adversarial images.
+        """
+        return self._attack_batch(images, labels, start, eager=True)
+
+    def update_eagerly(self, images: Tensor, labels: Tensor, full: bool = False) -> tuple[Tensor, ...]:
+        """The update without compilation or capture: what the start-up check compares with.
+
+        Args:
+            images: [B, C, H, W].
+            labels: [B].
+            full: without autocast.
+
+        Returns:
+            total, classification, separation, correct.
+        """
+        return self._update_batch(images, labels, lambda x, y: self.losses(x, y, not full))
+
+    def run_parts(self) -> tuple[Function, Function]:
+        """The attack (images, labels, start) and the update (images, labels) as steps run them.
+
+        Returns:
+            Two functions of tensors.
+        """
+        return self._attack, self._update
+
+    def _attack_batch(
+        self, images: Tensor, labels: Tensor, start: Tensor, eager: bool = False
+    ) -> tuple[Tensor]:
+        attack = self.recipe.attack
+        assert attack.step_size is not None, "the recipe is resolved"
+        adversarial = self.attack_engine(
+            images,
+            labels,
+            ball=self.ball,
+            steps=attack.steps,
+            step_size=attack.step_size,
+            start=start,
+            loss=cross_entropy if attack.loss == "ce" else self.objective.raw_classification,
+            nonfinite=self.nonfinite,
+            zero=self.zero,
+            eager=eager,
+        )
+        return (adversarial,)
+
+    def losses(self, images: Tensor, labels: Tensor, autocast: bool = True) -> tuple[Tensor, ...]:
+        """Forward pass and objective: the part of the update that is compiled.
+
+        Args:
+            images: [B, C, H, W].
+            labels: [B].
+            autocast: in bfloat16 where the recipe says so.
+
+        Returns:
+            total, classification, separation, logits.
+        """
+        half = autocast and self.recipe.run.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             features = self.model.features(images)
             logits = self.model.classify(features)
             separable = self.model.separable(features) if self.row.separation else None
-        loss = self.objective(separable, logits, labels)
+        return (*self.objective(separable, logits, labels), logits)
+
+    def _update_batch(
+        self, images: Tensor, labels: Tensor, losses: Callable[..., tuple[Tensor, ...]] | None = None
+    ) -> tuple[Tensor, ...]:
+        total, classification, separation, logits = (losses or self._losses)(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        total.backward()
         if self.recipe.optim.clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)
         self.optimizer.step()
         correct = (logits.detach().argmax(dim=1) == labels).sum()
-        return StepResult(
-            loss.total.detach(), loss.classification.detach(), loss.separation.detach(), correct, images
-        )
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.run.precision == "bf16")
+        return total.detach(), classification.detach(), separation.detach(), correct

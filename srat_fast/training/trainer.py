@@ -155,7 +155,7 @@ def _fit(setup: Setup, run: RunDirectory, view: ProgressView, curves: Curves) ->
         "seconds": {
             **runner.seconds(),
             "evaluation": time.perf_counter() - before + validation_seconds,
-            "compile": 0.0,  # this engine compiles nothing
+            "compile": setup.engine.compile_seconds,
         },
     }
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from srat_fast.attacks.pgd import batch_norm_mode, pgd
+from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.models.resnet import ResNet18
 from srat_kernels import linf_step
@@ -93,19 +93,6 @@ def test_parameters_are_left_alone_and_more_steps_are_stronger() -> None:
     )
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(images, clean)
-
-
-def test_batch_norm_modes() -> None:
-    model = ResNet18(4, width=4).train()
-    images, labels = torch.rand(8, 3, 8, 8), torch.randint(0, 4, (8,))
-    passes = lambda: int(model.bn1.num_batches_tracked)  # noqa: E731
-    with batch_norm_mode(model, "running"):
-        pgd(model, images, labels, ball=LInfBall(0.05), steps=3, step_size=0.02)
-    assert passes() == 0
-    assert model.training
-    with batch_norm_mode(model, "batch"):
-        pgd(model, images, labels, ball=LInfBall(0.05), steps=3, step_size=0.02)
-    assert passes() == 3
 
 
 def test_the_step_of_zero_and_non_finite_gradients() -> None:

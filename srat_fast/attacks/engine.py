@@ -1,0 +1,93 @@
+"""PGD at speed, with the signature of `attacks/pgd.py`: images and labels enter, adversarial images leave.
+
+What makes it fast: a `Shadow` instead of the model (weights cast once a batch, no weight gradients, BatchNorm folded
+with `bn="running"`), whose forward and backward may be compiled. The k steps are `pgd` itself: its semantics hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from srat_fast.attacks.pgd import cross_entropy, pgd
+from srat_fast.attacks.shadow import Shadow
+from srat_fast.attacks.threat import LInfBall
+from srat_fast.models.resnet import ResNet18
+
+
+class AttackEngine:
+    """PGD against a model in training.
+
+    Args:
+        model: in train mode, on its device, channels_last; its tensors must stay where they are from now on.
+        dtype: of the convolutions: bfloat16, or the model's own.
+        bn: "batch" or "running", as `Shadow`.
+        compiled: compile the shadow's forward and input gradient with torch.compile (at the first call of a shape).
+    """
+
+    def __init__(self, model: ResNet18, *, dtype: torch.dtype, bn: str, compiled: bool) -> None:
+        self.shadow = Shadow(model, dtype=dtype, bn=bn)
+        self._forward: Callable[[Tensor], Tensor] = self.shadow
+        if compiled:
+            self._forward = torch.compile(
+                self.shadow, fullgraph=True, dynamic=False, mode=compile_mode(model)
+            )
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        ball: LInfBall,
+        steps: int,
+        step_size: float,
+        start: Tensor | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        nonfinite: Tensor | None = None,
+        zero: Tensor | None = None,
+        eager: bool = False,
+    ) -> Tensor:
+        """`attacks.pgd.pgd` on the model's present weights.
+
+        Args:
+            images: [B, C, H, W] in [0, 1].
+            labels: [B].
+            ball: the threat model.
+            steps: k >= 1.
+            step_size: alpha.
+            start: the first x'; None starts at `images`.
+            loss: (logits, labels) -> scalar to maximise.
+            nonfinite: counter of non-finite gradient entries.
+            zero: counter of zero gradient entries.
+            eager: do not use the compiled forward; for the start-up parity check.
+
+        Returns:
+            Adversarial images, detached, in the images' own precision.
+        """
+        self.shadow.refresh()
+        return pgd(
+            self.shadow if eager else self._forward,
+            images,
+            labels,
+            ball=ball,
+            steps=steps,
+            step_size=step_size,
+            start=start,
+            loss=loss,
+            nonfinite=nonfinite,
+            zero=zero,
+        )
+
+
+def compile_mode(model: ResNet18) -> str:
+    """How torch.compile is asked to work: never with its own CUDA graphs, which do not suit a loop that feeds itself.
+
+    Args:
+        model: its device decides.
+
+    Returns:
+        A mode of torch.compile.
+    """
+    return "max-autotune-no-cudagraphs" if model.conv1.weight.is_cuda else "default"

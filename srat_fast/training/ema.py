@@ -1,0 +1,33 @@
+"""A moving average of the weights: a model in training enters, its average leaves. Never waits for the device."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from srat_fast.models.resnet import ResNet18
+
+
+class MovingAverage:
+    """Exponential moving average of a model's parameters; BatchNorm statistics are those of the model.
+
+    Args:
+        model: in training.
+        decay: share of the old average that stays at each update.
+    """
+
+    def __init__(self, model: ResNet18, decay: float) -> None:
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self._decay = decay
+        self._average: list[Tensor] = list(self.module.parameters())
+        self._source: list[Tensor] = list(model.parameters())
+        self._buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Average in the model's present weights; once a step."""
+        torch._foreach_lerp_(self._average, self._source, 1.0 - self._decay)
+        for own, source in self._buffers:
+            own.copy_(source)

@@ -1,0 +1,118 @@
+"""The attack engine against eager PGD on the model: same pixels, same BatchNorm statistics, no trace of weights."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from srat_fast.attacks.engine import AttackEngine
+from srat_fast.attacks.pgd import pgd
+from srat_fast.attacks.shadow import Shadow
+from srat_fast.attacks.threat import LInfBall
+from srat_fast.models.resnet import ResNet18
+
+BALL = LInfBall(0.03)
+
+
+def network(device: torch.device, dtype: torch.dtype, normalize: bool = False) -> ResNet18:
+    """A small network whose running statistics are those of some data, in train mode."""
+    torch.manual_seed(0)
+    moments = (
+        {"mean": torch.tensor([0.4, 0.5, 0.6]), "std": torch.tensor([0.2, 0.3, 0.4])} if normalize else {}
+    )
+    model = ResNet18(5, width=8, feature_dim=4, **moments).train()
+    for _ in range(3):
+        model(torch.rand(16, 3, 16, 16))
+    return model.to(device, dtype, memory_format=torch.channels_last)
+
+
+def batch(device: torch.device, dtype: torch.dtype, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(size)
+    images = torch.rand(size, 3, 16, 16, generator=generator).contiguous(memory_format=torch.channels_last)
+    return images.to(device, dtype), torch.randint(0, 5, (size,), generator=generator).to(device)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("size", [16, 3])
+@pytest.mark.parametrize("steps", [1, 10])
+@pytest.mark.parametrize("bn", ["batch", "running"])
+def test_same_examples_and_statistics_as_eager_pgd(
+    device, bn: str, steps: int, size: int, normalize: bool
+) -> None:
+    model = network(device, torch.float64, normalize)
+    eager = copy.deepcopy(model)
+    engine = AttackEngine(model, dtype=torch.float64, bn=bn, compiled=False)
+    images, labels = batch(device, torch.float64, size)
+    settings = {"ball": BALL, "steps": steps, "step_size": 0.01}
+    start = BALL.random_start(images, torch.Generator(device).manual_seed(1))
+    eager.train(bn == "batch")
+    ours = engine(images, labels, start=start, **settings)
+    theirs = pgd(eager, images, labels, start=start, **settings)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+    for (name, a), b in zip(model.state_dict().items(), eager.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-14), name
+    assert int(model.bn1.num_batches_tracked) == 3 + (steps if bn == "batch" else 0)
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("bn", ["batch", "running"])
+def test_pixels_in_float32(device, bn: str) -> None:
+    """k = 1 from a common start: only pixels whose gradient is nearly zero may differ, and by whole steps."""
+    model = network(device, torch.float32)
+    eager = copy.deepcopy(model).train(bn == "batch")
+    engine = AttackEngine(model, dtype=torch.float32, bn=bn, compiled=False)
+    images, labels = batch(device, torch.float32)
+    settings = {"ball": BALL, "steps": 1, "step_size": 0.01}
+    differ = (engine(images, labels, **settings) - pgd(eager, images, labels, **settings)).abs() > 1e-6
+    assert float(differ.double().mean()) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bn", ["batch", "running"])
+def test_the_shadow_follows_the_weights_in_place(device, bn: str, dtype: torch.dtype) -> None:
+    model = network(device, torch.float32)
+    shadow = Shadow(model, dtype=dtype, bn=bn)
+    images, _ = batch(device, torch.float32)
+    places = {name: t.data_ptr() for name, t in shadow.state_dict(keep_vars=True).items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    shadow.refresh()
+    assert {name: t.data_ptr() for name, t in shadow.state_dict(keep_vars=True).items()} == places
+    fresh = Shadow(copy.deepcopy(model), dtype=dtype, bn=bn)
+    assert torch.equal(shadow(images), fresh(images))
+    assert shadow(images).dtype == torch.float32
+    assert not any(p.requires_grad for p in shadow.parameters())
+
+
+def test_bf16_convolutions_are_cast_and_the_rest_is_shared(device) -> None:
+    model = network(device, torch.float32)
+    shadow = Shadow(model, dtype=torch.bfloat16, bn="batch").network
+    assert shadow.conv1.weight.dtype == torch.bfloat16
+    assert shadow.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    for name in ("bn1.weight", "bn1.running_mean", "linear.weight", "layer4.1.bn2.bias"):
+        ours, theirs = (
+            dict(shadow.state_dict(keep_vars=True))[name],
+            dict(model.state_dict(keep_vars=True))[name],
+        )
+        assert ours.data_ptr() == theirs.data_ptr(), name
+
+
+def test_counters_of_zero_and_non_finite_gradients(device) -> None:
+    images = torch.rand(2, 3, 4, 4, device=device)
+    labels = torch.zeros(2, dtype=torch.int64, device=device)
+    zero, bad = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+
+    def blind(x: torch.Tensor) -> torch.Tensor:
+        """Looks at red only, and at nothing of the second image."""
+        seen = x[:, 0].sum(dim=(1, 2)) * torch.tensor([1.0, 0.0], device=device)
+        return torch.stack([seen, -seen], dim=1)
+
+    pgd(blind, images, labels, ball=BALL, steps=2, step_size=0.01, nonfinite=bad, zero=zero)
+    assert int(zero) == 2 * (96 - 16)
+    assert int(bad) == 0
+    pgd(lambda x: blind(x) * float("nan"), images, labels, ball=BALL, steps=1, step_size=0.01, nonfinite=bad)
+    assert int(bad) > 0

@@ -1,0 +1,127 @@
+"""Compiled (and, on a GPU, captured) steps against eager ones; the start-up check; no recompilation in steady state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from srat_fast.errors import TrainingFailure
+from srat_fast.training import parity
+from srat_fast.training.capture import preserved
+from tests.equivalence.test_step import batches, make_pair
+
+# compiling takes 20 to 40 seconds a shape and mode on a CPU: one method that uses everything stands for all
+FULL = {"method": "srat-ldam", "optim.clip_norm": 1.0}
+
+
+def variants(device: torch.device) -> list[dict[str, object]]:
+    on = {"run.compile": "on"}
+    if device.type == "cuda":
+        return [
+            on,
+            {"run.capture": "on"},
+            on | {"run.capture": "on"},
+            on | {"run.capture": "on", "attack.bn": "running"},
+        ]
+    return [on]
+
+
+def test_steps_agree_and_nothing_recompiles_after_the_first_epoch(device: torch.device) -> None:
+    for variant in variants(device):
+        eager, fast = (make_pair(device, torch.float32, **FULL, **extra).fast for extra in ({}, variant))
+        try:
+            for epoch in range(3):  # the weights switch at epoch 1, the rate drops there too
+                if epoch == 1:
+                    torch.compiler.set_stance("fail_on_recompile")
+                eager.start_epoch(epoch)
+                fast.start_epoch(epoch)
+                for images, labels in batches(device, torch.float32, epoch):  # 16, 16, a partial batch of 8
+                    images = images.contiguous(memory_format=torch.channels_last)
+                    if images.shape not in fast._seen:
+                        fast.rehearse(images, labels)
+                    ours, theirs = fast.attack(images, labels), eager.attack(images, labels)
+                    # three steps amplify rounding; most pixels still agree, all are in the ball
+                    assert float(((ours - theirs).abs() > 1e-6).double().mean()) < 0.05
+                    assert float((ours - images).abs().max()) <= 0.05 + 1e-6
+                    common = theirs.clone(memory_format=torch.preserve_format)
+                    a, b = fast.update(common, labels), eager.update(common, labels)
+                    assert torch.allclose(a.total, b.total, rtol=1e-4)
+                    assert torch.allclose(a.separation, b.separation, rtol=1e-4)
+                    for mine, other in zip(fast.state(), eager.state(), strict=True):
+                        # the counters and the statistics follow each attack's own pixels
+                        if mine.is_floating_point() and mine.requires_grad:
+                            assert torch.allclose(mine, other, rtol=1e-3, atol=1e-5)
+                        with torch.no_grad():
+                            mine.copy_(other)
+            assert fast.compile_seconds > 0
+            assert eager.compile_seconds == 0
+        finally:
+            torch.compiler.set_stance("default")
+
+
+@pytest.fixture
+def engine(device):
+    return make_pair(device, torch.float32, method="srat-ldam", **{"run.compile": "off"}).fast
+
+
+def first(device):
+    images, labels = next(iter(batches(device, torch.float32, 0)))
+    return images.contiguous(memory_format=torch.channels_last), labels
+
+
+def test_the_check_passes_for_equal_code_and_leaves_no_trace(engine, device) -> None:
+    before = [t.clone() for t in engine.state()]
+    parity.check_parity(engine, *first(device))
+    assert all(torch.equal(a, b) for a, b in zip(before, engine.state(), strict=True))
+
+
+def test_the_check_fails_closed_on_a_wrong_gradient(engine, device, monkeypatch) -> None:
+    real = engine._update_batch
+
+    def wrong(images, labels):
+        result = real(images, labels)
+        engine.model.conv1.weight.grad.mul_(1.5)
+        return result
+
+    monkeypatch.setattr(engine, "_update", wrong)
+    with pytest.raises(
+        TrainingFailure, match=r"the compiled gradient is .* away .*--no-compile .*--engine reference"
+    ):
+        parity.check_parity(engine, *first(device))
+
+
+def test_the_check_fails_closed_on_a_weak_attack(engine, device, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "_attack", lambda images, labels, start: (images.clone(),))
+    with pytest.raises(TrainingFailure, match=r"the compiled attack reaches a loss of"):
+        parity.check_parity(engine, *first(device))
+
+
+def test_the_check_fails_closed_on_nan(engine, device, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "_attack", lambda images, labels, start: (images * float("nan"),))
+    with pytest.raises(TrainingFailure, match="reaches a loss of nan"):
+        parity.check_parity(engine, *first(device))
+
+
+def test_compile_failures_name_the_way_out() -> None:
+    with (
+        pytest.raises(
+            TrainingFailure, match=r"compiling the training step failed: no compiler here; --no-compile"
+        ),
+        parity.compile_errors(),
+    ):
+        raise RuntimeError("no compiler here\nlong story")
+    with pytest.raises(TrainingFailure, match="lower --batch-size"), parity.compile_errors():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_preserved_puts_tensors_back_even_after_an_error() -> None:
+    tensor = torch.ones(3)
+
+    def spoil() -> None:
+        with preserved([tensor]):
+            tensor.mul_(5)
+            raise ValueError("on the way")
+
+    with pytest.raises(ValueError, match="on the way"):
+        spoil()
+    assert tensor.tolist() == [1, 1, 1]
