@@ -151,22 +151,27 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 @contextmanager
-def determinism(enabled: bool) -> Iterator[None]:
-    """Bit-equal results for equal seeds on one machine: deterministic algorithms, or an error where there is none.
+def numerics(deterministic: bool) -> Iterator[None]:
+    """float32 means float32; and, where asked, equal seeds give bit-equal results on one machine.
+
+    cuDNN would otherwise take TF32 for float32 convolutions on its own, and the reported accuracies come from
+    float32. Deterministic algorithms are used, or an error is raised where there is none.
 
     Args:
-        enabled: `run.deterministic`; the process's settings are put back at the end.
+        deterministic: `run.deterministic`. The process's settings are put back at the end.
     """
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    if enabled:
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32
+    cudnn.allow_tf32 = False
+    if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
+        cudnn.benchmark = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+        cudnn.benchmark, cudnn.allow_tf32 = before[1:]
 
 
 def peak_memory(device: torch.device) -> int:

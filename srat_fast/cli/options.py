@@ -23,6 +23,7 @@ OPTION_FIELDS = {
     "--precision": "run.precision",
     "--deterministic": "run.deterministic",
     "--no-compile": "run.compile",
+    "--profile": "run.profile",
     "--device": "run.device",
     "--epsilon": "eval_attack.epsilon",
     "--subset": "data.test_limit",

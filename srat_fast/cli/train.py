@@ -49,6 +49,12 @@ def train(
     no_compile: Annotated[
         bool, typer.Option("--no-compile", help="Run eagerly: run.compile = off.", show_default="off")
     ] = False,
+    profile: Annotated[
+        bool | None,
+        typer.Option(
+            "--profile", help="Profile a few steps: trace and table in the run directory.", show_default="off"
+        ),
+    ] = None,
     device: Annotated[_Text, typer.Option(help="cpu, cuda, cuda:N or auto.", show_default="auto")] = None,
     data_root: Annotated[
         _Text,
@@ -87,6 +93,7 @@ def train(
             "--precision": precision,
             "--deterministic": deterministic,
             "--no-compile": "off" if no_compile else None,
+            "--profile": profile,
             "--device": device,
             "--data-root": data_root,
         },

@@ -13,7 +13,7 @@ from srat_fast.data.split import load_split
 from srat_fast.errors import UserError
 from srat_fast.evaluation.accuracy import PgdSettings, accuracies, collapsed_class, predict
 from srat_fast.evaluation.judge import eval_settings
-from srat_fast.hardware import device_name, resolve_device
+from srat_fast.hardware import device_name, numerics, resolve_device
 from srat_fast.models.files import load_model
 from srat_fast.recipe import recipe_from_dict
 from srat_fast.record import MODEL, RECIPE, RECORD, RunDirectory, versions
@@ -84,7 +84,8 @@ def evaluate(
             done += images
             progress(name, done, len(split.test))
 
-        predictions, labels = predict(model, loader, attack, seed=recipe.seed, progress=report)
+        with numerics(recipe.run.deterministic):
+            predictions, labels = predict(model, loader, attack, seed=recipe.seed, progress=report)
         results[name] = accuracies(predictions, labels, split.well, split.under) | {
             "collapsed": collapsed_class(predictions),
             "images": len(split.test),

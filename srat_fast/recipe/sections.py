@@ -283,5 +283,10 @@ class Run(Section):
         choices=("auto", "on", "off"),
     )
     deterministic: bool = setting(False, "bit-equal weights for equal seeds on one machine")
+    profile: bool = setting(
+        False,
+        "profile a few of the first steps: profile.json and profile.txt in the run directory",
+        identity=False,
+    )
     tensorboard: bool = setting(True, "write TensorBoard event files", identity=False)
     eval_batch_size: int = setting(500, "images a step of evaluation", low=1, identity=False)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from srat_fast.errors import TrainingFailure
+from srat_fast.hardware import peak_flops, peak_memory
 from srat_fast.training.ema import MovingAverage
+from srat_fast.training.profile import StepProfiler
 from srat_fast.training.progress import ProgressView
 from srat_fast.training.schedule import learning_rate
 from srat_fast.training.setup import Setup
@@ -23,10 +26,15 @@ class EpochRunner:
     Args:
         setup: the run.
         view: told of progress.
+        flops_per_image: of one training image, for MFU.
+        directory: receives a profile, where one is asked for.
     """
 
-    def __init__(self, setup: Setup, view: ProgressView) -> None:
+    def __init__(self, setup: Setup, view: ProgressView, flops_per_image: int, directory: Path) -> None:
         self.setup, self._view = setup, view
+        peak = peak_flops(setup.device, setup.recipe.run.precision)
+        self._mfu_per_speed = flops_per_image / peak if peak else None
+        self._profiler = StepProfiler(directory, setup.device) if setup.recipe.run.profile else None
         self._data_watch = Stopwatch(setup.device)
         self.training_seconds = 0.0
         self.images = 0
@@ -51,7 +59,7 @@ class EpochRunner:
             Its line of metrics.jsonl.
 
         Raises:
-            TrainingFailure: the loss is no longer finite.
+            TrainingFailure: the loss is no longer finite, or the device's memory is full.
         """
         setup, engine = self.setup, self.setup.engine
         before, started = self.seconds(), time.perf_counter()
@@ -68,17 +76,29 @@ class EpochRunner:
             if batch is None:
                 break
             images, labels = batch
-            result = engine.step(images, labels)
+            try:
+                result = engine.step(images, labels)
+            except torch.OutOfMemoryError:
+                raise TrainingFailure(
+                    f"out of memory in epoch {epoch + 1}; lower --batch-size or --set model.width"
+                ) from None
             if self.ema is not None:
                 self.ema.update()
+            if self._profiler is not None and (table := self._profiler.step()):
+                self._view.line(table)
             losses = torch.stack([result.total, result.classification, result.separation]).double()
             sums[:3] += losses * len(labels)
             sums[3] += result.correct
             seen += len(labels)
             if self._view.wants_text:
-                self._view.advance(seen - reported, self._text(sums, seen))
+                self._view.advance(
+                    seen - reported, self._text(sums, seen, seen / (time.perf_counter() - started))
+                )
                 reported = seen
         self._view.advance(seen - reported)
+        last = epoch + 1 == setup.recipe.optim.epochs
+        if last and self._profiler is not None and (table := self._profiler.finish()):
+            self._view.line(table)  # the run was shorter than the profile
         total, classification, separation, correct = (sums / seen).tolist()  # waits for the device
         seconds = time.perf_counter() - started - (engine.compile_seconds - compiling)
         if not math.isfinite(total):
@@ -100,12 +120,25 @@ class EpochRunner:
             "separation": separation,
             "train_accuracy": correct,
             "images_per_second": seen / seconds,
+            "mfu": self.mfu(seen / seconds),
+            "peak_memory_bytes": peak_memory(setup.device),
             "nonfinite_gradients": int(engine.nonfinite),
             "zero_gradient_share": int(engine.zero) / attacked if attacked else None,
             "seconds": {"total": seconds} | {name: after[name] - before.get(name, 0.0) for name in after},
         }
 
-    @staticmethod
-    def _text(sums: Tensor, seen: int) -> str:
+    def mfu(self, speed: float) -> float | None:
+        """Share of the device's matrix-product rate that a speed amounts to.
+
+        Args:
+            speed: training images a second.
+
+        Returns:
+            The share, or None where the device's rate is not known.
+        """
+        return None if self._mfu_per_speed is None else speed * self._mfu_per_speed
+
+    def _text(self, sums: Tensor, seen: int, speed: float) -> str:
         total, _, _, correct = (sums / seen).tolist()
-        return f"loss {total:.3f}  train acc {correct:.1%}"
+        mfu = self.mfu(speed)
+        return f"loss {total:.3f}  train acc {correct:.1%}" + ("" if mfu is None else f"  MFU {mfu:.0%}")

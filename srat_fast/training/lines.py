@@ -42,6 +42,12 @@ def epoch_line(title: str, metrics: dict[str, Any], epochs: int, seconds: float)
         f"{title}  epoch {done}/{epochs}  loss {metrics['loss']:.4f}  train acc {metrics['train_accuracy']:.1%}  "
         f"lr {metrics['lr']:.3g}  {metrics['images_per_second']:,.0f} img/s  {left:.0f} s left"
     )
+    parts = metrics["seconds"]
+    shares = [
+        f"{name} {parts[name] / parts['total']:.0%}" for name in ("attack", "step", "data") if name in parts
+    ]
+    text += f"  ({', '.join(shares)}; {metrics['peak_memory_bytes'] / 2**30:.1f} GiB"
+    text += ")" if metrics["mfu"] is None else f"; MFU {metrics['mfu']:.0%})"
     if "validation" in metrics:
         standard, robust = (metrics["validation"][kind]["balanced"] for kind in ("standard", "robust"))
         text += f"  validation {standard:.1%} clean, {robust:.1%} robust"

@@ -12,7 +12,7 @@ from torch import nn
 from srat_fast.data.arrays import ImageSet
 from srat_fast.errors import TrainingFailure
 from srat_fast.evaluation.judge import eval_settings, judge
-from srat_fast.hardware import determinism, device_name, peak_flops, peak_memory
+from srat_fast.hardware import device_name, numerics, peak_memory
 from srat_fast.models.files import load_model, save_model
 from srat_fast.recipe import Recipe
 from srat_fast.record import BEST, EMA, MODEL, RECIPE, RECORD, RunDirectory, git_commit, versions
@@ -58,7 +58,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, console: Console | N
     started = time.perf_counter()
     recipe, device = resolve_hardware(recipe)
     run = RunDirectory.create(Path(out) if out is not None else default_out(recipe))
-    with determinism(recipe.run.deterministic):
+    with numerics(recipe.run.deterministic):
         try:
             setup = prepare(recipe, device)
             curves = Curves(run.path, recipe.run.tensorboard)
@@ -70,7 +70,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, console: Console | N
         with ProgressView(recipe.method, console) as view:
             view.line(_headline(setup, run.path))
             try:
-                record |= _fit(setup, run, view, curves)
+                record |= _fit(setup, run, view, curves, record["flops_per_image"])
                 record |= _finish(setup, record, started)
             except BaseException as error:
                 problem = str(error) if isinstance(error, TrainingFailure) else type(error).__name__
@@ -116,10 +116,12 @@ def _headline(setup: Setup, path: Path) -> str:
     )
 
 
-def _fit(setup: Setup, run: RunDirectory, view: ProgressView, curves: Curves) -> dict[str, Any]:
+def _fit(
+    setup: Setup, run: RunDirectory, view: ProgressView, curves: Curves, flops_per_image: int
+) -> dict[str, Any]:
     """All epochs; the best epoch by validation is kept in a file of its own, never chosen by the test set."""
     recipe, split, model = setup.recipe, setup.split, setup.engine.model
-    runner = EpochRunner(setup, view)
+    runner = EpochRunner(setup, view, flops_per_image, run.path)
     best: dict[str, Any] | None = None
     validation_seconds, epochs = 0.0, recipe.optim.epochs
     metrics: dict[str, Any] = {}
@@ -152,6 +154,7 @@ def _fit(setup: Setup, run: RunDirectory, view: ProgressView, curves: Curves) ->
         **result,
         "final_epoch": metrics,
         "images_per_second": runner.images / runner.training_seconds,
+        "mfu": runner.mfu(runner.images / runner.training_seconds),
         "seconds": {
             **runner.seconds(),
             "evaluation": time.perf_counter() - before + validation_seconds,
@@ -162,9 +165,7 @@ def _fit(setup: Setup, run: RunDirectory, view: ProgressView, curves: Curves) ->
 
 def _finish(setup: Setup, record: dict[str, Any], started: float) -> dict[str, Any]:
     """The figures that need the whole run."""
-    peak = peak_flops(setup.device, setup.recipe.run.precision)
     return {
-        "mfu": record["images_per_second"] * record["flops_per_image"] / peak if peak else None,
         "seconds": {"total": time.perf_counter() - started} | record["seconds"],
         "peak_memory_bytes": peak_memory(setup.device),
         "status": "finished",

@@ -209,6 +209,12 @@ def test_print_recipe_is_a_recipe(capsys, tmp_path) -> None:
     assert "milestones = [80, 90]" in out
 
 
+def test_no_compile_is_a_recipe_field(capsys) -> None:
+    assert 'compile = "off"' in call(capsys, "train", "--no-compile", "--print-recipe")[1]
+    assert 'compile = "auto"' in call(capsys, "train", "--print-recipe")[1]
+    assert "profile = true" in call(capsys, "train", "--profile", "--print-recipe")[1]
+
+
 def test_doctor(capsys) -> None:
     code, out, _ = call(capsys, "doctor")
     assert code == 0

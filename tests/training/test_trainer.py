@@ -11,6 +11,8 @@ from rich.console import Console
 
 from srat_fast import TrainingFailure, UserError, build_recipe, evaluate, train
 from srat_fast.models.files import load_model
+from srat_fast.models.resnet import ResNet18
+from srat_fast.training.ema import MovingAverage
 from srat_kernels import resolve_backend
 
 SHORT = {
@@ -199,3 +201,57 @@ def test_normalisation_and_validation_options(tmp_path) -> None:
     assert (
         evaluate(tmp_path / "run", "clean", device="cpu")["clean"]["overall"] == record["standard"]["overall"]
     )
+
+
+def test_shares_of_time_zero_gradients_and_memory_are_recorded_each_epoch(finished) -> None:
+    out, record = finished
+    for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()):
+        assert 0 <= line["zero_gradient_share"] < 1
+        assert line["nonfinite_gradients"] == 0
+        assert line["peak_memory_bytes"] > 10**7
+        assert line["mfu"] is None
+        parts = line["seconds"]
+        assert parts["attack"] + parts["step"] + parts["data"] <= parts["total"]
+    assert record["seconds"]["compile"] == 0.0
+    assert (record["recipe"]["run"]["compile"], record["recipe"]["run"]["capture"]) == ("off", "off")
+
+
+def test_a_natural_run_has_no_gradients_to_count(tmp_path) -> None:
+    record = train(short(method="natural", optim__epochs=1), tmp_path / "run")
+    assert record["final_epoch"]["zero_gradient_share"] is None
+
+
+def test_profile(tmp_path, capsys) -> None:
+    train(short(run__profile=True, optim__epochs=12), tmp_path / "run", console=Console(width=300))
+    text = capsys.readouterr().out
+    assert "5 steps in" in text
+    assert "share outside of operators" in text
+    assert (tmp_path / "run" / "profile.txt").read_text() in text
+    assert json.loads((tmp_path / "run" / "profile.json").read_text())["traceEvents"]
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path, monkeypatch) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr("srat_fast.training.step.FastEngine.step", full)
+    with pytest.raises(TrainingFailure, match="out of memory in epoch 1; lower --batch-size"):
+        train(short(), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "failed"
+
+
+def test_capture_needs_cuda(tmp_path) -> None:
+    with pytest.raises(UserError, match="CUDA graphs need a CUDA device"):
+        train(short(run__capture="on"), tmp_path / "run")
+
+
+def test_the_moving_average_is_one() -> None:
+    model = ResNet18(3, width=4).train()
+    average = MovingAverage(model, 0.75)
+    first = model.linear.weight.detach().clone()
+    with torch.no_grad():
+        model.linear.weight.add_(1.0)
+        model.bn1.running_mean.fill_(5.0)
+    average.update()
+    assert torch.allclose(average.module.linear.weight, first + 0.25)
+    assert float(average.module.bn1.running_mean[0]) == 5.0  # statistics are the model's own
