@@ -28,7 +28,7 @@ class StepProfiler:
         activities = [ProfilerActivity.CPU]
         if device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        self._profiler: profile | None = profile(activities=activities)
+        self._profiler: profile | None = profile(activities=activities, acc_events=True)
 
     def step(self) -> str | None:
         """Tell that a step has ended.

@@ -11,7 +11,8 @@ from srat_fast.training.capture import preserved
 from tests.equivalence.test_step import batches, make_pair
 
 # compiling takes 20 to 40 seconds a shape and mode on a CPU: one method that uses everything stands for all
-FULL = {"method": "srat-ldam", "optim.clip_norm": 1.0}
+# one attack step: from the second on, the sign makes rounding into whole steps, and pixels say nothing any more
+FULL = {"method": "srat-ldam", "optim.clip_norm": 1.0, "attack.steps": 1}
 
 
 def variants(device: torch.device) -> list[dict[str, object]]:
@@ -40,8 +41,7 @@ def test_steps_agree_and_nothing_recompiles_after_the_first_epoch(device: torch.
                     if images.shape not in fast._seen:
                         fast.rehearse(images, labels)
                     ours, theirs = fast.attack(images, labels), eager.attack(images, labels)
-                    # three steps amplify rounding; most pixels still agree, all are in the ball
-                    assert float(((ours - theirs).abs() > 1e-6).double().mean()) < 0.05
+                    assert float(((ours - theirs).abs() > 1e-6).double().mean()) < 0.01
                     assert float((ours - images).abs().max()) <= 0.05 + 1e-6
                     common = theirs.clone(memory_format=torch.preserve_format)
                     a, b = fast.update(common, labels), eager.update(common, labels)

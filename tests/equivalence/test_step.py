@@ -2,8 +2,8 @@
 
 The sign in PGD turns a rounding difference at a gradient near zero into a whole step of a pixel, which later steps
 amplify. So the trajectories are compared in float64, where rounding is too small to matter and everything must agree;
-and in float32 each half of a step is compared from a common state: the attack by the share of pixels that differ, the
-update on common images.
+and in float32 each half of a step is compared from a common state: one attack step by the share of pixels that differ,
+the update on common images.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def test_trajectories_agree_in_float64(variant: dict[str, object], device: torch
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_half_of_a_step_agrees_in_float32(method: str, device: torch.device) -> None:
-    pair = make_pair(device, torch.float32, method=method)
+    pair = make_pair(device, torch.float32, method=method, **{"attack.steps": 1})
     for epoch in range(2):
         pair.fast.start_epoch(epoch)
         pair.slow.start_epoch(epoch)
@@ -115,8 +115,8 @@ def test_each_half_of_a_step_agrees_in_float32(method: str, device: torch.device
             common = images
             if pair.fast.row.adversarial:
                 ours, common = pair.fast.attack(images, labels), pair.slow.attack(images, labels)
-                # measured on a CPU: at most 0.7 % of the pixels land elsewhere after 3 steps
-                assert float(((ours - common).abs() > 1e-6).double().mean()) < 0.03
+                # one step: later ones make rounding into whole steps (float64 compares those)
+                assert float(((ours - common).abs() > 1e-6).double().mean()) < 0.01
                 assert float((ours - images).abs().max()) <= 0.05 + 1e-6
                 assert torch.equal(pair.fast.noise.get_state(), pair.slow.noise.get_state())
                 pair.fast.model.load_state_dict(pair.slow.model.state_dict())
