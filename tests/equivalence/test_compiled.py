@@ -125,3 +125,40 @@ def test_preserved_puts_tensors_back_even_after_an_error() -> None:
     with pytest.raises(ValueError, match="on the way"):
         spoil()
     assert tensor.tolist() == [1, 1, 1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU can be waited for")
+@pytest.mark.parametrize("variant", [{}, {"run.capture": "on"}, {"run.compile": "on", "run.capture": "on"}])
+def test_no_step_waits_for_the_gpu(device, variant) -> None:
+    engine = make_pair(device, torch.float32, **FULL, **variant).fast
+    engine.start_epoch(0)
+    steps = [*batches(device, torch.float32, 0)]
+    for images, labels in steps:  # compiles, tunes and captures: these may wait
+        engine.step(images, labels)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for images, labels in steps:
+            engine.step(images, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("bn", ["batch", "running"])
+def test_a_captured_run_equals_an_eager_one(device, bn) -> None:
+    """The same kernels in the same order: captured training follows eager training, partial batches included."""
+    changes = FULL | {"attack.bn": bn, "attack.steps": 3, "run.compile": "off"}
+    eager, captured = (
+        make_pair(device, torch.float32, **changes, **{"run.capture": choice}).fast
+        for choice in ("off", "on")
+    )
+    for epoch in range(3):
+        eager.start_epoch(epoch)
+        captured.start_epoch(epoch)
+        for images, labels in batches(device, torch.float32, epoch):
+            theirs = eager.step(images, labels)
+            ours = captured.step(images, labels)
+            torch.testing.assert_close(ours.total, theirs.total, rtol=1e-3, atol=0)
+            assert int(ours.correct) == int(theirs.correct)
+    for mine, other in zip(captured.model.parameters(), eager.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-4)
