@@ -72,8 +72,8 @@ def resolve_precision(recipe: Recipe, device: torch.device) -> str:
 def resolve_execution(recipe: Recipe, device: torch.device, images: int) -> tuple[str, str]:
     """Whether a run is compiled and captured.
 
-    On a CPU compiling takes about a minute and saves some 5 to 10 % (benchmarks/NOTES.md), so "auto" compiles there
-    only what would take half an hour at 100 GFLOP/s.
+    Compiling takes minutes on a GPU, and on a CPU about one for a gain of some 5 to 10 % (benchmarks/NOTES.md): "auto"
+    compiles what would take two minutes at 20 TFLOP/s there, half an hour at 100 GFLOP/s here.
 
     Args:
         recipe: resolved but for hardware.
@@ -96,8 +96,9 @@ def resolve_execution(recipe: Recipe, device: torch.device, images: int) -> tupl
         size = recipe.data.image_size or 32
         forward = 1.11e9 * (recipe.model.width / 64) ** 2 * (size / 32) ** 2  # FLOP an image (performance.md)
         passes = 3 + (2 * recipe.attack.steps if recipe.row.adversarial else 0)
-        seconds = forward * passes * images * recipe.optim.epochs / 1e11
-        compiled = "on" if cuda or seconds > 1800 else "off"
+        rate, worthwhile = (2e13, 120) if cuda else (1e11, 1800)
+        seconds = forward * passes * images * recipe.optim.epochs / rate
+        compiled = "on" if seconds > worthwhile else "off"
     if captured == "auto":
         captured = "on" if cuda else "off"
     return compiled, captured

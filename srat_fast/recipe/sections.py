@@ -273,8 +273,7 @@ class Run(Section):
         choices=("fast", "reference"),
     )
     compile: str = setting(
-        "auto", "torch.compile for the attack's and the update's passes; auto: on a GPU, and on a CPU for runs long "
-        "enough to earn the compilation back",
+        "auto", "torch.compile for the attack's and the update's passes; auto: for runs long enough to earn it back",
         choices=("auto", "on", "off"),
     )  # fmt: skip
     capture: str = setting(
