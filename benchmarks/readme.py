@@ -1,6 +1,7 @@
 """Writes README.md's result tables from committed results: `python benchmarks/readme.py` (`--check` only compares).
 
-Each table stands between `<!-- results:NAME -->` and `<!-- end -->` and is made from benchmarks/results/runs/NAME.
+Each table stands between `<!-- results:NAME -->` (made from benchmarks/results/runs/NAME) or `<!-- speed:DEVICE -->`
+(made from benchmarks/results/DEVICE.jsonl) and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from rich.console import Console
 from srat_fast.report.table import find_records, summary_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = ROOT / "benchmarks" / "results" / "runs"
+sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
+
+from benchmarks.rows import RESULTS, read  # noqa: E402
+from benchmarks.speed import speed_tables  # noqa: E402
 
 
-def table(name: str) -> str:
+def table(name: str, results: Path) -> str:
     """The Markdown tables of one folder of records, with the hardware and speed of each run below."""
-    records = find_records([RUNS / name])
+    records = find_records([results / "runs" / name])
     console = Console(width=400, color_system=None, force_terminal=False)
     with console.capture() as capture:
         for title, rows in summary_tables(records):
@@ -34,10 +38,14 @@ def table(name: str) -> str:
     return f"{text}\n\nMeasured on {'; '.join(devices)}: {speeds}."
 
 
-def rendered(text: str) -> str:
+def rendered(text: str, results: Path = RESULTS) -> str:
     """README.md's text with every table made anew."""
-    pattern = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-    return pattern.sub(lambda m: f"{m[1]}\n{table(m[2])}\n\n{m[3]}", text)
+    kinds = {
+        "results": lambda name: table(name, results),
+        "speed": lambda name: speed_tables(read(results / f"{name}.jsonl")),
+    }
+    pattern = re.compile(r"(<!-- (results|speed):([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return pattern.sub(lambda m: f"{m[1]}\n{kinds[m[2]](m[3])}\n\n{m[4]}", text)
 
 
 def main() -> int:

@@ -8,8 +8,6 @@ compiling references: `--only srat_loss`, `--only "B=4096 D=512"` are parts.
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
 
 from benchmarks.kernels.cases import IMPLEMENTATIONS, ON_GPU, Case, all_sizes, build  # noqa: E402
-from benchmarks.kernels.measure import captured, machine, peak_bytes, spread, take_turns  # noqa: E402
+from benchmarks.measure import captured, machine, peak_bytes, spread, take_turns  # noqa: E402
+from benchmarks.rows import RESULTS, append, path_for  # noqa: E402
 
 
 def results(case: Case, rounds: int, block: float) -> list[dict[str, Any]]:
@@ -64,9 +63,7 @@ def results(case: Case, rounds: int, block: float) -> list[dict[str, Any]]:
 def main() -> None:
     """Parse, measure, append."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each implementation")
     parser.add_argument("--block", type=float, default=0.03, help="seconds a turn")
@@ -74,20 +71,17 @@ def main() -> None:
     if not ON_GPU:
         print("no GPU: the kernels are not measured, only the compiled reference against the eager one")
     about = machine()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / (re.sub(r"[^a-z0-9]+", "-", about["device"].lower()).strip("-") + ".jsonl")
-    with path.open("a", encoding="utf-8") as file:
-        for op, mode, size in all_sizes():
-            if arguments.only not in f"{op} {mode} B={size.batch} D={size.dims} C={size.classes}":
-                continue
-            case = build(op, mode, size)
-            for row in results(case, arguments.rounds, arguments.block):
-                file.write(json.dumps({**row, **about}) + "\n")
-                file.flush()
-                print(
-                    f"{case} {row['launch']}: {row['implementation']} {row['microseconds']['median']} us, "
-                    f"{row['ratio']['median']} x {row['reference']}"
-                )
+    path = path_for(arguments.out, about["device"])
+    for op, mode, size in all_sizes():
+        if arguments.only not in f"{op} {mode} B={size.batch} D={size.dims} C={size.classes}":
+            continue
+        case = build(op, mode, size)
+        for row in results(case, arguments.rounds, arguments.block):
+            append(path, row | about)
+            print(
+                f"{case} {row['launch']}: {row['implementation']} {row['microseconds']['median']} us, "
+                f"{row['ratio']['median']} x {row['reference']}"
+            )
     print(path)
 
 

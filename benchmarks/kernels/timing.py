@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.kernels.cases import ON_GPU, Case
-from benchmarks.kernels.measure import captured, machine, microseconds, peak_bytes, spread
+from benchmarks.measure import captured, machine, microseconds, peak_bytes, spread
 
 
 def timed(benchmark: Any, case: Case, implementation: str) -> None:

@@ -6,6 +6,7 @@ Times on a GPU are between CUDA events around a block of calls; on a CPU wall ti
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import subprocess
@@ -16,7 +17,9 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from srat_fast.hardware import device_name
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def microseconds(function: Callable[[], object], calls: int) -> float:
@@ -36,13 +39,13 @@ def microseconds(function: Callable[[], object], calls: int) -> float:
 
 
 def take_turns(
-    functions: dict[str, Callable[[], object]], rounds: int, block: float
+    functions: dict[str, Callable[[], object]], rounds: int, block: float, warmup: int = 3
 ) -> dict[str, list[float]]:
-    """Microseconds per call of each function in each of `rounds` turns of about `block` seconds."""
+    """Microseconds per call of each function in each of `rounds` turns of about `block` seconds, one call at least."""
     calls = {}
     for name, function in functions.items():
-        microseconds(function, 3)  # warm-up
-        calls[name] = max(1, int(block * 1e6 / max(microseconds(function, 3), 1.0)))
+        microseconds(function, warmup)
+        calls[name] = max(1, int(block * 1e6 / max(microseconds(function, warmup), 1.0)))
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
@@ -57,8 +60,9 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 
 def peak_bytes(function: Callable[[], object]) -> int | None:
-    """GPU memory that one call needs on top of what is allocated already; None on a CPU."""
+    """GPU memory that one call needs on top of what is allocated already; on a CPU it is called too, and None."""
     if not torch.cuda.is_available():
+        function()
         return None
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -85,7 +89,7 @@ def captured(function: Callable[[], object]) -> Callable[[], None]:
 def machine() -> dict[str, Any]:
     """Device, limits, versions and commit: what a number needs beside it."""
     row: dict[str, Any] = {
-        "device": platform.processor() or platform.machine(),
+        "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -97,9 +101,18 @@ def machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         from srat_kernels.jit import triton
 
-        row["device"] = torch.cuda.get_device_name()
         row["triton"] = triton.__version__
-        query = ("nvidia-smi", "--id=0", "--query-gpu=driver_version,power.limit", "--format=csv,noheader")
+        row["tf32"] = (
+            torch.backends.cudnn.allow_tf32
+        )  # torch's default for float32 convolutions: part of "fp32" here
+        # the driver's own numbering knows nothing of CUDA_VISIBLE_DEVICES
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        query = (
+            "nvidia-smi",
+            f"--id={shown}",
+            "--query-gpu=driver_version,power.limit",
+            "--format=csv,noheader",
+        )
         driver, _, limit = (_output(*query) or "").partition(", ")
         row["driver"], row["power_limit"] = driver or None, limit or None
     return row

@@ -1,0 +1,189 @@
+"""What is timed: a size enters; cases leave, each with one callable per implementation, all past their gate.
+
+Parts of training: "attack" alone, "update" alone, "step" (both) on one resident batch, "epoch" (steps fed by the
+memory loader, whole batches only: a partial one is another compilation and says nothing about speed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from benchmarks.engine.ladder import check, layout, make_engine, precision_of, warm
+from benchmarks.engine.work import DEVICE, ON_GPU, Work, batch_of, image_set, memory_loader
+from benchmarks.measure import peak_bytes, spread, take_turns
+from srat_fast.data.memory import MemoryLoader
+from srat_fast.hardware import peak_flops
+from srat_fast.training.flops import forward_flops, training_flops
+
+PARTS = ("attack", "update", "step", "epoch")
+EPOCH_BATCHES = 16 if ON_GPU else 3
+
+
+class Case(NamedTuple):
+    """Callables that do the same work, and what a row says about them.
+
+    Attributes:
+        op: what is timed.
+        about: fields of every row of the case.
+        functions: implementation -> one call.
+        references: the implementations that others are compared with.
+        images: of one call.
+        flops: of one image (performance.md), whatever an implementation spends beyond; None where it has no meaning.
+        own: implementation -> its fields: method, precision, peak_bytes, compile_seconds.
+    """
+
+    op: str
+    about: dict[str, Any]
+    functions: dict[str, Callable[[], object]]
+    references: tuple[str, ...]
+    images: int
+    flops: float | None
+    own: dict[str, dict[str, Any]]
+
+    def __str__(self) -> str:
+        return " ".join([self.op, *(f"{name}={value}" for name, value in self.about.items())])
+
+
+class Engines(NamedTuple):
+    """Engines of one size, warm and checked: rung -> engine, and what rows say of each."""
+
+    work: Work
+    images: Tensor
+    labels: Tensor
+    engines: dict[str, Any]
+    own: dict[str, dict[str, Any]]
+
+
+def build(work: Work, rungs: tuple[str, ...]) -> Engines:
+    """Engines for `rungs`, past the gate.
+
+    The oracle is the reference engine; where its separation loss is too slow (`LARGEST_SEPARATION`) it is the eager
+    rung, which the gate compares with the reference at smaller batches.
+
+    Args:
+        work: the size.
+        rungs: of `ladder.RUNGS`.
+
+    Raises:
+        AssertionError: an engine failed the gate.
+    """
+    images, labels = batch_of(work)
+    engines: dict[str, Any] = {}
+    own: dict[str, dict[str, Any]] = {}
+    for rung in rungs:
+        method = work.reference_method if rung == "reference" else work.method
+
+        def start(rung: str = rung, method: str = method) -> None:
+            engine = make_engine(rung, work._replace(method=method))
+            batch = layout(rung, images)
+            warm(engine, batch, labels)
+            engine.step(batch, labels)
+            engines[rung] = engine
+
+        # from nothing to the first step: weights, start-up check and capture included, for all alike
+        memory = peak_bytes(start)
+        own[rung] = {
+            "method": method,
+            "precision": precision_of(rung, work),
+            "peak_bytes": memory,
+            "compile_seconds": round(getattr(engines[rung], "compile_seconds", 0.0), 2),
+        }
+    oracle = make_engine("reference" if work.reference_method == work.method else "eager", work)
+    warm(oracle, images, labels)
+    for rung in rungs:
+        engine = engines[rung]
+        if own[rung]["method"] == work.method:
+            with_weights_of(oracle, engine)
+            check(rung, engine, oracle, work, images, labels)
+    return Engines(work, images, labels, engines, own)
+
+
+def with_weights_of(oracle: Any, engine: Any) -> None:
+    """Put the engine's weights and statistics, one step old by now, into the oracle."""
+    oracle.model.load_state_dict(engine.model.state_dict())
+
+
+def training_case(built: Engines, part: str, rungs: tuple[str, ...]) -> Case:
+    """One part of training.
+
+    Args:
+        built: engines for `rungs` at least.
+        part: of `PARTS`.
+        rungs: "reference" and "eager" among them are what the others are compared with. A GPU's epoch leaves the
+            reference out: B^2 label comparisons in Python, each waiting for the GPU, times 16 batches.
+    """
+    work = built.work
+    if part == "epoch" and ON_GPU:
+        rungs = tuple(rung for rung in rungs if rung != "reference")
+    loader = memory_loader(image_set(EPOCH_BATCHES * work.batch), work.batch) if part == "epoch" else None
+    functions = {rung: _call(built, part, rung, loader) for rung in rungs}
+    model = built.engines[rungs[-1]].model
+    forward, recipe = forward_flops(model, 3, 32), work.recipe()
+    whole = training_flops(forward, recipe)
+    flops = {"attack": whole - 3 * forward, "update": 3 * forward}.get(part, whole)
+    about = {name: getattr(work, name) for name in ("batch", "width", "steps", "bn")}
+    references = tuple(rung for rung in ("reference", "eager") if rung in rungs)
+    images = work.batch * (EPOCH_BATCHES if part == "epoch" else 1)
+    return Case(part, about, functions, references, images, flops, {rung: built.own[rung] for rung in rungs})
+
+
+def _call(built: Engines, part: str, rung: str, loader: MemoryLoader | None) -> Callable[[], object]:
+    engine, labels = built.engines[rung], built.labels
+    if loader is None:
+        images = layout(rung, built.images)
+        function = getattr(engine, part)
+        return lambda: function(images, labels)
+
+    def epoch() -> None:
+        engine.start_epoch(0)
+        for batch in loader.epoch(0):
+            engine.step(*batch)
+
+    return epoch
+
+
+def rows(case: Case, rounds: int, block: float) -> Iterator[dict[str, Any]]:
+    """Time all implementations in turns.
+
+    Args:
+        case: past its gate.
+        rounds: turns of each implementation, at least 2.
+        block: seconds a turn; one call at least.
+
+    Yields:
+        A row per implementation and reference; ratio > 1 means faster than the reference.
+    """
+    times = take_turns(case.functions, rounds, block, warmup=1)
+    for name, taken in times.items():
+        for reference in case.references:
+            if name == reference or (name in case.references and reference != case.references[0]):
+                continue
+            ratios = [theirs / ours for ours, theirs in zip(taken, times[reference], strict=True)]
+            yield {
+                "op": case.op,
+                **case.about,
+                "implementation": name,
+                "reference": reference,
+                **case.own[name],
+                "microseconds": spread(taken),
+                "reference_microseconds": spread(times[reference]),
+                "ratio": spread(ratios),
+                "images_per_second": _rate(case, taken),
+                "mfu": _mfu(case, name, taken),
+                **{f"reference_{key}": value for key, value in case.own[reference].items()},
+                "reference_images_per_second": _rate(case, times[reference]),
+                "reference_mfu": _mfu(case, reference, times[reference]),
+            }
+
+
+def _rate(case: Case, taken: list[float]) -> float:
+    return round(case.images / spread(taken)["median"] * 1e6, 2)
+
+
+def _mfu(case: Case, name: str, taken: list[float]) -> float | None:
+    """Share of the device's matrix-product rate in the implementation's precision; None where no rate is known."""
+    peak = peak_flops(DEVICE, case.own[name].get("precision", "fp32"))
+    return None if peak is None or case.flops is None else round(_rate(case, taken) * case.flops / peak, 4)

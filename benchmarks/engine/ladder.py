@@ -1,0 +1,122 @@
+"""The ladder of tricks: a rung's name and a size enter, an engine leaves that has passed its gate.
+
+Rungs, each with the tricks of those before it unless it says "only":
+reference (the package's Algorithm 1, losses in Python loops), eager (vectorised losses, else the same),
+input-gradients, autocast (fp32 weights, bf16 autocast, channels_last), compile-only (eager with torch.compile, nothing
+else), shadow (the product without compilation), compiled, captured (CUDA graphs).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.engine.eager import EagerLoop, Tricks
+from benchmarks.engine.work import COUNTS, DEVICE, ON_GPU, UNDER, Work
+from srat_fast.models.build import build_model
+from srat_fast.reference import ReferenceEngine
+from srat_fast.training.capture import preserved
+from srat_fast.training.step import FastEngine
+
+EAGER = {
+    "eager": Tricks(),
+    "input-gradients": Tricks(input_gradients=True),
+    "autocast": Tricks(input_gradients=True, mixed=True),
+    "compile-only": Tricks(compiled=True),
+}
+FAST: dict[str, dict[str, str]] = {
+    "shadow": {},
+    "compiled": {"run.compile": "on"},
+    "captured": {"run.compile": "on", "run.capture": "on"},
+}
+RUNGS = ("reference", *EAGER, *FAST)
+#: What `srat-fast train` runs with its defaults: on a CPU compilation is for long runs only (hardware.py).
+PRODUCT = "captured" if ON_GPU else "shadow"
+#: Distances that the gate allows between fp32 (TF32 convolutions on a GPU, torch's default) or bf16 and the reference:
+#: of the loss, relative; of the gradient of all parameters, relative L2.
+LOSS = {"fp32": 2e-3 if ON_GPU else 1e-4, "bf16": 0.03}
+GRADIENT = {"fp32": 0.05 if ON_GPU else 1e-3, "bf16": 0.3}
+#: Least increase of the loss by an attack, as a share of the increase that the reference's attack reaches.
+INCREASE = 0.9
+
+
+def precision_of(rung: str, work: Work) -> str:
+    """The precision of the convolutions on a rung."""
+    return "bf16" if rung == "autocast" else work.precision if rung in FAST else "fp32"
+
+
+def layout(rung: str, images: Tensor) -> Tensor:
+    """The batch as the rung's engine keeps it; done before the clock runs for all."""
+    last = rung in FAST or rung == "autocast"
+    return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def make_engine(rung: str, work: Work) -> Any:
+    """An engine with the weights of the recipe's seed, ready for its first step (compiled and captured where it is).
+
+    Args:
+        rung: one of `RUNGS`.
+        work: the size.
+
+    Returns:
+        Something with attack, update, step, start_epoch and model.
+    """
+    recipe = work.recipe(**FAST.get(rung, {}), **({} if rung in FAST else {"run.precision": "fp32"}))
+    model = build_model(recipe, classes=len(COUNTS), channels=3, moments=None).to(DEVICE)
+    if rung in EAGER:
+        return EagerLoop(recipe, model, EAGER[rung])
+    kind = ReferenceEngine if rung == "reference" else FastEngine
+    return kind(recipe, model, COUNTS, UNDER)
+
+
+def warm(engine: Any, images: Tensor, labels: Tensor) -> None:
+    """Start the epoch; compile and capture where the engine does, which is not part of any time."""
+    engine.start_epoch(0)
+    if isinstance(engine, FastEngine) and "on" in (engine.recipe.run.compile, engine.recipe.run.capture):
+        engine.rehearse(images, labels)
+
+
+def check(rung: str, engine: Any, oracle: Any, work: Work, images: Tensor, labels: Tensor) -> None:
+    """The gate: attack and update from common weights do what the reference's do; both engines are left as they were.
+
+    Raises:
+        AssertionError: the engine is wrong, so that its time would mean nothing.
+    """
+    precision, name = precision_of(rung, work), f"{rung} {work}"
+    ours, theirs = layout(rung, images), images.contiguous()
+    tensors = [*engine.model.parameters(), *engine.model.buffers(), *oracle.model.parameters()]
+    with preserved([*tensors, *oracle.model.buffers()]):
+        found, wanted = engine.attack(ours, labels).clone(), oracle.attack(theirs, labels)
+    epsilon = engine.recipe.attack.epsilon
+    assert float((found - ours).abs().max()) <= epsilon + 1e-6, f"{name}: the attack leaves the ball"
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1, f"{name}: the attack leaves [0, 1]"
+    clean, mine, other = (_loss(oracle, work, batch, labels) for batch in (theirs, found, wanted))
+    assert mine - clean >= INCREASE * (other - clean) > 0, (
+        f"{name}: the attack raises the loss from {clean:.4f} to {mine:.4f}, the reference's to {other:.4f}"
+    )
+    with preserved([*tensors, *oracle.model.buffers()]):
+        common = wanted.detach()
+        losses = [
+            float(e.update(x, labels).total)
+            for e, x in ((engine, layout(rung, common)), (oracle, common.contiguous()))
+        ]
+        mine_all, other_all = (_gradient(e) for e in (engine, oracle))
+    assert abs(losses[0] - losses[1]) <= LOSS[precision] * abs(losses[1]), f"{name}: losses {losses}"
+    distance = float((mine_all - other_all).norm() / other_all.norm())
+    assert distance <= GRADIENT[precision], f"{name}: the gradient is {distance:.2g} away"
+
+
+def _loss(oracle: Any, work: Work, images: Tensor, labels: Tensor) -> float:
+    """The loss that the attack climbs, by the reference's fp32 network in the attack's own BatchNorm mode."""
+    oracle.model.train(work.bn == "batch")
+    with preserved(oracle.model.buffers()), torch.no_grad():
+        value = float(functional.cross_entropy(oracle.model(images.contiguous()), labels))
+    oracle.model.train()
+    return value
+
+
+def _gradient(engine: Any) -> Tensor:
+    return torch.cat([p.grad.double().flatten() for p in engine.model.parameters() if p.grad is not None])

@@ -1,0 +1,96 @@
+"""The gates fail closed, the plain counterparts are what they say, intervals are counted once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.engine.cases import Case, rows
+from benchmarks.engine.ladder import EAGER, PRODUCT, check, make_engine, warm
+from benchmarks.engine.profiling import covered
+from benchmarks.engine.serving import loader_case
+from benchmarks.engine.work import LARGEST_SEPARATION, Work, batch_of
+
+WORK = Work("srat-ldam", 16, "batch", "fp32", width=8, steps=2)
+
+
+@pytest.fixture
+def ready():
+    images, labels = batch_of(WORK)
+
+    def engine(rung: str):
+        made = make_engine(rung, WORK)
+        warm(made, images, labels)
+        return made
+
+    return engine, images, labels
+
+
+@pytest.mark.parametrize("bn", ["batch", "running"])
+@pytest.mark.parametrize("rung", [*(rung for rung in EAGER if rung != "compile-only"), "shadow"])
+def test_every_rung_passes_and_is_left_as_it_was(rung: str, bn: str) -> None:
+    work = WORK._replace(bn=bn)
+    images, labels = batch_of(work)
+    engine, oracle = make_engine(rung, work), make_engine("reference", work)
+    warm(engine, images, labels), warm(oracle, images, labels)
+    before = {name: t.clone() for name, t in engine.model.state_dict().items()}
+    check(rung, engine, oracle, work, images, labels)
+    assert all(torch.equal(t, before[name]) for name, t in engine.model.state_dict().items())
+
+
+def test_a_weak_attack_gets_no_time(ready, monkeypatch) -> None:
+    make, images, labels = ready
+    engine = make(PRODUCT)
+    monkeypatch.setattr(engine, "attack", lambda images, labels: images.clone())
+    with pytest.raises(AssertionError, match="the attack raises the loss"):
+        check(PRODUCT, engine, make("reference"), WORK, images, labels)
+
+
+def test_an_attack_outside_of_the_ball_gets_no_time(ready, monkeypatch) -> None:
+    make, images, labels = ready
+    engine = make(PRODUCT)
+    monkeypatch.setattr(engine, "attack", lambda images, labels: (images + 0.1).clamp(0, 1))
+    with pytest.raises(AssertionError, match="leaves the ball"):
+        check(PRODUCT, engine, make("reference"), WORK, images, labels)
+
+
+def test_a_wrong_gradient_gets_no_time(ready, monkeypatch) -> None:
+    make, images, labels = ready
+    engine = make("eager")
+    real = engine.update
+
+    def wrong(images, labels):
+        result = real(images, labels)
+        engine.model.conv1.weight.grad.mul_(3)
+        return result
+
+    monkeypatch.setattr(engine, "update", wrong)
+    with pytest.raises(AssertionError, match="the gradient is"):
+        check("eager", engine, make("reference"), WORK, images, labels)
+
+
+def test_large_batches_name_the_references_own_method() -> None:
+    assert WORK._replace(batch=LARGEST_SEPARATION).reference_method == "srat-ldam"
+    assert WORK._replace(batch=LARGEST_SEPARATION + 1).reference_method == "ce"
+
+
+def test_rows_compare_each_implementation_with_each_reference() -> None:
+    names = ("reference", "eager", "shadow")
+    own = {name: {"method": "ce", "precision": "fp32"} for name in names}
+    calls = {name: (lambda: sum(range(1000))) for name in names}
+    case = Case("step", {"batch": 4}, calls, ("reference", "eager"), 4, 1.0, own)
+    found = list(rows(case, rounds=3, block=0.0))
+    pairs = [(row["implementation"], row["reference"]) for row in found]
+    assert pairs == [("eager", "reference"), ("shadow", "reference"), ("shadow", "eager")]
+    assert all(row["images_per_second"] > 0 and row["reference_method"] == "ce" for row in found)
+
+
+def test_the_plain_loader_gives_whole_batches_in_range() -> None:
+    case = loader_case(8)  # its gate has compared the images
+    assert case.own["memory"] == {"workers": 0}
+    assert set(case.functions) == {"memory", "dataloader"}
+
+
+def test_overlapping_intervals_count_once() -> None:
+    assert covered([]) == 0
+    assert covered([(5, 7), (0, 2), (1, 3), (6, 6.5)]) == 5
