@@ -41,11 +41,12 @@ def microseconds(function: Callable[[], object], calls: int) -> float:
 def take_turns(
     functions: dict[str, Callable[[], object]], rounds: int, block: float, warmup: int = 3
 ) -> dict[str, list[float]]:
-    """Microseconds per call of each function in each of `rounds` turns of about `block` seconds, one call at least."""
+    """Microseconds per call of each function in each of `rounds` turns of about `block` seconds; 0 is one call."""
     calls = {}
     for name, function in functions.items():
         microseconds(function, warmup)
-        calls[name] = max(1, int(block * 1e6 / max(microseconds(function, warmup), 1.0)))
+        once = microseconds(function, warmup) if block > 0 else float("inf")
+        calls[name] = max(1, int(block * 1e6 / max(once, 1.0)))
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():

@@ -19,7 +19,7 @@ from srat_fast.hardware import peak_flops
 from srat_fast.training.flops import forward_flops, training_flops
 
 PARTS = ("attack", "update", "step", "epoch")
-EPOCH_BATCHES = 16 if ON_GPU else 3
+EPOCH_BATCHES = 16 if ON_GPU else 2
 
 
 class Case(NamedTuple):

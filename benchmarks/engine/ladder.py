@@ -36,9 +36,11 @@ RUNGS = ("reference", *EAGER, *FAST)
 #: What `srat-fast train` runs with its defaults: on a CPU compilation is for long runs only (hardware.py).
 PRODUCT = "captured" if ON_GPU else "shadow"
 #: Distances that the gate allows between fp32 (TF32 convolutions on a GPU, torch's default) or bf16 and the reference:
-#: of the loss, relative; of the gradient of all parameters, relative L2.
+#: of the loss, relative; of the gradient of all parameters, relative L2. Rounding that puts an activation on the other
+#: side of a ReLU's kink moves an fp32 gradient by about 1e-3 (measured against float64: 2e-6 without such a one, 1.5e-3
+#: in channels_last, 5.5e-3 compiled); a wrong term moves it by far more than these bounds.
 LOSS = {"fp32": 2e-3 if ON_GPU else 1e-4, "bf16": 0.03}
-GRADIENT = {"fp32": 0.05 if ON_GPU else 1e-3, "bf16": 0.3}
+GRADIENT = {"fp32": 0.05, "bf16": 0.3}
 #: Least increase of the loss by an attack, as a share of the increase that the reference's attack reaches.
 INCREASE = 0.9
 
