@@ -92,18 +92,13 @@ def build(work: Work, rungs: tuple[str, ...]) -> Engines:
             "compile_seconds": round(getattr(engines[rung], "compile_seconds", 0.0), 2),
         }
     oracle = make_engine("reference" if work.reference_method == work.method else "eager", work)
-    warm(oracle, images, labels)
+    yardstick = make_engine("autocast", work)
+    for helper in (oracle, yardstick):
+        warm(helper, images, labels)
     for rung in rungs:
-        engine = engines[rung]
         if own[rung]["method"] == work.method:
-            with_weights_of(oracle, engine)
-            check(rung, engine, oracle, work, images, labels)
+            check(rung, engines[rung], oracle, yardstick, work, images, labels)
     return Engines(work, images, labels, engines, own)
-
-
-def with_weights_of(oracle: Any, engine: Any) -> None:
-    """Put the engine's weights and statistics, one step old by now, into the oracle."""
-    oracle.model.load_state_dict(engine.model.state_dict())
 
 
 def training_case(built: Engines, part: str, rungs: tuple[str, ...]) -> Case:

@@ -9,7 +9,7 @@ from benchmarks.engine.cases import Case, rows
 from benchmarks.engine.ladder import EAGER, PRODUCT, check, make_engine, warm
 from benchmarks.engine.profiling import covered
 from benchmarks.engine.serving import loader_case
-from benchmarks.engine.work import LARGEST_SEPARATION, Work, batch_of
+from benchmarks.engine.work import LARGEST_SEPARATION, PRECISIONS, Work, batch_of
 
 WORK = Work("srat-ldam", 16, "batch", "fp32", width=8, steps=2)
 
@@ -27,14 +27,16 @@ def ready():
 
 
 @pytest.mark.parametrize("bn", ["batch", "running"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("rung", [*(rung for rung in EAGER if rung != "compile-only"), "shadow"])
-def test_every_rung_passes_and_is_left_as_it_was(rung: str, bn: str) -> None:
-    work = WORK._replace(bn=bn)
+def test_every_rung_passes_and_is_left_as_it_was(rung: str, precision: str, bn: str) -> None:
+    work = WORK._replace(bn=bn, precision=precision)
     images, labels = batch_of(work)
-    engine, oracle = make_engine(rung, work), make_engine("reference", work)
-    warm(engine, images, labels), warm(oracle, images, labels)
+    engine, *others = (make_engine(name, work) for name in (rung, "reference", "autocast"))
+    for each in (engine, *others):
+        warm(each, images, labels)
     before = {name: t.clone() for name, t in engine.model.state_dict().items()}
-    check(rung, engine, oracle, work, images, labels)
+    check(rung, engine, *others, work, images, labels)
     assert all(torch.equal(t, before[name]) for name, t in engine.model.state_dict().items())
 
 
@@ -43,7 +45,7 @@ def test_a_weak_attack_gets_no_time(ready, monkeypatch) -> None:
     engine = make(PRODUCT)
     monkeypatch.setattr(engine, "attack", lambda images, labels: images.clone())
     with pytest.raises(AssertionError, match="the attack raises the loss"):
-        check(PRODUCT, engine, make("reference"), WORK, images, labels)
+        check(PRODUCT, engine, make("reference"), make("autocast"), WORK, images, labels)
 
 
 def test_an_attack_outside_of_the_ball_gets_no_time(ready, monkeypatch) -> None:
@@ -51,7 +53,7 @@ def test_an_attack_outside_of_the_ball_gets_no_time(ready, monkeypatch) -> None:
     engine = make(PRODUCT)
     monkeypatch.setattr(engine, "attack", lambda images, labels: (images + 0.1).clamp(0, 1))
     with pytest.raises(AssertionError, match="leaves the ball"):
-        check(PRODUCT, engine, make("reference"), WORK, images, labels)
+        check(PRODUCT, engine, make("reference"), make("autocast"), WORK, images, labels)
 
 
 def test_a_wrong_gradient_gets_no_time(ready, monkeypatch) -> None:
@@ -66,7 +68,7 @@ def test_a_wrong_gradient_gets_no_time(ready, monkeypatch) -> None:
 
     monkeypatch.setattr(engine, "update", wrong)
     with pytest.raises(AssertionError, match="the gradient is"):
-        check("eager", engine, make("reference"), WORK, images, labels)
+        check("eager", engine, make("reference"), make("autocast"), WORK, images, labels)
 
 
 def test_large_batches_name_the_references_own_method() -> None:
