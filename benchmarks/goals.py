@@ -36,7 +36,14 @@ def _rate(row: Row) -> float:
     return float(row["images_per_second"])
 
 
-_STEP = {"op": "step", "implementation": "captured", "precision": "bf16", "width": 64, "steps": 10}
+_STEP = {
+    "op": "step",
+    "method": "srat-ldam",
+    "implementation": "captured",
+    "precision": "bf16",
+    "width": 64,
+    "steps": 10,
+}
 _LOSS = {
     "op": "srat_loss",
     "mode": "forward+backward",

@@ -58,7 +58,7 @@ def stages() -> list[Stage]:
         for bn in ("running", "batch")
         for method in (("srat-ldam", "ce") if batch > 256 else ("srat-ldam",))
     ]
-    main = [f"{MAIN}-batch-128", f"{MAIN}-running-128", f"{MAIN}-running-512-ce", f"{MAIN}-running-512"]
+    main = [f"{MAIN}-batch-128", f"{MAIN}-running-128", f"{MAIN}-running-512", f"{MAIN}-running-512-ce"]
     first = [stage for name in main for stage in others if stage.name == name]
     small = [
         Stage("host", _work(128, "batch"), (), ("host",)),
