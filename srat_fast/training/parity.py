@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from srat_fast.errors import TrainingFailure
-from srat_fast.training.capture import preserved
+from srat_fast.training.capture import Function, preserved
 
 if TYPE_CHECKING:
     from srat_fast.training.step import FastEngine
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 #: The compiled gradient may be this many times as far from the full-precision one as the eager one is, plus the second
 #: number (relative L2 distance), which is all that float32 has: there eager and full are the same.
 GRADIENT_TOLERANCE = (2.0, 1e-3)
-#: Smallest loss of compiled attacks' examples, as a share of that of eager ones (performance.md "Precision": 99 %).
-ATTACK_STRENGTH = 0.99
+#: Least increase of the loss by the compiled attack, as a share of that by the eager one, on one batch. Equal attacks
+#: that round differently were seen to differ by 3 % (bf16 against fp32, eight seeds, 128 images): the test of the 99 %
+#: of performance.md needs a trained network and many batches (tests/equivalence), this one finds wrong code.
+ATTACK_STRENGTH = 0.9
 WAY_OUT = "--no-compile runs eagerly, --engine reference plainly"
 
 
@@ -76,17 +78,9 @@ def check_parity(engine: FastEngine, images: Tensor, labels: Tensor) -> None:
     """
     attack, update = engine.run_parts()
     if engine.row.adversarial:
-        examples = {}
-        for name, run in (("eager", engine.attack_eagerly), ("compiled", attack)):
-            with preserved(engine.state()):
-                examples[name] = run(images, labels, images)[0].clone()
-        loss = {name: _loss(engine, batch, labels) for name, batch in examples.items()}
-        # less is a weaker attack; more cannot be wrong, but far more would mean that the eager one is broken
-        if not loss["compiled"] >= ATTACK_STRENGTH * loss["eager"]:
-            raise TrainingFailure(
-                f"the compiled attack reaches a loss of {loss['compiled']:.4f}, the eager one {loss['eager']:.4f} "
-                f"(at least {ATTACK_STRENGTH:.0%} is needed); {WAY_OUT}"
-            )
+        with preserved(engine.model.buffers()):
+            _settle(engine, images)
+            _check_attack(engine, attack, images, labels)
     gradients = {}
     runs = {"full": lambda x, y: engine.update_eagerly(x, y, full=True), "eager": engine.update_eagerly}
     for name, run_update in (runs | {"compiled": update}).items():
@@ -103,7 +97,35 @@ def check_parity(engine: FastEngine, images: Tensor, labels: Tensor) -> None:
         )
 
 
+def _settle(engine: FastEngine, images: Tensor) -> None:
+    """Bring running statistics near the batch's: with those of a new network an attack in eval mode has no effect."""
+    if engine.recipe.attack.bn == "running":
+        with torch.no_grad():
+            for _ in range(20):  # at momentum 0.1 an eighth of the first values remains
+                engine.model(images)
+
+
+def _check_attack(engine: FastEngine, attack: Function, images: Tensor, labels: Tensor) -> None:
+    """Refuse a compiled attack that raises the loss less than the eager one does."""
+    examples = {"clean": images}
+    for name, run in (("eager", engine.attack_eagerly), ("compiled", attack)):
+        with preserved(engine.state()):
+            examples[name] = run(images, labels, images)[0].clone()
+    loss = {name: _loss(engine, batch, labels) for name, batch in examples.items()}
+    eager, compiled = (loss[name] - loss["clean"] for name in ("eager", "compiled"))
+    # a stronger attack cannot be wrong; an attack without effect on this batch (slack) says nothing
+    if not compiled >= ATTACK_STRENGTH * eager - 1e-3 * abs(loss["clean"]):
+        raise TrainingFailure(
+            f"the compiled attack raises the loss of the first batch by {compiled:.4f}, the eager one by "
+            f"{eager:.4f} (at least {ATTACK_STRENGTH:.0%} of that is needed); {WAY_OUT}"
+        )
+
+
 def _loss(engine: FastEngine, images: Tensor, labels: Tensor) -> float:
-    """Mean cross-entropy of the training model in train mode, in full precision, leaving no trace."""
-    with preserved(engine.model.buffers()), torch.no_grad():
-        return float(torch.nn.functional.cross_entropy(engine.model(images), labels))
+    """Mean cross-entropy in the attack's own BatchNorm mode, in full precision, leaving no trace."""
+    model = engine.model
+    model.train(engine.recipe.attack.bn == "batch")
+    with preserved(model.buffers()), torch.no_grad():
+        value = float(torch.nn.functional.cross_entropy(model(images), labels))
+    model.train()
+    return value

@@ -91,15 +91,17 @@ def test_the_check_fails_closed_on_a_wrong_gradient(engine, device, monkeypatch)
         parity.check_parity(engine, *first(device))
 
 
-def test_the_check_fails_closed_on_a_weak_attack(engine, device, monkeypatch) -> None:
+@pytest.mark.parametrize("bn", ["batch", "running"])
+def test_the_check_fails_closed_on_a_weak_attack(bn, device, monkeypatch) -> None:
+    engine = make_pair(device, torch.float32, method="srat-ldam", **{"attack.bn": bn}).fast
     monkeypatch.setattr(engine, "_attack", lambda images, labels, start: (images.clone(),))
-    with pytest.raises(TrainingFailure, match=r"the compiled attack reaches a loss of"):
+    with pytest.raises(TrainingFailure, match=r"the compiled attack raises the loss of the first batch by"):
         parity.check_parity(engine, *first(device))
 
 
 def test_the_check_fails_closed_on_nan(engine, device, monkeypatch) -> None:
     monkeypatch.setattr(engine, "_attack", lambda images, labels, start: (images * float("nan"),))
-    with pytest.raises(TrainingFailure, match="reaches a loss of nan"):
+    with pytest.raises(TrainingFailure, match="raises the loss of the first batch by nan"):
         parity.check_parity(engine, *first(device))
 
 
