@@ -35,7 +35,7 @@ FAST: dict[str, dict[str, str]] = {
 RUNGS = ("reference", *EAGER, *FAST)
 #: What `srat-fast train` runs with its defaults: on a CPU compilation is for long runs only (hardware.py).
 PRODUCT = "captured" if ON_GPU else "shadow"
-#: Distances that the gate allows between fp32 (TF32 convolutions on a GPU, torch's default) and the reference: of the
+#: Distances that the gate allows between fp32 and the reference: of the
 #: loss, relative; of the gradient of all parameters, relative L2. Rounding that puts an activation on the other side of
 #: a ReLU's kink moves the gradient by about 1e-3 (measured against float64: 2e-6 without such a one, 1.5e-3 in
 #: channels_last, 5.5e-3 compiled). In bf16 the yardstick is torch's plain autocast on the same weights, 0.2 to 0.3 away

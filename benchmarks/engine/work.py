@@ -18,6 +18,8 @@ from srat_fast.recipe import Recipe, build_recipe
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+# as `srat-fast train` does (hardware.py): float32 means float32, where cuDNN would take TF32 on its own
+torch.backends.cudnn.allow_tf32 = False
 #: Class counts of CIFAR-10, exp-100: they decide weights and margins, and how labels are drawn.
 COUNTS = [round(5000 * 100 ** (-k / 9)) for k in range(10)]
 UNDER = [5, 6, 7, 8, 9]
