@@ -14,7 +14,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path) -> None:
     file = tmp_path / "a"
     write_atomically(file, b"old")
     with pytest.raises(TypeError):
-        write_atomically(file, "not bytes")  # type: ignore[arg-type]
+        write_atomically(file, "not bytes")
     assert file.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 

@@ -53,7 +53,7 @@ class EagerLoop:
         self.recipe, self.model, self.tricks = recipe, model.train(), tricks
         self.device = model.linear.weight.device
         self.format = torch.channels_last if tricks.mixed else torch.contiguous_format
-        self.model.to(memory_format=self.format)  # type: ignore[call-overload]
+        self.model.to(memory_format=self.format)
         self.objective = Objective(recipe, COUNTS, UNDER, self.device)
         self.ball = LInfBall(recipe.attack.epsilon)
         self.noise = torch.Generator(self.device).manual_seed(0)

@@ -121,7 +121,7 @@ def evaluation_case(work: Work) -> Case:
         "eager": lambda: plain_predictions(plain, loader, attack),
     }
     equal = functions["product"]() == functions["eager"]()
-    share = float(equal.double().mean())  # type: ignore[attr-defined]
+    share = float(equal.double().mean())
     assert share >= AGREEMENT, f"evaluation {work}: only {share:.1%} of the predictions agree"
     forwards = 2 * attack.steps + 1
     about = {"batch": work.batch, "width": work.width, "steps": attack.steps, "precision": "fp32"}

@@ -117,7 +117,7 @@ def _loss(op: str, mode: str, size: Size) -> Case:
         return value, *torch.autograd.grad(value, tuple(inputs.values()))
 
     def total(backend: str, **inputs: Tensor) -> Tensor:
-        loss = public(**inputs, labels=labels, backend=backend, **options)  # type: ignore[operator]
+        loss = public(**inputs, labels=labels, backend=backend, **options)
         return loss.total if op == "srat_loss" else loss
 
     leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items()}

@@ -142,14 +142,14 @@ def test_linf_arguments_that_are_refused(backend: str, device: torch.device) -> 
         {"adversarial": x, "gradient": x, "clean": x, "nonfinite": torch.zeros(1, device="meta").long()},
     ):
         with pytest.raises(ValueError, match=r"shape|is on|empty|a finite number|expanded"):
-            linf_step(**{**numbers, **bad})  # type: ignore[arg-type]
+            linf_step(**{**numbers, **bad})
     for bad in (
         {"adversarial": x, "gradient": x.long(), "clean": x},
         {"adversarial": x, "gradient": x, "clean": x.double()},
         {"adversarial": x, "gradient": x, "clean": x, "nonfinite": torch.zeros(1, device=device)},
     ):
         with pytest.raises(TypeError):
-            linf_step(**{**numbers, **bad})  # type: ignore[arg-type]
+            linf_step(**{**numbers, **bad})
 
 
 def test_opcheck_of_the_loss(inputs: tuple[Tensor, ...], device: torch.device) -> None:

@@ -30,7 +30,7 @@ def step(
 ) -> Tensor:
     return linf_step(
         adversarial, gradient, clean, step_size=STEP, epsilon=EPSILON, backend=backend, **options
-    )  # type: ignore[arg-type]
+    )
 
 
 @pytest.mark.parametrize(
