@@ -13,22 +13,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from srat_fast.data.arrays import ImageArrays, ImageSet, checksum
+from srat_fast.data.cache import cache_directory
 from srat_fast.errors import UserError
 from srat_fast.record import write_atomically
 
 _CACHE_FORMAT = 1
-
-
-def cache_directory() -> Path:
-    """Where decoded folder sets are kept.
-
-    Returns:
-        $SRAT_FAST_CACHE, else $XDG_CACHE_HOME/srat-fast, else ~/.cache/srat-fast.
-    """
-    base = os.environ.get("SRAT_FAST_CACHE")
-    if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srat-fast"
 
 
 def class_folders(root: Path) -> list[str]:

@@ -55,11 +55,15 @@ class MemoryLoader:
         """Images an epoch."""
         return self._labels.shape[0]
 
-    def epoch(self, number: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch.
+    def close(self) -> None:
+        """Nothing to give back: the images go with the loader."""
+
+    def epoch(self, number: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, from batch `start` on.
 
         Args:
             number: the epoch; equal numbers give equal batches.
+            start: batches to pass over, without making them.
 
         Yields:
             images [B, C, H, W] float32 in [0, 1], channels_last in memory; labels [B] int64.
@@ -70,10 +74,10 @@ class MemoryLoader:
         if self.shuffle:
             order = torch.randperm(total, generator=self._generator("order", number))
         order, rows, columns = (t.to(self.device, non_blocking=True) for t in (order, rows, columns))
-        for start in range(0, total, self.batch_size):
-            index = order[start : start + self.batch_size]
-            at_rows = rows[start : start + self.batch_size]  # [B, H]
-            at_columns = columns[start : start + self.batch_size]  # [B, W]
+        for first in range(start * self.batch_size, total, self.batch_size):
+            index = order[first : first + self.batch_size]
+            at_rows = rows[first : first + self.batch_size]  # [B, H]
+            at_columns = columns[first : first + self.batch_size]  # [B, W]
             batch = self._padded[
                 index[:, None, None], at_rows[:, :, None], at_columns[:, None, :]
             ]  # [B, H, W, C]

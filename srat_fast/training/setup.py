@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from srat_fast.data.loader import Loader
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.data.split import DataSplit, load_split
@@ -79,7 +80,7 @@ class Setup:
     recipe: Recipe
     device: torch.device
     split: DataSplit
-    loader: MemoryLoader
+    loader: Loader
     engine: Engine
 
 

@@ -71,3 +71,16 @@ def test_crop_and_flip_have_the_right_distribution(device) -> None:
     assert torch.bincount(rows, minlength=4)[:3].min() > 1200  # rows 0, 1, 2 by the shift alone, 1333 each
     share = torch.bincount(columns, minlength=4) / 4000  # column 1 shifts to 0..2, its mirror image 2 to 1..3
     assert torch.allclose(share, torch.tensor([1, 2, 2, 1]) / 6, atol=0.03)
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4])
+def test_an_epoch_can_begin_at_any_batch(images, device, start) -> None:
+    loader = MemoryLoader(
+        images, batch_size=16, device=device, seed=3, crop_padding=1, flip=True, shuffle=True
+    )
+    whole = list(loader.epoch(2))
+    rest = list(loader.epoch(2, start))
+    assert len(rest) == max(0, len(whole) - start)
+    for (a, b), (c, d) in zip(whole[start:], rest, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
