@@ -15,12 +15,22 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Lower number = lower layer; a module may import its own layer's package and any lower layer.
 LAYERS = {
     "errors": 0, "seeds": 0, "methods": 0, "datasets": 0, "recipe": 1, "record": 1,
-    "data": 2, "models": 2, "theory": 2, "hardware": 2,
+    "data": 2, "models": 2, "theory": 2, "hardware": 2, "figures": 2,
     "attacks": 3, "losses": 3,
     "evaluation": 4, "training": 5, "sweep": 6, "report": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 STANDARD_ONLY = ("errors", "seeds", "methods", "datasets", "recipe", "record")
-OPTIONAL = ("triton", "ffcv", "ray", "matplotlib", "tensorboard", "pyautoattack", "torchvision", "sklearn")
+OPTIONAL = (
+    "triton",
+    "ffcv",
+    "ray",
+    "matplotlib",
+    "tensorboard",
+    "pyautoattack",
+    "torchvision",
+    "sklearn",
+    "scipy",
+)
 
 
 def sources() -> list[Path]:
@@ -95,7 +105,14 @@ def test_optional_packages_enter_through_one_file_each() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["srat_fast", "srat_fast.cli", "srat_fast.report.table", "srat_fast.data.plan"]
+    "module",
+    [
+        "srat_fast",
+        "srat_fast.cli",
+        "srat_fast.report.table",
+        "srat_fast.data.plan",
+        "srat_fast.figures.canvas",
+    ],
 )
 def test_torch_is_not_imported_before_it_is_needed(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

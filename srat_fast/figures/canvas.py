@@ -1,0 +1,158 @@
+"""The canvas: a size enters, a figure in the house's style leaves, and is saved by its suffix. Imports matplotlib.
+
+Other files take `Figure` and `Axes` from here, draw inside `with style():`, and never touch pyplot, so nothing global
+is changed and no window system is needed. Equal drawings give equal bytes: no dates, no random identifiers.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from srat_fast.errors import UserError
+from srat_fast.record import write_atomically
+
+__all__ = [
+    "SERIES",
+    "SUFFIXES",
+    "UNDER",
+    "WELL",
+    "Axes",
+    "Figure",
+    "figure",
+    "render",
+    "save",
+    "style",
+    "suffix_of",
+]
+
+#: Colours of the well- and under-represented classes, told apart by colour-blind readers and in grey print too.
+WELL, UNDER = "#1f5a93", "#e0862c"
+#: Colours of several curves, in order (Okabe and Ito's set, which colour-blind readers can tell apart).
+SERIES = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#b8a800")
+
+#: Suffix -> metadata that keeps dates and versions out of the file.
+SUFFIXES: dict[str, dict[str, Any]] = {
+    ".svg": {"Date": None, "Creator": None},
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": matplotlib.cycler(color=SERIES),  # type: ignore[attr-defined]
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.dpi": 100.0,
+    "savefig.dpi": 150.0,
+    "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
+    "svg.hashsalt": "srat-fast",  # else identifiers differ from run to run
+    "pdf.fonttype": 42,
+    # a class may be called "a$b"; a formula asks for it: axes.set_xlabel(r"$\rho$", parse_math=True)
+    "text.parse_math": False,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The house's style, for as long as the block runs; drawing happens inside.
+
+    Yields:
+        Nothing.
+    """
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def figure(
+    rows: int = 1, columns: int = 1, *, width: float = 6.4, height: float = 3.6, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """A new figure with a grid of axes.
+
+    Args:
+        rows: of axes.
+        columns: of axes.
+        width: of the whole figure, inches.
+        height: likewise.
+        options: as `matplotlib.figure.Figure.subplots` takes them, such as sharey=True.
+
+    Returns:
+        (figure, axes [rows, columns]).
+    """
+    with style():
+        made = Figure(figsize=(width, height), layout="constrained")
+        return made, made.subplots(rows, columns, squeeze=False, **options)
+
+
+def suffix_of(path: str | Path, option: str = "--figure") -> str:
+    """The kind of picture that a path asks for; to be asked before the work whose result it will hold.
+
+    Args:
+        path: of the picture.
+        option: named in the error.
+
+    Returns:
+        ".svg", ".png" or ".pdf".
+
+    Raises:
+        UserError: another suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(option, f"a file name that ends in {', '.join(SUFFIXES)} is needed", str(path))
+    return suffix
+
+
+def render(drawn: Figure, suffix: str = ".svg") -> bytes:
+    """A figure as the bytes of a picture.
+
+    Args:
+        drawn: the figure.
+        suffix: ".svg", ".png" or ".pdf".
+
+    Returns:
+        The file's content; equal figures give equal bytes.
+    """
+    buffer = io.BytesIO()
+    with style():
+        drawn.savefig(buffer, format=suffix[1:], metadata=SUFFIXES[suffix])
+    return buffer.getvalue()
+
+
+def save(drawn: Figure, path: str | Path, option: str = "--figure") -> Path:
+    """Write a figure, whole or not at all.
+
+    Args:
+        drawn: the figure.
+        path: its suffix decides the kind; the directory is created.
+        option: named in the error.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: another suffix, or the file cannot be written.
+    """
+    target = Path(path)
+    content = render(drawn, suffix_of(target, option))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, content)
+    except OSError as error:
+        raise UserError(option, f"cannot be written: {error.strerror}", str(path)) from None
+    return target
