@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import math
@@ -18,6 +19,10 @@ from srat_fast.errors import UserError
 RECIPE, METRICS, RECORD = "recipe.json", "metrics.jsonl", "record.json"
 #: Weights of the last epoch, of the best epoch by validation, and their moving average.
 MODEL, BEST, EMA = "model.safetensors", "best.safetensors", "ema.safetensors"
+#: State to continue from, while a run is not finished; and what keeps a second process out of its directory.
+CHECKPOINT, LOCK = "checkpoint", ".lock"
+#: How a run directory is taken up again: there must be a run in it (`--resume`), or there may be (`--resume auto`).
+MUST, AUTO = "must", "auto"
 _PACKAGES = ("srat-fast", "torch", "torchvision", "triton", "numpy", "safetensors", "scikit-learn")
 
 
@@ -72,40 +77,102 @@ class RunDirectory:
     """A run's directory: made empty, filled as the run goes, removed if the run never began.
 
     Args:
-        path: the directory; `create` or `open` decide whether it must be new or complete.
+        path: the directory; `create`, `reopen` or `open` decide whether it must be new, begun or complete.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._made: Path | None = None
+        self._begun = False
+        self._lock: int | None = None
 
     @classmethod
     def create(cls, path: Path) -> RunDirectory:
-        """A new, empty run directory.
+        """A new, empty run directory, locked.
 
         Args:
-            path: must not exist, or be empty.
+            path: must not exist, or be empty but for what a run leaves that was killed before it began.
 
         Returns:
             The run directory.
 
         Raises:
-            UserError: it holds another run or other files, or cannot be written.
+            UserError: it holds another run or other files, cannot be written, or another process is at work in it.
         """
         run = cls(path)
-        if path.is_dir() and any(path.iterdir()):
-            what = "already holds a run" if (path / RECIPE).exists() else "is not empty"
-            raise UserError("--out", f"{what}; choose another directory or remove it", str(path))
+        _refuse_content(path)
         missing = [p for p in (path, *path.parents) if not p.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
-            run._made = missing[-1] if missing else None
             with tempfile.TemporaryFile(dir=path):
                 pass
+            run._take_lock()
         except OSError as error:
+            run._made = missing[-1] if missing else None
             run.discard()
             raise UserError("--out", f"cannot be written: {error.strerror}", str(path)) from None
+        run._made = missing[-1] if missing else None
+        try:
+            _refuse_content(path)  # again: another process may have begun in between
+        except UserError:
+            run.release()
+            raise
         return run
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunDirectory:
+        """A run that has begun, to be continued; locked.
+
+        Args:
+            path: a directory with a recipe.
+
+        Returns:
+            The run directory.
+
+        Raises:
+            UserError: there is no run, it cannot be written, or another process is at work in it.
+        """
+        run = cls(path)
+        run._begun = True
+        if not (path / RECIPE).is_file():
+            raise UserError("--resume", f"there is no run to continue: no {RECIPE}", str(path))
+        try:
+            run._take_lock()
+        except OSError as error:
+            raise UserError("--out", f"cannot be written: {error.strerror}", str(path)) from None
+        for leftover in (
+            p for name in (RECIPE, METRICS, RECORD, MODEL, BEST, EMA) for p in path.glob(f".{name}.*")
+        ):
+            leftover.unlink()  # of a process that was killed while it wrote
+        return run
+
+    def _take_lock(self) -> None:
+        """Hold the directory until `release` or the end of the process (the lock is the kernel's)."""
+        file = self.path / LOCK
+        while True:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # a holder removes the file when it ends: the lock counts only on the file that is there now
+                if file.exists() and os.stat(file).st_ino == os.fstat(handle).st_ino:
+                    self._lock = handle
+                    return
+            except BlockingIOError:
+                os.close(handle)
+                raise UserError("--out", "another process is training in it", str(self.path)) from None
+            except FileNotFoundError:
+                pass
+            except OSError:
+                os.close(handle)
+                raise
+            os.close(handle)
+
+    def release(self) -> None:
+        """Let other processes into the directory; may be called twice."""
+        if self._lock is not None:
+            (self.path / LOCK).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -126,12 +193,13 @@ class RunDirectory:
         return cls(path)
 
     def discard(self) -> None:
-        """Remove what `create` made: for runs that fail before their first epoch."""
-        if self.path.is_dir():
+        """Remove what `create` made, and release: for runs that fail before their first epoch; one begun stays."""
+        if self.path.is_dir() and not self._begun:
             for name in (RECIPE, METRICS):
                 (self.path / name).unlink(missing_ok=True)
             for events in self.path.glob("events.out.tfevents.*"):
                 events.unlink()
+        self.release()
         if self._made is not None:
             shutil.rmtree(self._made, ignore_errors=True)
 
@@ -172,6 +240,38 @@ class RunDirectory:
         """
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain_json(line), allow_nan=False) + "\n")
+
+    def metrics(self) -> bytes:
+        """metrics.jsonl as it is.
+
+        Returns:
+            Its bytes; none where no epoch has ended.
+        """
+        file = self.path / METRICS
+        return file.read_bytes() if file.exists() else b""
+
+    def set_metrics(self, content: bytes) -> None:
+        """Put metrics.jsonl back to an earlier state: epochs that are undone and a torn last line go.
+
+        Args:
+            content: as `metrics` gave it.
+        """
+        if content:
+            write_atomically(self.path / METRICS, content)
+        else:
+            (self.path / METRICS).unlink(missing_ok=True)
+
+
+def _refuse_content(path: Path) -> None:
+    """Refuse a directory that holds anything but what a run leaves that was killed before it wrote its recipe."""
+    if (path / RECIPE).exists():
+        raise UserError(
+            "--out", "already holds a run; --resume continues it, or choose another directory", str(path)
+        )
+    if path.is_dir():
+        names = {p.name for p in path.iterdir()}
+        if any(n != LOCK and not n.startswith((f".{RECIPE}.", "events.out.tfevents.")) for n in names):
+            raise UserError("--out", "is not empty; choose another directory or remove it", str(path))
 
 
 def versions() -> dict[str, str]:

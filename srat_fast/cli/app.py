@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from srat_fast.cli import data, doctor, evaluate, report, train
-from srat_fast.cli.options import named_as_option
-from srat_fast.errors import TrainingFailure, UserError
+from srat_fast.cli.options import named_as_option, spelled_out
+from srat_fast.errors import Interrupted, TrainingFailure, UserError
 
 app = typer.Typer(
     name="srat-fast",
@@ -48,16 +48,19 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: without the program's name; None for the process's own.
 
     Raises:
-        SystemExit: 0 done, 1 a run failed, 2 bad input, 130 interrupted.
+        SystemExit: 0 done, 1 a run failed, 2 bad input, 130 and 143 stopped by a signal.
     """
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(spelled_out(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
     except UserError as error:
         sys.exit(_fail(error.line(named_as_option(error.option)), 2))
     except TrainingFailure as error:
         sys.exit(_fail(str(error), 1))
     except typer.TyperException as error:
         sys.exit(_fail(error.format_message(), 2))
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.code)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(_fail("interrupted", 130))
     sys.exit(code if isinstance(code, int) else 0)

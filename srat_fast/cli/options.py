@@ -25,6 +25,7 @@ OPTION_FIELDS = {
     "--no-compile": "run.compile",
     "--profile": "run.profile",
     "--device": "run.device",
+    "--watchdog": "run.watchdog_seconds",
     "--epsilon": "eval_attack.epsilon",
     "--subset": "data.test_limit",
 }
@@ -42,6 +43,21 @@ def named_as_option(field: str) -> str:
     """
     option = _FIELD_OPTIONS.get(field)
     return f"{option} ({field})" if option else field
+
+
+def spelled_out(arguments: list[str]) -> list[str]:
+    """Arguments in which an option whose value may be left out has one: typer knows no such options.
+
+    Args:
+        arguments: of the command line.
+
+    Returns:
+        The same with `--resume` as `--resume=must`, unless "auto" follows or a value is joined by "=".
+    """
+    spelled = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        spelled.append("--resume=must" if argument == "--resume" and following != "auto" else argument)
+    return spelled
 
 
 def parse_settings(settings: list[str]) -> dict[str, str]:

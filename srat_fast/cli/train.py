@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,11 @@ from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import METHODS
 from srat_fast.recipe import NAMED_RECIPES, to_toml
+from srat_fast.record import MUST, RECIPE
+from srat_fast.training.stops import Stops
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _Text = str | None
 
@@ -63,6 +68,20 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/<what it is>")] = None,
+    resume: Annotated[
+        _Text,
+        typer.Option(
+            metavar="[auto]",
+            help="Continue the run in --out; auto: begin, continue or return at once, whichever fits.",
+            show_default="off",
+        ),
+    ] = None,
+    watchdog: Annotated[
+        _Text,
+        typer.Option(
+            metavar="SECONDS", help="End with code 124 when no step ends for so long.", show_default="off"
+        ),
+    ] = None,
     recipe: Annotated[
         _Text,
         typer.Option(
@@ -77,6 +96,8 @@ def train(
     ] = False,
 ) -> None:
     """Train one model by SRAT or a baseline, evaluate it and record the run."""
+    if resume == MUST and recipe is None and dataset is None and out is not None and (out / RECIPE).is_file():
+        recipe = str(out / RECIPE)  # the run's own; what is given beside it is compared with it
     chosen = recipe_from_options(
         recipe,
         {
@@ -96,6 +117,7 @@ def train(
             "--profile": profile,
             "--device": device,
             "--data-root": data_root,
+            "--watchdog": watchdog,
         },
         settings or [],
     )
@@ -103,14 +125,20 @@ def train(
         typer.echo(to_toml(chosen.resolve()), nl=False)
         return
 
-    from rich.console import Console
+    with Stops() as stops:  # before torch is imported, which takes seconds in which a signal may come
+        from rich.console import Console
 
-    from srat_fast.training.trainer import default_out
-    from srat_fast.training.trainer import train as run
+        from srat_fast.training.trainer import default_out
+        from srat_fast.training.trainer import train as run
 
-    console = Console()
-    target = out if out is not None else default_out(chosen)
-    record = run(chosen, target, console=console)
+        console = Console()
+        target = out if out is not None else default_out(chosen)
+        record = run(chosen, target, console=console, resume=resume, stops=stops)
+    show_record(record, target, console)
+
+
+def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
+    """The result of a finished run."""
     attack = record["recipe"]["eval_attack"]
     rows = {
         "clean": record["standard"],

@@ -22,8 +22,21 @@ def save_model(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -
         state: as `ResNet18.state_dict` gives it.
         metadata: plain text kept in the file's header.
     """
+    write_atomically(path, weights_bytes(state, metadata))
+
+
+def weights_bytes(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The content of a .safetensors file.
+
+    Args:
+        state: name -> tensor, on any device.
+        metadata: plain text kept in the file's header.
+
+    Returns:
+        The file's bytes.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_atomically(path, safetensors.torch.save(plain, metadata))
+    return safetensors.torch.save(plain, metadata)
 
 
 def load_model(path: Path) -> ResNet18:

@@ -287,5 +287,16 @@ class Run(Section):
         "profile a few of the first steps: profile.json and profile.txt in the run directory",
         identity=False,
     )
+    checkpoint_minutes: float = setting(
+        10.0, "save the state at the first step after so long; 0 is off (a stop and the end of training save anyway)",
+        unit="minutes", low=0.0, identity=False,
+    )  # fmt: skip
+    checkpoint_epochs: int = setting(
+        0, "save the state every so many epochs; 0 is off", unit="epochs", low=0, identity=False
+    )
+    watchdog_seconds: float = setting(
+        0.0, "end the process (exit code 124, stacks in hang.txt) when no step ends for so long; 0 is off",
+        unit="s", low=0.0, identity=False,
+    )  # fmt: skip
     tensorboard: bool = setting(True, "write TensorBoard event files", identity=False)
     eval_batch_size: int = setting(500, "images a step of evaluation", low=1, identity=False)

@@ -40,6 +40,39 @@ class _Seconds:
         return dict(self.sums)
 
 
+class _Guard:
+    """Notices the first step whose loss or gradient is not finite; from then on nothing is updated."""
+
+    def __init__(self, model: ResNet18) -> None:
+        self._buffers = list(model.buffers())
+        self._before = [b.clone() for b in self._buffers]
+        device = next(model.parameters()).device
+        self.steps, self.bad = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+        self.loss, self.found = (torch.zeros(1, device=device) for _ in range(2))
+
+    def before_step(self) -> None:
+        """Keep the running statistics."""
+        if not int(self.bad):
+            self._before = [b.clone() for b in self._buffers]
+
+    def allows(self, total: Tensor, gradients: list[Tensor]) -> bool:
+        """Whether the update may happen."""
+        self.steps += 1
+        if int(self.bad):
+            return False
+        if all(bool(torch.isfinite(t).all()) for t in (total, *gradients)):
+            return True
+        self.bad.copy_(self.steps)
+        self.loss.fill_(float(total.detach()))
+        self.found.fill_(1)
+        return False
+
+    def settle(self) -> None:
+        """Put the running statistics back to those before the step that was not finite."""
+        for buffer, old in zip(self._buffers, self._before, strict=True):
+            buffer.copy_(old)
+
+
 class ReferenceEngine:
     """Slow and plain; same interface as the fast engine.
 
@@ -57,6 +90,7 @@ class ReferenceEngine:
         self.noise = torch.Generator(self.device).manual_seed(seed_for(recipe.seed, "attack"))
         self.nonfinite = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.zero = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.guard = _Guard(self.model)
         self.compile_seconds = 0.0
         self.stopwatch = _Seconds()
         loss = recipe.loss
@@ -159,6 +193,7 @@ class ReferenceEngine:
             The step's losses.
         """
         started = self._now()
+        self.guard.before_step()
         x = images.contiguous()
         if self.row.adversarial:
             x = self.attack(x, labels)
@@ -189,12 +224,14 @@ class ReferenceEngine:
             l_sep = losses.separation(z, labels, self.recipe.loss.temperature, self.recipe.loss.empty_anchors)
         total = l_cls + self.recipe.loss.separation_weight * l_sep
         total.backward()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        allowed = self.guard.allows(total, gradients)
         if self.recipe.optim.clip_norm > 0:
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = torch.sqrt(sum((g**2).sum() for g in gradients))  # type: ignore[arg-type]
             for g in gradients:
                 g *= min(1.0, self.recipe.optim.clip_norm / (float(norm) + 1e-6))
-        self.optimizer.step()
+        if allowed:
+            self.optimizer.step()
         correct = (logits.detach().argmax(dim=1) == labels).sum()
         return ReferenceResult(total.detach(), l_cls.detach(), l_sep.detach(), correct, x)
 

@@ -13,12 +13,13 @@ class Curves:
     Args:
         directory: receives events.out.tfevents.*.
         enabled: `run.tensorboard`.
+        purge: the first epoch that is run again, whose older points TensorBoard drops; None for a new run.
 
     Raises:
         MissingPackage: switched on and tensorboard is not installed.
     """
 
-    def __init__(self, directory: Path, enabled: bool) -> None:
+    def __init__(self, directory: Path, enabled: bool, purge: int | None = None) -> None:
         self._writer = None
         if enabled:
             try:
@@ -29,7 +30,7 @@ class Curves:
                     "run.tensorboard = true",
                     "pip install tensorboard, or --set run.tensorboard=false",
                 ) from None
-            self._writer = SummaryWriter(str(directory))
+            self._writer = SummaryWriter(str(directory), purge_step=purge)
 
     def epoch(self, number: int, values: dict[str, float]) -> None:
         """Add one point to each curve.

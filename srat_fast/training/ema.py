@@ -26,8 +26,23 @@ class MovingAverage:
         self._buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Average in the model's present weights; once a step."""
-        torch._foreach_lerp_(self._average, self._source, 1.0 - self._decay)
+    def update(self, frozen: Tensor | None = None) -> None:
+        """Average in the model's present weights; once a step.
+
+        Args:
+            frozen: [1], 1.0 on the device where nothing is to be averaged in any more, else 0.0.
+        """
+        if frozen is None:
+            torch._foreach_lerp_(self._average, self._source, 1.0 - self._decay)
+        else:  # the share is known to the device only
+            share = ((1.0 - frozen) * (1.0 - self._decay)).squeeze()
+            difference = torch._foreach_sub(self._source, self._average)
+            torch._foreach_mul_(difference, share)
+            torch._foreach_add_(self._average, difference)
+        self.copy_statistics()
+
+    @torch.no_grad()
+    def copy_statistics(self) -> None:
+        """Take over the model's BatchNorm statistics."""
         for own, source in self._buffers:
             own.copy_(source)

@@ -46,13 +46,31 @@ class Timer(Protocol):
         """Seconds per region since the start."""
 
 
+class Guard(Protocol):
+    """What keeps an engine at its last finite state; all tensors are [1] and stay where they are."""
+
+    steps: Tensor
+    bad: Tensor
+    loss: Tensor
+    found: Tensor
+
+    def settle(self) -> None:
+        """Put the running statistics back to those before the step that was not finite."""
+
+
 class Engine(Protocol):
     """What the trainer asks of an engine: the fast one and the reference both have it."""
 
     model: ResNet18
+    optimizer: torch.optim.SGD
+    noise: torch.Generator
     nonfinite: Tensor
     zero: Tensor
     compile_seconds: float
+
+    @property
+    def guard(self) -> Guard:
+        """What keeps it at its last finite state."""
 
     @property
     def stopwatch(self) -> Timer:

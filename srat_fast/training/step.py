@@ -17,6 +17,7 @@ from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe
 from srat_fast.seeds import seed_for
 from srat_fast.training.capture import Captured, Function, preserved
+from srat_fast.training.guard import StepGuard
 from srat_fast.training.parity import check_parity, compile_errors
 from srat_fast.training.schedule import learning_rate
 from srat_fast.training.stopwatch import Stopwatch
@@ -65,6 +66,7 @@ class FastEngine:
         self.ball = LInfBall(recipe.attack.epsilon)
         self.noise = torch.Generator(self.device).manual_seed(seed_for(recipe.seed, "attack"))
         self.nonfinite, self.zero = (torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(2))
+        self.guard = StepGuard(self.model)
         self.stopwatch = Stopwatch(self.device)
         self.compile_seconds = 0.0
         compiled, captured = recipe.run.compile == "on", recipe.run.capture == "on"
@@ -99,6 +101,7 @@ class FastEngine:
         if optim.momentum > 0:
             for parameter in self.model.parameters():
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        optimizer.found_inf = self.guard.found  # type: ignore[attr-defined]  # the fused update passes over 1.0
         return optimizer
 
     def state(self) -> list[Tensor]:
@@ -110,7 +113,8 @@ class FastEngine:
         momentum = [
             t for entry in self.optimizer.state.values() for t in entry.values() if isinstance(t, Tensor)
         ]
-        return [*self.model.parameters(), *self.model.buffers(), *momentum, self.nonfinite, self.zero]
+        counters = [self.nonfinite, self.zero, *self.guard.tensors()]
+        return [*self.model.parameters(), *self.model.buffers(), *momentum, *counters]
 
     def start_epoch(self, epoch: int) -> None:
         """Set the epoch's learning rate and class weights, in place.
@@ -142,6 +146,7 @@ class FastEngine:
         images = images.contiguous(memory_format=torch.channels_last)
         if self._rehearse and images.shape not in self._seen:
             self.rehearse(images, labels)
+        self.guard.before_step()
         if self.row.adversarial:
             with self.stopwatch.region("attack"):
                 images = self.attack(images, labels)
@@ -273,8 +278,10 @@ class FastEngine:
         total, classification, separation, logits = (losses or self._losses)(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if self.recipe.optim.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.optim.clip_norm, norm)
+        self.guard.check(total, norm)
         self.optimizer.step()
         correct = (logits.detach().argmax(dim=1) == labels).sum()
         return total.detach(), classification.detach(), separation.detach(), correct

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import nn
 
-from srat_fast.data.arrays import ImageSet
-from srat_fast.errors import TrainingFailure
-from srat_fast.evaluation.judge import eval_settings, judge
+from srat_fast.errors import Interrupted, TrainingFailure, UserError
 from srat_fast.hardware import device_name, numerics, peak_memory
-from srat_fast.models.files import load_model, save_model
 from srat_fast.recipe import Recipe
-from srat_fast.record import BEST, EMA, MODEL, RECIPE, RECORD, RunDirectory, git_commit, versions
+from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
 from srat_fast.training.curves import Curves
-from srat_fast.training.epochs import EpochRunner
+from srat_fast.training.fit import Fit
 from srat_fast.training.flops import forward_flops, training_flops
-from srat_fast.training.lines import curve_points, epoch_line
+from srat_fast.training.memory import memory_errors
 from srat_fast.training.progress import ProgressView
-from srat_fast.training.setup import Setup, prepare, resolve_hardware
+from srat_fast.training.resume import Begin, begin, check_data
+from srat_fast.training.setup import Setup, prepare
+from srat_fast.training.stops import Stops
+from srat_fast.training.watchdog import Watchdog
 from srat_kernels import resolve_backend
 
 
@@ -39,48 +41,131 @@ def default_out(recipe: Recipe) -> Path:
     return Path("runs") / f"{data.name}-{shape}-{recipe.method}-seed{recipe.seed}-{recipe.fingerprint()}"
 
 
-def train(recipe: Recipe, out: str | Path | None = None, *, console: Console | None = None) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    console: Console | None = None,
+    resume: str | None = None,
+    stops: Stops | None = None,
+) -> dict[str, Any]:
     """Train, evaluate and record one run (Algorithm 1, then clean and PGD accuracy of the last epoch).
+
+    SIGTERM, SIGUSR1 and Ctrl-C are handled meanwhile, where this runs in the main thread.
 
     Args:
         recipe: what to compute.
-        out: a new or empty directory for the run; None for `default_out(recipe)`.
+        out: the run's directory; None for `default_out(recipe)`.
         console: where progress is shown; None for a silent run.
+        resume: None needs a new or empty directory; "must" continues the run that is in it; "auto" begins, continues,
+            or returns the record of a finished run, whichever it finds.
+        stops: where requests to stop are noted; None to handle the signals here.
 
     Returns:
         The content of the run's record.json (house.md "Names that others rely on").
 
     Raises:
-        UserError: bad input; nothing is left behind.
-        TrainingFailure: the loss is no longer finite; the record says so.
+        UserError: bad input; nothing is left behind, and a run that had begun is as it was.
+        TrainingFailure: loss or gradient not finite, memory or disk full; the record says so.
+        Interrupted: a signal asked for it; the state is saved, and `resume` goes on from there.
     """
     console = console or Console(quiet=True)
-    started = time.perf_counter()
-    recipe, device = resolve_hardware(recipe)
-    run = RunDirectory.create(Path(out) if out is not None else default_out(recipe))
-    with numerics(recipe.run.deterministic):
+    with contextlib.nullcontext(stops) if stops is not None else Stops() as asked:
+        started = time.perf_counter()
+        path = Path(out) if out is not None else default_out(recipe)
+        start = begin(recipe, path, resume)
+        if start.finished is not None:
+            start.checkpoints.remove()  # where a kill came between the record and this
+            return start.finished
         try:
-            setup = prepare(recipe, device)
-            curves = Curves(run.path, recipe.run.tensorboard)
-            record = _describe(setup)
+            with numerics(start.recipe.run.deterministic):
+                return _work(start, asked, console, started)
+        finally:
+            start.run.release()
+
+
+def _work(start: Begin, stops: Stops, console: Console, started: float) -> dict[str, Any]:
+    """A run from its preparation to its record."""
+    recipe, run = start.recipe, start.run
+    try:
+        with memory_errors("while preparing", "data.limit or model.width, or choose another --device"):
+            setup = prepare(recipe, start.device)
+        if start.checkpoint is not None:
+            check_data(setup, start.checkpoint)
+        purge = start.checkpoint.about["epoch"] if start.checkpoint else 0 if start.entries else None
+        record = _describe(setup)
+        if stops.requested:
+            raise Interrupted("stopped before the first step; --resume auto begins or goes on", stops.code)
+        with _full_disk(run):
+            curves = Curves(run.path, recipe.run.tensorboard, purge)
             run.write_json(RECIPE, recipe.to_dict())
-        except BaseException:
-            run.discard()
+            start.note()
+    except BaseException:
+        run.discard()
+        raise
+    if start.entries:
+        record["resumed"] = start.entries
+
+    def conclude(status: str, problem: str) -> None:
+        run.write_json(RECORD, record | {"status": status, "problem": problem})
+
+    watchdog = Watchdog(recipe.run.watchdog_seconds, run.path, lambda problem: conclude("failed", problem))
+    with ProgressView(recipe.method, console) as view, watchdog:
+        view.line(_headline(setup, run.path))
+        fit = Fit(setup, run, start.checkpoints, view, curves, record["flops_per_image"], stops, watchdog)
+        try:
+            _continue(fit, start, view)
+            with _full_disk(run):
+                record |= fit.run()
+            record |= _finish(setup, record, started)
+        except UserError:
+            raise  # of a checkpoint that is refused: the run is as it was
+        except BaseException as error:
+            record |= {"epoch": fit.runner.epoch, "step": fit.step}
+            known = isinstance(error, (TrainingFailure, Interrupted))
+            problem = str(error) if known else type(error).__name__
+            # on a full disk there may be no room for this either; the error itself is told in any case
+            with contextlib.suppress(OSError):
+                stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+                conclude("interrupted" if stopped else "failed", problem)
             raise
-        with ProgressView(recipe.method, console) as view:
-            view.line(_headline(setup, run.path))
-            try:
-                record |= _fit(setup, run, view, curves, record["flops_per_image"])
-                record |= _finish(setup, record, started)
-            except BaseException as error:
-                problem = str(error) if isinstance(error, TrainingFailure) else type(error).__name__
-                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                run.write_json(RECORD, record | {"status": status, "problem": problem})
-                raise
-            finally:
+        finally:
+            setup.loader.close()
+            with contextlib.suppress(OSError):
                 curves.close()
-        run.write_json(RECORD, record)
+    run.write_json(RECORD, record)
+    start.checkpoints.remove()
     return record
+
+
+def _continue(fit: Fit, start: Begin, view: ProgressView) -> None:
+    """Put a run that is taken up again back to its checkpoint, or to its beginning where it had none."""
+    if start.checkpoint is not None:
+        fit.restore(start.checkpoint)
+    elif start.entries:
+        start.run.set_metrics(b"")
+    if start.entries:
+        for problem in start.entries[-1].get("fallback", ()):
+            view.line(f"damaged checkpoint passed over: {problem}")
+        at = f"epoch {fit.runner.epoch + 1}, step {fit.runner.batch}"
+        view.line(f"continued from {at}" if start.checkpoint else "no checkpoint yet: begun again")
+
+
+@contextlib.contextmanager
+def _full_disk(run: RunDirectory) -> Iterator[None]:
+    """A full disk in words, wherever it is met.
+
+    Raises:
+        TrainingFailure: in place of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrainingFailure(
+            f"the disk of {run.path} is full; make room and go on with --resume from the last checkpoint"
+        ) from None
 
 
 def _describe(setup: Setup) -> dict[str, Any]:
@@ -116,90 +201,11 @@ def _headline(setup: Setup, path: Path) -> str:
     )
 
 
-def _fit(
-    setup: Setup, run: RunDirectory, view: ProgressView, curves: Curves, flops_per_image: int
-) -> dict[str, Any]:
-    """All epochs; the best epoch by validation is kept in a file of its own, never chosen by the test set."""
-    recipe, split, model = setup.recipe, setup.split, setup.engine.model
-    runner = EpochRunner(setup, view, flops_per_image, run.path)
-    best: dict[str, Any] | None = None
-    validation_seconds, epochs = 0.0, recipe.optim.epochs
-    metrics: dict[str, Any] = {}
-    view.begin("training", epochs * len(split.train))
-    for epoch in range(epochs):
-        view.describe(f"epoch {epoch + 1}/{epochs}")
-        metrics = runner.run(epoch)
-        if len(split.validation):
-            before = time.perf_counter()
-            metrics["validation"] = verdict = judge_run(setup, model, split.validation)
-            validation_seconds += time.perf_counter() - before
-            if best is None or verdict["robust"]["balanced"] > best["validation"]["robust"]["balanced"]:
-                best = {"epoch": epoch, "validation": verdict}
-                save_model(run.path / BEST, model.state_dict(), _label(recipe) | {"epoch": str(epoch)})
-        run.append_metrics(metrics)
-        curves.epoch(epoch, curve_points(metrics))
-        view.line(epoch_line(recipe.method, metrics, epochs, runner.training_seconds))
-    save_model(run.path / MODEL, model.state_dict(), _label(recipe))
-
-    before = time.perf_counter()
-    view.begin("evaluation", 2 * len(split.test))
-    result = judge_run(setup, model, split.test, view)
-    if best is not None:
-        result["best"] = best | judge_run(setup, load_model(run.path / BEST).to(setup.device), split.test)
-    if runner.ema is not None:
-        result["ema"] = judge_run(setup, runner.ema.module, split.test)
-        save_model(run.path / EMA, runner.ema.module.state_dict(), _label(recipe))
-    curves.epoch(epochs - 1, {f"test/{kind}": result[kind]["overall"] for kind in ("standard", "robust")})
-    return {
-        **result,
-        "final_epoch": metrics,
-        "images_per_second": runner.images / runner.training_seconds,
-        "mfu": runner.mfu(runner.images / runner.training_seconds),
-        "seconds": {
-            **runner.seconds(),
-            "evaluation": time.perf_counter() - before + validation_seconds,
-            "compile": setup.engine.compile_seconds,
-        },
-    }
-
-
 def _finish(setup: Setup, record: dict[str, Any], started: float) -> dict[str, Any]:
     """The figures that need the whole run."""
+    seconds = record["seconds"]
     return {
-        "seconds": {"total": time.perf_counter() - started} | record["seconds"],
+        "seconds": seconds | {"total": seconds["total"] + time.perf_counter() - started},
         "peak_memory_bytes": peak_memory(setup.device),
         "status": "finished",
     }
-
-
-def _label(recipe: Recipe) -> dict[str, str]:
-    """What a weights file says of itself."""
-    return {"fingerprint": recipe.fingerprint(), "method": recipe.method, "data": recipe.data.name}
-
-
-def judge_run(
-    setup: Setup, model: nn.Module, images: ImageSet, view: ProgressView | None = None
-) -> dict[str, Any]:
-    """Clean and robust accuracy of a model under the run's own evaluation attack.
-
-    Args:
-        setup: the run.
-        model: on its device.
-        images: test or validation images.
-        view: told of progress, where given.
-
-    Returns:
-        As `srat_fast.evaluation.judge.judge`.
-    """
-    recipe = setup.recipe
-    return judge(
-        model,
-        images,
-        well=setup.split.well,
-        under=setup.split.under,
-        attack=eval_settings(recipe),
-        batch_size=recipe.run.eval_batch_size,
-        device=setup.device,
-        seed=recipe.seed,
-        progress=view.advance if view is not None else lambda done: None,
-    )

@@ -1,0 +1,80 @@
+"""Short runs for the tests of resuming: a recipe, a process that runs it, and a comparison of what two runs left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from srat_fast import Recipe, build_recipe
+
+SHORT = {
+    "data.name": "digits",
+    "optim.epochs": 3,
+    "optim.batch_size": 32,
+    "optim.ema_decay": 0.5,
+    "model.width": 4,
+    "attack.steps": 2,
+    "eval_attack.steps": 2,
+    "data.test_limit": 50,
+    "data.limit": 120,
+    "data.val_fraction": 0.2,
+    "run.device": "cpu",
+    "run.precision": "fp32",
+    "run.deterministic": True,
+}
+#: What of a line of metrics.jsonl does not depend on the clock.
+EXACT = ("epoch", "lr", "loss", "classification", "separation", "train_accuracy", "nonfinite_gradients",
+         "zero_gradient_share", "validation")  # fmt: skip
+
+
+def short(**changes: Any) -> Recipe:
+    """The short recipe with fields changed; "__" stands for the dot."""
+    return build_recipe(None, SHORT | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def options(recipe: dict[str, Any] = SHORT) -> list[str]:
+    """The recipe's fields as arguments of `srat-fast train`."""
+    return [part for name, value in recipe.items() for part in ("--set", f"{name}={value}")]
+
+
+def command(out: Path, *more: str, recipe: dict[str, Any] = SHORT) -> list[str]:
+    """`srat-fast train` of the short recipe as a process of its own."""
+    return [sys.executable, "-m", "srat_fast", "train", *options(recipe), "--out", str(out), *more]
+
+
+def finish(out: Path, *more: str, recipe: dict[str, Any] = SHORT) -> subprocess.CompletedProcess[str]:
+    """Run the process to its end."""
+    return subprocess.run(command(out, *more, recipe=recipe), capture_output=True, text=True, check=False)
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """The exact part of metrics.jsonl."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line.get(name) for name in EXACT} for line in lines]
+
+
+def record(out: Path) -> dict[str, Any]:
+    """record.json."""
+    return json.loads((out / "record.json").read_text())
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Bit-equal weights, metrics and results."""
+    for name in ("model.safetensors", "best.safetensors", "ema.safetensors"):
+        assert (one / name).exists() == (other / name).exists(), name
+        if (one / name).exists():
+            a, b = (safetensors.torch.load_file(run / name) for run in (one, other))
+            assert a.keys() == b.keys()
+            for key in a:
+                assert torch.equal(a[key], b[key]), f"{name}: {key}"
+    assert metrics(one) == metrics(other)
+    first, second = record(one), record(other)
+    for key in ("standard", "robust", "collapsed", "ema", "status"):
+        assert first.get(key) == second.get(key), key
+    assert first.get("best") == second.get("best")

@@ -1,0 +1,54 @@
+"""Taking a run up again gives what it would have given uninterrupted, bit for bit."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from srat_fast import train
+from srat_fast.errors import Interrupted
+from srat_fast.training.stops import Stops
+from tests.training.short_runs import assert_equal_runs, record, short
+
+
+class StopAfter(Stops):
+    """Asks to stop at the n-th boundary, without a signal."""
+
+    def __init__(self, boundaries: int) -> None:
+        super().__init__()
+        self._left = boundaries
+
+    @property
+    def requested(self) -> bool:
+        if self._left == 0:
+            self.signal = signal.SIGTERM
+        self._left -= 1
+        return self.signal is not None
+
+
+@pytest.fixture(scope="module", params=["fast", "reference"])
+def engine(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def whole(engine, tmp_path_factory):
+    """The uninterrupted run."""
+    out = tmp_path_factory.mktemp(engine) / "whole"
+    train(short(run__engine=engine), out)
+    return out
+
+
+@pytest.mark.parametrize("boundary", [0, 1, 2, 4, 7, 11, 15, 17, 18, 20, 21])
+def test_a_resumed_run_equals_the_uninterrupted_one(boundary, engine, whole, tmp_path) -> None:
+    """Boundaries fall before the first step, in and after epochs, in validation and in the final evaluation."""
+    out = tmp_path / "run"
+    recipe = short(run__engine=engine)
+    with pytest.raises(Interrupted) as stop:
+        train(recipe, out, stops=StopAfter(boundary))
+    assert stop.value.code == 143
+    if out.exists():
+        assert record(out)["status"] == "interrupted"
+    train(recipe, out, resume="auto")
+    assert_equal_runs(whole, out)
