@@ -22,6 +22,7 @@ LAYERS = {
 STANDARD_ONLY = ("errors", "seeds", "methods", "datasets", "recipe", "record")
 OPTIONAL = (
     "triton",
+    "jinja2",
     "ffcv",
     "ray",
     "matplotlib",
@@ -110,6 +111,7 @@ def test_optional_packages_enter_through_one_file_each() -> None:
         "srat_fast",
         "srat_fast.cli",
         "srat_fast.report.table",
+        "srat_fast.report.build",
         "srat_fast.data.plan",
         "srat_fast.figures.canvas",
     ],

@@ -1,4 +1,4 @@
-"""`srat-fast report DIR...`: run directories enter, one table of accuracies leaves."""
+"""`srat-fast report DIR...`: run directories enter; tables, figures and one HTML page leave, the table is printed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ import typer
 
 def report(
     directories: Annotated[
-        list[Path], typer.Argument(help="Run directories, or folders of them.", metavar="DIR...")
+        list[Path], typer.Argument(help="Run directories, sweeps, or folders of them.", metavar="DIR...")
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where report.html, tables and figures go.", show_default="DIR/report"),
+    ] = None,
+    all_figures: Annotated[
+        bool, typer.Option("--all-figures", help="Every figure, also of more than 200 runs.")
+    ] = False,
+    print_only: Annotated[
+        bool, typer.Option("--print-only", help="Print the tables, write nothing.")
+    ] = False,
 ) -> None:
-    """One table a data set: standard and robust accuracy, overall and under-represented."""
+    """Tables (Markdown, CSV, LaTeX), figures (SVG, PNG) and one self-contained report.html."""
     from rich.console import Console
 
     from srat_fast.report.table import find_records, summary_tables
@@ -22,3 +32,19 @@ def report(
     for title, table in summary_tables(find_records(directories)):
         console.print(title, highlight=False, soft_wrap=True)
         console.print(table)
+    if print_only:
+        return
+
+    from srat_fast.report.build import PAGE, build_report
+
+    made = build_report(directories, out, all_figures=all_figures)
+    console.print(
+        f"{len(made.figures)} figures, {made.directory / PAGE}", highlight=False, soft_wrap=True, markup=False
+    )
+    if made.left_out:
+        console.print(f"{made.left_out} more figures with --all-figures", highlight=False)
+    if made.missing:
+        names = ", ".join(name for name, _, _ in made.missing)
+        console.print(
+            f"not from these runs: {names} (the page says what each needs)", highlight=False, soft_wrap=True
+        )

@@ -1,0 +1,140 @@
+"""Run directories enter, `Run`s leave: what a report knows of a run is in its records. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from srat_fast.errors import UserError
+from srat_fast.recipe import FIELDS
+from srat_fast.record import METRICS, RECIPE, RECORD
+
+#: Folders that are no run and hold none: large ones are not walked through.
+_PASSED_OVER = {"checkpoint", "report", "evaluation", "logs"}
+_IDENTITY = tuple(name for name, (_, spec) in FIELDS.items() if spec.identity)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory.
+
+    Attributes:
+        path: the directory.
+        record: content of record.json; {"recipe": ..., "status": "running"} while a first run is under way.
+    """
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe, nested."""
+        return self.record["recipe"]
+
+    @property
+    def method(self) -> str:
+        """A row of the method table."""
+        return str(self.recipe["method"])
+
+    @property
+    def seed(self) -> int:
+        """The training seed."""
+        return int(self.recipe["seed"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has accuracies."""
+        return self.record.get("status") == "finished"
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """The fields that decide what is computed, by dotted name; lists as tuples."""
+        return {name: _plain(value_of(self.recipe, name)) for name in _IDENTITY}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a torn last line is passed over.
+
+        Returns:
+            One dictionary an epoch, in order.
+        """
+        try:
+            text = (self.path / METRICS).read_text(encoding="utf-8")
+        except OSError:
+            return []
+        lines = []
+        for line in text.splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+        return lines
+
+
+def value_of(recipe: dict[str, Any], name: str) -> Any:
+    """A field of a nested recipe.
+
+    Args:
+        recipe: as in record.json.
+        name: dotted name.
+
+    Returns:
+        Its value; None where an older record lacks it.
+    """
+    value: Any = recipe
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def find_runs(directories: Iterable[Path]) -> list[Run]:
+    """The given runs and those below the given folders, each once.
+
+    Args:
+        directories: run directories, sweep directories, or folders that hold some.
+
+    Returns:
+        Runs in path order; also those that have not finished.
+
+    Raises:
+        UserError: a directory that is not there or holds no run, or a damaged record.
+    """
+    found: dict[Path, Run] = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise UserError("DIR", "is not a directory", str(directory))
+        paths = [path for path in _walk(directory) if path.resolve() not in found]
+        if not paths and not any(directory.resolve() in (p, *p.parents) for p in found):
+            raise UserError("DIR", f"holds no run (no {RECORD} at or below it)", str(directory))
+        for path in paths:
+            found[path.resolve()] = Run(path, _read(path))
+    return list(found.values())
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(directory):
+        if RECORD in files or RECIPE in files:
+            yield Path(place)
+            folders.clear()
+        else:
+            folders[:] = sorted(f for f in folders if f not in _PASSED_OVER and not f.startswith("."))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The record; a run that has none yet, or stopped before it had one, is told from its recipe."""
+    name = RECORD if (path / RECORD).is_file() else RECIPE
+    try:
+        content = json.loads((path / name).read_text(encoding="utf-8"))
+        record = content if name == RECORD else {"recipe": content, "status": "running"}
+        assert isinstance(record["recipe"]["method"], str)
+        return record
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise UserError("DIR", f"its {name} is damaged", str(path)) from None

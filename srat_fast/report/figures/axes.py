@@ -1,0 +1,170 @@
+"""Accuracy against one field (Figs. 2, 5, 6, 10-12, 15, 16): runs that differ in nothing else enter, curves leave."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from srat_fast.figures.canvas import SERIES, Figure, figure, logarithmic, style
+from srat_fast.recipe import FIELDS
+from srat_fast.report.collect import Run
+from srat_fast.report.figures.drawing import Drawing, percent, stem
+from srat_fast.report.groups import COLUMNS
+
+#: Fields that follow from others when a recipe is resolved: they may differ along an axis.
+_FOLLOWERS = {
+    "optim.epochs": {"optim.warmup_epochs", "optim.milestones", "optim.defer_epoch"},
+    "attack.epsilon": {"eval_attack.epsilon"},
+    "loss.weight_ratio": {"loss.weight_rule", "loss.weighting"},
+    "data.name": {
+        "data.image_size",
+        "data.crop_padding",
+        "data.flip",
+        "attack.step_size",
+        "eval_attack.step_size",
+    },
+}
+_REPETITION = {"seed", "data.subset_seed", "data.root", "data.loader"}
+_LOGARITHMIC = {"data.ratio", "loss.weight_ratio", "loss.temperature", "optim.lr", "optim.weight_decay"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Finished runs along one field.
+
+    Attributes:
+        field: dotted name.
+        fixed: the other fields' values.
+        points: method -> value -> runs (seeds).
+    """
+
+    field: str
+    fixed: tuple[tuple[str, Any], ...]
+    points: dict[str, dict[Any, list[Run]]]
+
+
+def axis_drawings(runs: list[Run]) -> list[Drawing]:
+    """One drawing for every field in which otherwise equal runs differ, with at least three values of numbers.
+
+    Args:
+        runs: of any groups.
+
+    Returns:
+        Drawings in the order of the recipe's fields.
+    """
+    finished = [run for run in runs if run.finished]
+    drawings = []
+    for field, (annotation, _) in FIELDS.items():
+        numeric = any(kind in str(annotation) for kind in ("int", "float")) and "tuple" not in str(annotation)
+        if numeric and field not in _REPETITION and len({run.fields.get(field) for run in finished}) > 2:
+            drawings += [_drawing(sweep) for sweep in find_sweeps(finished, field)]
+    return drawings
+
+
+def find_sweeps(runs: list[Run], field: str) -> list[Sweep]:
+    """Runs that differ in one field (and method and seed) only, with three values or more.
+
+    Args:
+        runs: finished ones.
+        field: dotted name.
+
+    Returns:
+        One sweep for each setting of the other fields.
+    """
+    moving = {field, "method"} | _REPETITION | _FOLLOWERS.get(field, set())
+    gathered: dict[Hashable, dict[str, dict[Any, list[Run]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    for run in runs:
+        if run.fields.get(field) is not None:
+            fixed = tuple((name, value) for name, value in run.fields.items() if name not in moving)
+            gathered[fixed][run.method][run.fields[field]].append(run)
+    return [
+        Sweep(field, fixed, {method: dict(values) for method, values in points.items()})  # type: ignore[arg-type]
+        for fixed, points in gathered.items()
+        if len({value for values in points.values() for value in values}) > 2
+    ]
+
+
+def paper_figures(sweep: Sweep) -> tuple[str, ...]:
+    """Which of the paper's figures a sweep repeats, whatever its data set and scale.
+
+    Args:
+        sweep: along one field.
+
+    Returns:
+        Such as ("fig6",).
+    """
+    fixed = dict(sweep.fixed)
+    if sweep.field == "loss.separation_weight":
+        return ("fig6",)
+    if sweep.field == "data.ratio":
+        return ("fig16",)
+    if sweep.field == "loss.weight_ratio":
+        two_classes = fixed.get("data.classes") is not None
+        return ("fig2", "fig10", "fig11", "fig12") if two_classes else ("fig5", "fig15")
+    return ()
+
+
+def _drawing(sweep: Sweep) -> Drawing:
+    fixed = dict(sweep.fixed)
+    shape = fixed.get("data.imbalance")
+    ratio = "" if shape == "none" or sweep.field == "data.ratio" else f" {fixed.get('data.ratio'):g}"
+    name = fixed.get("data.name", "several sets")
+    classes = f", classes {fixed['data.classes']}" if fixed.get("data.classes") is not None else ""
+    where = f"{name} ({shape}{ratio}{classes}), {fixed.get('optim.epochs', 'several numbers of')} epochs"
+    return Drawing(
+        stem(sweep.field, where, *sorted(sweep.points)),
+        f"Accuracy against {sweep.field}",
+        paper_figures(sweep),
+        f"{where}. Mean over seeds, bars: one standard deviation.",
+        _words(sweep),
+        partial(_draw, sweep),
+    )
+
+
+def _summary(runs: list[Run], kind: str, part: str) -> tuple[float, float]:
+    values = [percent(run.record[kind][part]) for run in runs if run.record[kind].get(part) is not None]
+    if not values:
+        return float("nan"), 0.0
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _draw(sweep: Sweep) -> Figure:
+    drawn, axes = figure(2, 2, width=7.2, height=5.4, sharex=True)
+    with style():
+        for place, (kind, part) in zip(axes.flat, COLUMNS, strict=True):
+            for colour, (method, values) in zip(SERIES * 2, sorted(sweep.points.items()), strict=False):
+                xs = sorted(values)
+                summaries = [_summary(values[x], kind, part) for x in xs]
+                place.errorbar(
+                    xs, [m for m, _ in summaries], [d for _, d in summaries], marker="o", markersize=4, capsize=3,
+                    color=colour, label=method,
+                )  # fmt: skip
+            place.set_title(f"{kind}, {part}")
+            if sweep.field in _LOGARITHMIC and min(min(v) for v in sweep.points.values()) > 0:
+                logarithmic(place, "x")
+        ticks = sorted({x for values in sweep.points.values() for x in values})
+        for last in axes[-1]:
+            if len(ticks) <= 10:
+                last.set_xticks(ticks, [f"{x:g}" for x in ticks])
+            last.set_xlabel(sweep.field)
+        for first in axes[:, 0]:
+            first.set_ylabel("accuracy, %")
+        drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return drawn
+
+
+def _words(sweep: Sweep) -> str:
+    parts = []
+    for method, values in sorted(sweep.points.items()):
+        points = "; ".join(
+            f"{x:g}: " + ", ".join(f"{_summary(values[x], *column)[0]:.1f}" for column in COLUMNS)
+            for x in sorted(values)
+        )
+        parts.append(f"{method}: {points}.")
+    return "Standard overall, standard under, robust overall, robust under in percent. " + " ".join(parts)

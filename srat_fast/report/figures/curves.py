@@ -1,0 +1,90 @@
+"""Training curves: metrics.jsonl of a group's runs enters, loss, accuracy, rate and speed by epoch leave."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+from srat_fast.figures.canvas import SERIES, Figure, figure, logarithmic, style
+from srat_fast.report.figures.drawing import Drawing, percent, stem
+from srat_fast.report.groups import Group
+
+_CURVES = 8
+
+
+def curve_drawings(group: Group) -> list[Drawing]:
+    """Curves of one run (the first seed) of each row.
+
+    Args:
+        group: runs under equal conditions.
+
+    Returns:
+        One drawing, or none where nothing has been trained.
+    """
+    rows = [row for row in group.rows if row.weights == "last"]
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        lines = (row.finished or row.runs)[0].metrics()
+        if lines and len(curves) < _CURVES:
+            curves[row.label] = lines
+    if not curves:
+        return []
+    more = f" The first {_CURVES} of {len(rows)} rows." if len(rows) > _CURVES else ""
+    return [
+        Drawing(
+            stem("curves", group.name),
+            "Training curves",
+            (),
+            f"{group.title}. One run a method, its first seed. Accuracies are on adversarial training images, and on "
+            f"validation images (dashed) where some were held out.{more}",
+            _words(curves),
+            partial(_draw, curves),
+        )
+    ]
+
+
+def _series(lines: list[dict[str, Any]], *names: str) -> list[float]:
+    values = []
+    for line in lines:
+        value: Any = line
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        values.append(math.nan if value is None else float(value))
+    return values
+
+
+def _draw(curves: dict[str, list[dict[str, Any]]]) -> Figure:
+    drawn, axes = figure(2, 2, width=7.6, height=5.4, sharex=True)
+    loss, separation, accuracy, rate = axes.flat
+    with style():
+        for colour, (label, lines) in zip(SERIES, curves.items(), strict=False):
+            epochs = [line["epoch"] + 1 for line in lines]
+            marker = "." if len(epochs) < 40 else ""
+            loss.plot(epochs, _series(lines, "classification"), marker=marker, color=colour, label=label)
+            separation.plot(epochs, _series(lines, "separation"), marker=marker, color=colour)
+            accuracy.plot(
+                epochs, [percent(v) for v in _series(lines, "train_accuracy")], marker=marker, color=colour
+            )
+            validation = [percent(v) for v in _series(lines, "validation", "robust", "overall")]
+            if not all(map(math.isnan, validation)):
+                accuracy.plot(epochs, validation, "--", color=colour)
+            rate.plot(epochs, _series(lines, "lr"), marker=marker, color=colour)
+        for place, title in zip(
+            axes.flat, ("classification loss", "separation loss", "accuracy, %", "learning rate"), strict=True
+        ):
+            place.set_title(title)
+        for place in (loss, rate):
+            logarithmic(place, "y")
+        for last in axes[-1]:
+            last.set_xlabel("epoch")
+        drawn.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return drawn
+
+
+def _words(curves: dict[str, list[dict[str, Any]]]) -> str:
+    return "Last epoch: " + " ".join(
+        f"{label}: epoch {lines[-1]['epoch'] + 1}, classification loss {_series(lines, 'classification')[-1]:.3f}, "
+        f"training accuracy {percent(_series(lines, 'train_accuracy')[-1]):.1f} %."
+        for label, lines in curves.items()
+    )

@@ -1,0 +1,220 @@
+"""Runs enter; groups that may stand in one table leave, seeds of one recipe gathered into one row. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from srat_fast.methods import METHODS
+from srat_fast.report.collect import Run
+
+#: The paper's columns: which accuracy of which images.
+COLUMNS = (("standard", "overall"), ("standard", "under"), ("robust", "overall"), ("robust", "under"))
+#: Weights that a record may judge: of the last epoch, the best by validation, their moving average.
+WEIGHTS = ("last", "best", "ema")
+_ORDER = {name: position for position, name in enumerate(METHODS)}
+#: What tells repetitions of one recipe apart; not part of it.
+_REPETITION = {"seed", "data.subset_seed"}
+#: How the images reach the network is not what they are.
+_SERVED = {"data.loader", "data.root"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Repetitions of one recipe, judged with one kind of weights.
+
+    Attributes:
+        method: a row of the method table.
+        variant: fields in which it differs from the usual recipe of its group, such as "loss.temperature=0.1"; or "".
+        weights: "last", "best" or "ema".
+        runs: one a seed, finished or not.
+    """
+
+    method: str
+    variant: str
+    weights: str
+    runs: tuple[Run, ...]
+
+    @property
+    def label(self) -> str:
+        """How the row is called in a figure."""
+        extra = [part for part in (self.variant, "" if self.weights == "last" else self.weights) if part]
+        return self.method + (f" ({', '.join(extra)})" if extra else "")
+
+    @property
+    def finished(self) -> list[Run]:
+        """Runs that have accuracies."""
+        return [run for run in self.runs if run.finished]
+
+    def values(self, kind: str, part: str) -> list[float]:
+        """An accuracy of each finished run.
+
+        Args:
+            kind: "standard" or "robust".
+            part: "overall", "well", "under" or "balanced".
+
+        Returns:
+            Fractions, one a run; runs without it are left out.
+        """
+        found = (judged(run.record, self.weights)[kind].get(part) for run in self.finished)
+        return [value for value in found if value is not None]
+
+    def per_class(self, kind: str) -> list[float]:
+        """Mean over the runs of each class's accuracy.
+
+        Args:
+            kind: "standard" or "robust".
+
+        Returns:
+            Fractions in label order, NaN for a class without test images; [] where no run has finished.
+        """
+        lists = [judged(run.record, self.weights)[kind]["per_class"] for run in self.finished]
+        columns = [[v for v in column if v is not None] for column in zip(*lists, strict=True)]
+        return [statistics.fmean(column) if column else math.nan for column in columns]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs on the same images, judged by the same attack after the same number of epochs.
+
+    Attributes:
+        title: these conditions in words.
+        name: the same for a file name, short; not always unique.
+        runs: all of them.
+        rows: in the paper's order of methods.
+        classes: names in label order.
+        counts: training images a class.
+        under: labels of the under-represented half.
+    """
+
+    title: str
+    name: str
+    runs: tuple[Run, ...]
+    rows: tuple[Row, ...]
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    under: tuple[int, ...]
+
+
+def judged(record: dict[str, Any], weights: str) -> dict[str, Any]:
+    """The part of a record that judges one kind of weights.
+
+    Args:
+        record: of a finished run.
+        weights: "last", "best" or "ema".
+
+    Returns:
+        {"standard": ..., "robust": ..., ...}.
+    """
+    return record if weights == "last" else record[weights]
+
+
+def mean_and_deviation(values: list[float]) -> tuple[float, float | None] | None:
+    """Mean and sample standard deviation.
+
+    Args:
+        values: one a seed.
+
+    Returns:
+        (mean, deviation; None for fewer than two values), or None without values.
+    """
+    if not values:
+        return None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def is_condition(field: str) -> bool:
+    """Whether runs must agree in a field to stand in one table.
+
+    Args:
+        field: dotted name.
+
+    Returns:
+        True for the images, the evaluation's attack and the number of epochs.
+    """
+    if field in _REPETITION | _SERVED:
+        return False
+    return field.startswith(("data.", "eval_attack.")) or field == "optim.epochs"
+
+
+def group_runs(runs: Iterable[Run]) -> list[Group]:
+    """Sort runs into groups and rows.
+
+    Args:
+        runs: as `find_runs` gives them.
+
+    Returns:
+        Groups in the order of their first runs.
+    """
+    gathered: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        key = tuple(value for name, value in run.fields.items() if is_condition(name))
+        gathered.setdefault((key, tuple(run.record.get("counts", ()))), []).append(run)
+    _adopt_running(gathered)
+    return [_group(tuple(members)) for members in gathered.values()]
+
+
+def _adopt_running(gathered: dict[tuple[Any, ...], list[Run]]) -> None:
+    """A run under way has not written its counts yet: it joins the first group of its conditions."""
+    for key in [k for k in gathered if not k[1]]:
+        others = [k for k in gathered if k[0] == key[0] and k[1]]
+        if others:
+            gathered[others[0]].extend(gathered.pop(key))
+
+
+def _group(runs: tuple[Run, ...]) -> Group:
+    compared = [
+        n for n in runs[0].fields if not is_condition(n) and n not in _REPETITION | _SERVED | {"method"}
+    ]
+    usual = {name: Counter(run.fields[name] for run in runs).most_common(1)[0][0] for name in compared}
+    rows: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        different = [f"{n}={_short(run.fields[n])}" for n in compared if run.fields[n] != usual[n]]
+        rows.setdefault((run.method, ", ".join(different)), []).append(run)
+    described = next((run.record for run in runs if run.record.get("counts")), None)
+    ordered = sorted(rows.items(), key=lambda item: (_ORDER.get(item[0][0], len(_ORDER)), item[0]))
+    return Group(
+        _title(runs[0], described),
+        _name(runs[0]),
+        runs,
+        tuple(row for (method, variant), members in ordered for row in _rows(method, variant, members)),
+        tuple(described["classes"]) if described else (),
+        tuple(described["counts"]) if described else (),
+        tuple(described["under"]) if described else (),
+    )
+
+
+def _rows(method: str, variant: str, runs: list[Run]) -> list[Row]:
+    members = tuple(sorted(runs, key=lambda run: (run.seed, str(run.path))))
+    rows = [Row(method, variant, "last", members)]
+    for weights in WEIGHTS[1:]:
+        having = tuple(run for run in members if run.finished and run.record.get(weights))
+        if having:
+            rows.append(Row(method, variant, weights, having))
+    return rows
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _title(run: Run, record: dict[str, Any] | None) -> str:
+    data, attack = run.recipe["data"], run.recipe["eval_attack"]
+    shape = (
+        data["imbalance"] if data["imbalance"] == "none" else f"{data['imbalance']}, ratio {data['ratio']:g}"
+    )
+    images = f"; {sum(record['counts'])} training, {record['test_images']} test images" if record else ""
+    return (
+        f"{data['name']} ({shape}{images}), {run.recipe['optim']['epochs']} epochs, "
+        f"robust = PGD-{attack['steps']} at eps {attack['epsilon']:.4g}"
+    )
+
+
+def _name(run: Run) -> str:
+    data = run.recipe["data"]
+    shape = data["imbalance"] if data["imbalance"] == "none" else f"{data['imbalance']}-{data['ratio']:g}"
+    return f"{data['name']}-{shape}-{run.recipe['optim']['epochs']}-epochs"

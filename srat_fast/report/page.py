@@ -1,0 +1,153 @@
+"""One self-contained HTML page: groups, drawn figures and runs enter, its text leaves. Imports no torch."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from srat_fast.errors import MissingPackage
+from srat_fast.recipe import FIELDS
+from srat_fast.report.collect import Run, value_of
+from srat_fast.report.figures.drawing import Drawing
+from srat_fast.report.groups import COLUMNS, Group, Row, mean_and_deviation
+from srat_fast.report.paper import missing_figures
+from srat_fast.report.summary import audit_verdict, cell, notes, seeds
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure.
+
+    Attributes:
+        drawing: what it is.
+        svg: its bytes.
+        files: names of its files beside the page.
+    """
+
+    drawing: Drawing
+    svg: bytes
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One table cell: what is read, and what it is sorted by."""
+
+    text: str
+    value: float | str
+
+
+def page(
+    groups: Sequence[Group], runs: Sequence[Run], pictures: Sequence[Picture], out: Path, left_out: int = 0
+) -> str:
+    """The report as one file that needs no other.
+
+    Args:
+        groups: as `group_runs` gives them.
+        runs: all runs.
+        pictures: the figures.
+        out: the directory that the page will lie in; links to runs are relative to it.
+        left_out: figures that were not drawn.
+
+    Returns:
+        HTML.
+
+    Raises:
+        MissingPackage: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise MissingPackage("jinja2", "the report page", "pip install jinja2") from None
+    template = (resources.files("srat_fast.report") / "page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    present = {name for picture in pictures for name in picture.drawing.paper}
+    common, different = _recipes(runs)
+    return environment.from_string(template).render(
+        groups=[(group.title, [_summary_row(row) for row in group.rows]) for group in groups],
+        runs=[_run_row(run, extra, out) for run, extra in zip(runs, different, strict=True)],
+        finished=sum(run.finished for run in runs),
+        pictures=[(p, base64.b64encode(p.svg).decode()) for p in pictures],
+        left_out=left_out,
+        missing=missing_figures(present),
+        common=[(name, text, FIELDS[name][1].doc) for name, text in common],
+        environments=_environments(runs),
+    )
+
+
+def _summary_row(row: Row) -> list[Cell]:
+    cells = [Cell(row.label, row.label), Cell(seeds(row), float(len(row.finished)))]
+    for column in COLUMNS:
+        values = row.values(*column)
+        summary = mean_and_deviation(values)
+        cells.append(Cell(cell(values), -1.0 if summary is None else summary[0]))
+    verdict = audit_verdict(row) if row.finished else "-"
+    return [*cells, Cell(verdict, verdict), Cell(notes(row), notes(row))]
+
+
+def _run_row(run: Run, different: str, out: Path) -> dict[str, Any]:
+    record = run.record
+    accuracies = []
+    for kind, part in COLUMNS:
+        value = record[kind].get(part) if run.finished else None
+        accuracies.append(
+            Cell("-" if value is None else f"{100 * value:.2f}", -1.0 if value is None else value)
+        )
+    seconds, speed = (record.get("seconds") or {}).get("total"), record.get("images_per_second")
+    verdict = (record.get("audit") or {}).get("verdict") or ("not audited" if run.finished else "-")
+    status = str(record.get("status", "running"))
+    return {
+        "link": os.path.relpath(run.path.resolve(), out.resolve()).replace(os.sep, "/") + "/",
+        "name": run.path.name,
+        "path": str(run.path),
+        "cells": [
+            Cell(run.method, run.method),
+            Cell(str(run.seed), float(run.seed)),
+            Cell(status + (f": {record['problem']}" if record.get("problem") else ""), status),
+            *accuracies,
+            Cell("-" if speed is None else f"{speed:,.0f}", speed or -1.0),
+            Cell("-" if seconds is None else f"{seconds:,.0f}", seconds or -1.0),
+            Cell(verdict, verdict),
+        ],
+        "different": different,
+        "audit": [
+            (c.get("name", "?"), c.get("verdict", "?"), c.get("figure"), c.get("threshold"))
+            for c in (record.get("audit") or {}).get("checks", [])
+        ],
+    }
+
+
+def _recipes(runs: Sequence[Run]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The fields that most runs share, and for each run those in which it differs."""
+    table = {name: [json.dumps(value_of(run.recipe, name)) for run in runs] for name in FIELDS}
+    usual = {name: Counter(values).most_common(1)[0][0] for name, values in table.items()}
+    different = [
+        ", ".join(f"{name} = {values[i]}" for name, values in table.items() if values[i] != usual[name])
+        for i in range(len(runs))
+    ]
+    return list(usual.items()), different
+
+
+def _environments(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, str]], int]]:
+    """Distinct (device, commit, versions) with the number of runs that had them."""
+    found: Counter[str] = Counter()
+    for run in runs:
+        record = run.record
+        facts = {
+            "device": record.get("device"),
+            "commit": record.get("git_commit"),
+            **record.get("versions", {}),
+        }
+        found[json.dumps({name: value for name, value in facts.items() if value is not None})] += 1
+    described = []
+    for text, count in found.most_common():
+        facts = json.loads(text)
+        described.append((facts.pop("device", "not recorded"), list(facts.items()), count))
+    return described

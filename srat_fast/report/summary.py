@@ -1,0 +1,166 @@
+"""Groups of runs enter; summary tables as Markdown, CSV and LaTeX leave, in the paper's layout. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from srat_fast.report.groups import COLUMNS, Group, Row, mean_and_deviation
+
+_HEADINGS = ("standard", "standard under", "robust", "robust under")
+_LATEX = str.maketrans(
+    {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)  # fmt: skip
+
+
+def audit_verdict(row: Row) -> str:
+    """What the audits of a row's runs say of its robust accuracy.
+
+    Args:
+        row: of a group.
+
+    Returns:
+        "reliable" where every run was found so; "suspicious: 1 of 3"; "not audited", or how many were.
+    """
+    verdicts = [(run.record.get("audit") or {}).get("verdict") for run in row.finished]
+    doubted = sum(verdict == "suspicious" for verdict in verdicts)
+    audited = sum(verdict is not None for verdict in verdicts)
+    if doubted:
+        return "suspicious" if doubted == len(verdicts) == 1 else f"suspicious: {doubted} of {len(verdicts)}"
+    if not audited:
+        return "not audited"
+    return "reliable" if audited == len(verdicts) else f"reliable: {audited} of {len(verdicts)}"
+
+
+def notes(row: Row) -> str:
+    """What a reader must know of a row's runs: unfinished, failed, collapsed, flagged.
+
+    Args:
+        row: of a group.
+
+    Returns:
+        Parts joined by "; ", or "".
+    """
+    found: dict[str, int] = {}
+    for run in row.runs:
+        record = run.record
+        if not run.finished:
+            found[str(record.get("status", "running"))] = (
+                found.get(str(record.get("status", "running")), 0) + 1
+            )
+            continue
+        if record.get("collapsed") is not None and row.weights == "last":
+            text = f"collapsed to class {record['classes'][record['collapsed']]}"
+            found[text] = found.get(text, 0) + 1
+        if record.get("catastrophic_overfitting"):
+            found["catastrophic overfitting"] = found.get("catastrophic overfitting", 0) + 1
+    return "; ".join(text if len(row.runs) == 1 else f"{count} {text}" for text, count in found.items())
+
+
+def cell(values: list[float], plus_minus: str = "±") -> str:
+    """Mean and deviation in percent.
+
+    Args:
+        values: fractions, one a seed.
+        plus_minus: sign between them.
+
+    Returns:
+        Such as "63.11 ± 0.42", "63.11" for one seed, "-" for none.
+    """
+    summary = mean_and_deviation(values)
+    if summary is None:
+        return "-"
+    mean, deviation = summary
+    return f"{100 * mean:.2f}" + ("" if deviation is None else f" {plus_minus} {100 * deviation:.2f}")
+
+
+def seeds(row: Row) -> str:
+    """The seeds that a row's numbers stand for.
+
+    Args:
+        row: of a group.
+
+    Returns:
+        Such as "0, 1, 2"; "0 .. 9 (10)" for long lists.
+    """
+    numbers = sorted(run.seed for run in (row.finished or row.runs))
+    if len(numbers) <= 5:
+        return ", ".join(map(str, numbers))
+    return f"{numbers[0]} .. {numbers[-1]} ({len(numbers)})"
+
+
+def _cells(row: Row, plus_minus: str = "±") -> list[str]:
+    return [row.label, seeds(row), *(cell(row.values(*column), plus_minus) for column in COLUMNS)]
+
+
+def markdown(groups: Sequence[Group]) -> str:
+    """One Markdown table a group.
+
+    Args:
+        groups: as `group_runs` gives them.
+
+    Returns:
+        The text of a file.
+    """
+    lines = []
+    for group in groups:
+        lines += [group.title, "", "| method | seeds | " + " | ".join(_HEADINGS) + " | audit | note |"]
+        lines.append("|---|---|" + "---:|" * len(_HEADINGS) + "---|---|")
+        for row in group.rows:
+            texts = [*_cells(row), audit_verdict(row) if row.finished else "-", notes(row)]
+            lines.append("| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def latex(groups: Sequence[Group]) -> str:
+    """One booktabs table a group; a dagger marks robust accuracies that no audit has found reliable.
+
+    Args:
+        groups: as `group_runs` gives them.
+
+    Returns:
+        The text of a file.
+    """
+    lines = ["% needs \\usepackage{booktabs}; daggers: robust accuracy not audited, or found suspicious"]
+    for group in groups:
+        lines += [
+            r"\begin{table}", r"\centering", rf"\caption{{{group.title.translate(_LATEX)}}}",
+            r"\begin{tabular}{llrrrr}", r"\toprule",
+            "method & seeds & " + " & ".join(_HEADINGS) + r" \\", r"\midrule",
+        ]  # fmt: skip
+        for row in group.rows:
+            texts = [text.translate(_LATEX).replace("±", r"$\pm$") for text in _cells(row)]
+            if row.finished and audit_verdict(row) != "reliable":
+                texts[4:] = [rf"{text}$^\dagger$" for text in texts[4:]]
+            lines.append(" & ".join(texts) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+    return "\n".join(lines)
+
+
+def comma_separated(groups: Sequence[Group]) -> str:
+    """All groups in one table for programs: fractions, means and deviations apart.
+
+    Args:
+        groups: as `group_runs` gives them.
+
+    Returns:
+        The text of a CSV file.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f"{kind}_{part}" for kind, part in COLUMNS]
+    spread = [f"{name}_{what}" for name in names for what in ("mean", "std")]
+    writer.writerow(["group", "method", "variant", "weights", "runs", "finished", *spread, "audit", "note"])
+    for group in groups:
+        for row in group.rows:
+            figures: list[float | None] = []
+            for column in COLUMNS:
+                figures += mean_and_deviation(row.values(*column)) or (None, None)
+            writer.writerow(
+                [group.title, row.method, row.variant, row.weights, len(row.runs), len(row.finished), *figures,
+                 audit_verdict(row) if row.finished else "", notes(row)]
+            )  # fmt: skip
+    return text.getvalue()

@@ -1,0 +1,107 @@
+"""A report's files: equal inputs give equal bytes, a thousand runs take seconds, nothing is half-written."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import xml.dom.minidom
+from pathlib import Path
+
+import pytest
+
+from srat_fast.errors import UserError
+from srat_fast.report.build import build_report
+from srat_fast.report.collect import find_runs
+from srat_fast.report.figures.axes import axis_drawings
+from srat_fast.report.paper import PAPER_FIGURES
+from tests.report.conftest import accuracies, make_record, write_run
+
+
+def test_files_and_figures(study) -> None:
+    made = build_report([study])
+    names = {str(path.relative_to(made.directory)) for path in made.directory.rglob("*") if path.is_file()}
+    figures = {f"figures/{name}{suffix}" for name in made.figures for suffix in (".svg", ".png")}
+    assert names == {"report.html", "summary.md", "summary.csv", "summary.tex"} | figures
+    assert len(made.figures) == 4
+    for path in made.directory.glob("figures/*.svg"):
+        xml.dom.minidom.parse(str(path))
+    present = set(PAPER_FIGURES) - {name for name, _, _ in made.missing}
+    assert present == {"fig6"}
+
+
+def test_equal_runs_give_equal_bytes(study, tmp_path) -> None:
+    first, second = (build_report([study], tmp_path / name).directory for name in ("a", "b"))
+    for path in first.rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path
+
+
+def test_a_report_in_the_folder_is_no_run(study) -> None:
+    (study / "report" / "copy").mkdir(parents=True)
+    shutil.copy(study / "ce-0" / "record.json", study / "report" / "copy")
+    assert len(find_runs([study])) == 10
+
+
+def test_a_thousand_runs_take_seconds(tmp_path) -> None:
+    for i in range(1000):
+        changes = {
+            "method": ("ce", "ldam", "srat-ldam")[i % 3],
+            "seed": i // 3,
+            "data.ratio": float(10 + i % 20),
+        }
+        write_run(
+            tmp_path / "runs" / str(i), make_record(robust=accuracies(0.4 + i / 1e4), **changes), epochs=20
+        )
+    code = (
+        "import sys, time; start = time.process_time()\n"
+        "from pathlib import Path; from srat_fast.report.build import build_report\n"
+        f"made = build_report([Path({str(tmp_path / 'runs')!r})])\n"
+        "assert 'torch' not in sys.modules and len(made.figures) == 6 and made.left_out\n"
+        "print(time.process_time() - start)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # the promise is 5 s; seconds of the processor, since the machine may be busy, and then it is slower by itself too
+    assert float(result.stdout) < 10.0, result.stdout
+
+
+def test_an_unwritable_target_is_one_line(study) -> None:
+    (study / "report").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        build_report([study])
+
+
+def test_sweeps_are_found_by_what_differs(tmp_path) -> None:
+    for value in (1.0, 10.0, 100.0):
+        for width in (8, 16):
+            record = make_record(
+                **{"method": "ce", "loss.weight_rule": "ratio", "loss.weighting": "balanced",
+                   "loss.weight_ratio": value, "model.width": width}
+            )  # fmt: skip
+            write_run(tmp_path / f"{value:g}-{width}", record)
+    drawings = axis_drawings(find_runs([tmp_path]))
+    assert [(d.title, d.paper) for d in drawings] == [
+        ("Accuracy against loss.weight_ratio", ("fig5", "fig15"))
+    ] * 2
+    assert "ce: 1: 90.0, 85.0, 50.0, 45.0; 10: " in drawings[0].text
+
+
+def test_two_values_are_no_curve(tmp_path) -> None:
+    for value in (0.0, 2.0):
+        write_run(
+            tmp_path / f"{value:g}", make_record(**{"method": "srat-ce", "loss.separation_weight": value})
+        )
+    assert axis_drawings(find_runs([tmp_path])) == []
+
+
+def test_the_command(study, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "srat_fast", "report", str(study), "--out", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "4 figures" in result.stdout
+    assert (tmp_path / "out" / "report.html").is_file()
+    subprocess.run([*command, "--print-only"], check=True, capture_output=True)
+    bad = subprocess.run(
+        [*command[:4], str(tmp_path / "nothing")], capture_output=True, text=True, check=False
+    )
+    assert (bad.returncode, len(bad.stderr.splitlines())) == (2, 1)

@@ -1,0 +1,127 @@
+"""Runs become rows: seeds are averaged, variants told apart, conditions never mixed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from srat_fast.errors import UserError
+from srat_fast.report.collect import find_runs
+from srat_fast.report.groups import group_runs
+from srat_fast.report.summary import audit_verdict, cell, comma_separated, latex, markdown, notes
+from tests.report.conftest import accuracies, make_record, write_run
+
+
+def rows(root):
+    (group,) = group_runs(find_runs([root]))
+    return {row.label: row for row in group.rows}
+
+
+def test_seeds_make_one_row_with_mean_and_sample_deviation(study) -> None:
+    row = rows(study)["ce"]
+    assert [run.seed for run in row.runs] == [0, 1, 2]
+    assert cell(row.values("robust", "overall")) == "53.00 ± 3.61"  # sample deviation of 50, 52, 57
+    assert row.per_class("robust") == pytest.approx([0.61, 0.55, 0.53, 0.43])
+
+
+def test_variants_are_rows_of_their_own_in_the_methods_order(study) -> None:
+    assert list(rows(study)) == [
+        "natural",
+        "ce",
+        "focal",
+        "ldam",
+        "srat-ldam",
+        "srat-ldam (loss.separation_weight=0)",
+        "srat-ldam (loss.separation_weight=1)",
+        "srat-ldam (loss.separation_weight=4)",
+    ]
+
+
+def test_failed_and_running_runs_are_named_and_have_no_numbers(study) -> None:
+    found = rows(study)
+    assert notes(found["ldam"]) == "failed"
+    assert notes(found["focal"]) == "running"
+    assert cell(found["ldam"].values("robust", "overall")) == "-"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data.ratio": 5.0}, {"optim.epochs": 9}, {"eval_attack.steps": 10}, {"counts": [40, 20, 10, 5]}],
+)
+def test_conditions_are_not_mixed(study, change) -> None:
+    write_run(study / "other", make_record(method="ce", seed=7, **change))
+    assert len(group_runs(find_runs([study]))) == 2
+
+
+def test_the_same_run_twice_counts_once(study) -> None:
+    assert len(find_runs([study, study / "natural", study])) == len(find_runs([study])) == 10
+
+
+def test_a_repeated_seed_of_another_loader_or_root_is_still_the_same_recipe(study) -> None:
+    write_run(study / "moved", make_record(**{"method": "ce", "seed": 3, "data.root": "/elsewhere"}))
+    assert len(rows(study)["ce"].runs) == 4
+
+
+def test_best_and_average_weights_are_labelled_rows(study) -> None:
+    record = make_record(method="drcb-ce", best={"standard": accuracies(0.7), "robust": accuracies(0.6)})
+    write_run(study / "best", record)
+    found = rows(study)
+    assert cell(found["drcb-ce (best)"].values("robust", "overall")) == "60.00"
+    assert cell(found["drcb-ce"].values("robust", "overall")) == "50.00"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([None, None], "not audited"),
+        (["reliable", "reliable"], "reliable"),
+        (["reliable", None], "reliable: 1 of 2"),
+        (["reliable", "suspicious"], "suspicious: 1 of 2"),
+        (["suspicious"], "suspicious"),
+    ],
+)
+def test_audit_verdicts(tmp_path, verdicts, expected) -> None:
+    for seed, verdict in enumerate(verdicts):
+        audit = {} if verdict is None else {"audit": {"verdict": verdict}}
+        write_run(tmp_path / str(seed), make_record(method="ce", seed=seed, **audit))
+    assert audit_verdict(rows(tmp_path)["ce"]) == expected
+
+
+def test_collapsed_and_overfitted_runs_are_noted(tmp_path) -> None:
+    write_run(tmp_path / "a", make_record(method="ce", collapsed=1, catastrophic_overfitting=True))
+    assert notes(rows(tmp_path)["ce"]) == "collapsed to class bee; catastrophic overfitting"
+
+
+def test_text_tables(study) -> None:
+    groups = group_runs(find_runs([study]))
+    assert (
+        "| ce | 0, 1, 2 | 90.00 ± 0.00 | 85.00 ± 0.00 | 53.00 ± 3.61 | 48.00 ± 3.61 | not audited |  |"
+        in markdown(groups)
+    )
+    assert (
+        r"ce & 0, 1, 2 & 90.00 $\pm$ 0.00 & 85.00 $\pm$ 0.00 & 53.00 $\pm$ 3.61$^\dagger$ & 48.00 $\pm$ 3.61$^\dagger$"
+        in latex(groups)
+    )
+    assert r"srat-ldam (loss.separation\_weight=4)" in latex(groups)
+    lines = comma_separated(groups).splitlines()
+    assert len(lines) == 9
+    assert '"digits (exp, ratio 10; 74 training, 40 test images)' in lines[1]
+
+
+def test_bad_directories(tmp_path, study) -> None:
+    with pytest.raises(UserError, match="is not a directory"):
+        find_runs([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no run"):
+        find_runs([tmp_path / "empty"])
+    (study / "ce-0" / "record.json").write_text(json.dumps({"recipe": 3}))
+    with pytest.raises(UserError, match=r"its record\.json is damaged"):
+        find_runs([study])
+
+
+def test_a_torn_last_line_of_metrics_is_passed_over(study) -> None:
+    path = study / "ce-0" / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"epoch": 3, "lo')
+    (run,) = find_runs([study / "ce-0"])
+    assert [line["epoch"] for line in run.metrics()] == [0, 1, 2]
