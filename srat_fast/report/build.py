@@ -105,10 +105,11 @@ def _drawings(groups: list[Group], runs: list[Run]) -> list[Drawing]:
     from srat_fast.report.figures.axes import axis_drawings
     from srat_fast.report.figures.classes import class_drawings
     from srat_fast.report.figures.curves import curve_drawings
+    from srat_fast.report.figures.epsilon import epsilon_drawings
 
     drawings = axis_drawings(runs)
     for group in groups:
-        drawings += [*class_drawings(group), *curve_drawings(group)]
+        drawings += [*class_drawings(group), *epsilon_drawings(group), *curve_drawings(group)]
     return drawings
 
 

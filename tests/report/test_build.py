@@ -14,6 +14,8 @@ from srat_fast.errors import UserError
 from srat_fast.report.build import build_report
 from srat_fast.report.collect import find_runs
 from srat_fast.report.figures.axes import axis_drawings
+from srat_fast.report.figures.epsilon import epsilon_drawings
+from srat_fast.report.groups import group_runs
 from srat_fast.report.paper import PAPER_FIGURES
 from tests.report.conftest import accuracies, make_record, write_run
 
@@ -105,3 +107,22 @@ def test_the_command(study, tmp_path: Path) -> None:
         [*command[:4], str(tmp_path / "nothing")], capture_output=True, text=True, check=False
     )
     assert (bad.returncode, len(bad.stderr.splitlines())) == (2, 1)
+
+
+def test_radii_make_a_curve(tmp_path) -> None:
+    def row(radius: float, level: float, images: int = 40) -> dict:
+        return accuracies(level) | {"epsilon": radius, "images": images}
+
+    earlier = {"weights": "last", "attacks": {"pgd-20 eps 0.1": row(0.1, 0.99)}}
+    later = {
+        "weights": "last",
+        "attacks": {f"pgd-20 eps {e:g}": row(e, 0.8 - e) for e in (0.3, 0.1, 0.2)}
+        | {"clean": accuracies(0.9), "worst-case eps 0.1": row(0.1, 0.1)},
+    }
+    other = {"weights": "ema", "attacks": {"pgd-20 eps 0.4": row(0.4, 0.2)}}
+    part = {"weights": "last", "attacks": {"pgd-20 eps 0.5": row(0.5, 0.2, images=10)}}
+    write_run(tmp_path / "ce", make_record(method="ce", evaluations=[earlier, later, other, part]))
+    (group,) = group_runs(find_runs([tmp_path]))
+    (drawing,) = epsilon_drawings(group)
+    assert drawing.text.endswith("ce: 0.1: 70.0, 65.0; 0.2: 60.0, 55.0; 0.3: 50.0, 45.0.")
+    assert drawing.draw().axes
