@@ -23,6 +23,8 @@ MODEL, BEST, EMA = "model.safetensors", "best.safetensors", "ema.safetensors"
 CHECKPOINT, LOCK = "checkpoint", ".lock"
 #: How a run directory is taken up again: there must be a run in it (`--resume`), or there may be (`--resume auto`).
 MUST, AUTO = "must", "auto"
+#: A few test images with their adversarial examples, for reports.
+SAMPLES = "samples.npz"
 _PACKAGES = ("srat-fast", "torch", "torchvision", "triton", "numpy", "safetensors", "scikit-learn")
 
 

@@ -106,10 +106,12 @@ def _drawings(groups: list[Group], runs: list[Run]) -> list[Drawing]:
     from srat_fast.report.figures.classes import class_drawings
     from srat_fast.report.figures.curves import curve_drawings
     from srat_fast.report.figures.epsilon import epsilon_drawings
+    from srat_fast.report.figures.images import image_drawings
 
     drawings = axis_drawings(runs)
     for group in groups:
-        drawings += [*class_drawings(group), *epsilon_drawings(group), *curve_drawings(group)]
+        for drawn in (class_drawings, epsilon_drawings, curve_drawings, image_drawings):
+            drawings += drawn(group)
     return drawings
 
 
