@@ -36,6 +36,7 @@ $(RUNS)/%: $(VENV)/.installed
 
 # One thread a process: two processes that each spin two threads on two cores stand in each other's way.
 test: install
+	@bash .ci/chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(JOBS)
 
 check: install

@@ -21,7 +21,7 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 def browser() -> Iterator[object]:
     if CHROMIUM is None:
         if os.geteuid() == 0:
-            pytest.fail("chromium is missing; .ci/install installs it where it may")
+            pytest.fail("chromium is missing; .ci/chromium installs it")
         pytest.skip("needs chromium (apt-get install chromium)")
     from playwright.sync_api import sync_playwright
 
