@@ -13,9 +13,10 @@ from torch import nn
 from srat_fast.data.arrays import ImageSet
 from srat_fast.errors import Interrupted
 from srat_fast.evaluation.judge import eval_settings, judge
+from srat_fast.evaluation.samples import sample_examples, save_samples
 from srat_fast.models.files import load_model, save_model
 from srat_fast.recipe import Recipe
-from srat_fast.record import BEST, EMA, MODEL, RunDirectory, versions
+from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
 from srat_fast.training import state
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
 from srat_fast.training.curves import Curves
@@ -204,6 +205,8 @@ class Fit:
         if runner.ema is not None:
             result["ema"] = self._judge(runner.ema.module, test, lambda images: None)
             save_model(path / EMA, runner.ema.module.state_dict(), label(recipe))
+        examples = sample_examples(model, test, eval_settings(recipe), device=setup.device, seed=recipe.seed)
+        save_samples(path / SAMPLES, examples)
         points = {f"test/{kind}": result[kind]["overall"] for kind in ("standard", "robust")}
         self._curves.epoch(recipe.optim.epochs - 1, points)
         evaluation = history["evaluation"] + time.monotonic() - before

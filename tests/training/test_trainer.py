@@ -41,7 +41,7 @@ def finished(tmp_path_factory):
 def test_a_run_directory_is_complete(finished) -> None:
     out, record = finished
     names = {p.name for p in out.iterdir() if not p.name.startswith("events.out.tfevents.")}
-    files = ["recipe.json", "metrics.jsonl", "record.json"]
+    files = ["recipe.json", "metrics.jsonl", "record.json", "samples.npz"]
     assert names == {*files, "model.safetensors", "best.safetensors", "ema.safetensors"}
     assert len(list(out.glob("events.out.tfevents.*"))) == 1
     assert json.loads((out / "record.json").read_text()) == json.loads(json.dumps(record))
