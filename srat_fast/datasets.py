@@ -25,13 +25,14 @@ class DatasetFacts:
 
     Attributes:
         name: as given on the command line.
-        train_counts: training images per class in label order; () where only the files tell (`folder`).
+        train_counts: training images per class in label order; () where only the images tell (sets of one's own).
         classes: class names in label order; () likewise.
-        image_size: height and width in pixels; None where the recipe chooses.
+        image_size: height and width in pixels; None where the recipe or the images decide.
         channels: 1 or 3.
         step_size: PGD step, as a fraction of the pixel range (paper, Section 5: SVHN takes 1/255).
         flip: whether a mirrored image keeps its class (digits do not).
         source: where the images come from.
+        resize_to: size that images of any size are brought to unless the recipe says another; None keeps theirs.
         warmup_cap: longest automatic warm-up in epochs; small sets need more epochs for as many steps (method.md).
     """
 
@@ -43,6 +44,7 @@ class DatasetFacts:
     step_size: float
     flip: bool
     source: str
+    resize_to: int | None = None
     warmup_cap: int = 5
 
 
@@ -60,7 +62,7 @@ DATASETS: dict[str, DatasetFacts] = {
             3,
             2 / 255,
             True,
-            "torchvision, 170 MB download",
+            "www.cs.toronto.edu/~kriz, 170 MB download",
         ),
         DatasetFacts(
             "cifar100",
@@ -70,7 +72,7 @@ DATASETS: dict[str, DatasetFacts] = {
             3,
             2 / 255,
             True,
-            "torchvision, 169 MB download",
+            "www.cs.toronto.edu/~kriz, 169 MB download",
         ),
         DatasetFacts(
             "svhn",
@@ -80,7 +82,7 @@ DATASETS: dict[str, DatasetFacts] = {
             3,
             1 / 255,
             False,
-            "torchvision, 246 MB download",
+            "ufldl.stanford.edu/housenumbers, 246 MB download",
         ),
         DatasetFacts(
             "digits",
@@ -94,7 +96,19 @@ DATASETS: dict[str, DatasetFacts] = {
             warmup_cap=10,
         ),
         DatasetFacts(
-            "folder", (), (), None, 3, 2 / 255, True, "train/<class>/* and test/<class>/* below --data-root"
+            "folder",
+            (),
+            (),
+            None,
+            3,
+            2 / 255,
+            True,
+            "train/<class>/* and test/<class>/* below --data-root",
+            resize_to=32,
         ),
+        DatasetFacts(
+            "npz", (), (), None, 3, 2 / 255, True, "a .npz file, or train.npz and test.npz, at --data-root"
+        ),
+        DatasetFacts("arrays", (), (), None, 3, 2 / 255, True, "images given to srat_fast.train(data=...)"),
     )
 }

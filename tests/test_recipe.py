@@ -80,7 +80,7 @@ def test_every_field_is_documented_and_survives_toml() -> None:
         ("run.device", "tpu", "cuda:N"),
         ("run.deterministic", "maybe", "true or false"),
         ("loss.weight_ratio", 3, "weight_rule = ratio"),
-        ("data.image_size", 64, "only folder is resized"),
+        ("data.image_size", 64, "only folder, npz and arrays are resized"),
         ("optim.warmup_epochs", 201, "at most optim.epochs"),
     ],
 )

@@ -9,6 +9,7 @@ import typer
 
 from srat_fast.cli import data, doctor, evaluate, report, train
 from srat_fast.cli.options import named_as_option, spelled_out
+from srat_fast.data.notices import printed
 from srat_fast.errors import Interrupted, TrainingFailure, UserError
 
 app = typer.Typer(
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: 0 done, 1 a run failed, 2 bad input, 130 and 143 stopped by a signal.
     """
     try:
-        code = app(spelled_out(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+        with printed():
+            code = app(spelled_out(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
     except UserError as error:
         sys.exit(_fail(error.line(named_as_option(error.option)), 2))
     except TrainingFailure as error:

@@ -13,6 +13,7 @@ OPTION_FIELDS = {
     "--imbalance": "data.imbalance",
     "--ratio": "data.ratio",
     "--data-root": "data.root",
+    "--mirror": "data.mirror",
     "--loader": "data.loader",
     "--method": "method",
     "--seed": "seed",

@@ -64,7 +64,14 @@ def train(
     data_root: Annotated[
         _Text,
         typer.Option(
-            help="Where the data set is (or goes); for folder: holds train/ and test/.", show_default="data"
+            help="Where the data set is (or goes); for folder: holds train/ and test/; for npz: the file.",
+            show_default="data",
+        ),
+    ] = None,
+    mirror: Annotated[
+        _Text,
+        typer.Option(
+            help="Base URL where archives are looked for first.", show_default="$SRAT_FAST_MIRROR, publisher"
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/<what it is>")] = None,
@@ -117,6 +124,7 @@ def train(
             "--profile": profile,
             "--device": device,
             "--data-root": data_root,
+            "--mirror": mirror,
             "--watchdog": watchdog,
         },
         settings or [],

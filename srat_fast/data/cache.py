@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from srat_fast.errors import UserError
@@ -23,12 +23,79 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srat-fast"
 
 
+def open_locked(path: Path, on_wait: Callable[[], None]) -> int:
+    """Opens a file that one process at a time may have; it is created where missing.
+
+    The lock is the kernel's (flock), so a process that dies gives it back. Whoever has it may rename or remove the
+    file: those that wait notice and start again with the file that is then there.
+
+    Args:
+        path: the file.
+        on_wait: called if another process holds the lock.
+
+    Returns:
+        A descriptor; closing it gives the lock back.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if is_same(handle, path):
+            return handle
+        os.close(handle)
+
+
+def is_same(handle: int, path: Path) -> bool:
+    """Whether a path still names the file that was opened by it.
+
+    Args:
+        handle: of the open file.
+        path: where it was.
+
+    Returns:
+        False where it was renamed, replaced or removed.
+    """
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def directory_made(path: Path) -> Iterator[None]:
+    """Makes a directory, and removes what it made of it where the block fails and left it empty.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    made = [p for p in (path, *path.parents) if not p.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for directory in made:  # deepest first
+            try:
+                directory.rmdir()
+            except OSError:  # another process put something there meanwhile
+                break
+        raise
+
+
 @contextmanager
 def exclusive(target: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Holds a lock on making `target`: one process works, the others wait and then find it made.
 
-    The lock is the kernel's (flock on `.<name>.lock` beside the target), so a process that dies gives it back. The
-    holder looks for the target again before making it, writes to a temporary name and renames.
+    The holder looks for the target again before making it, writes to a temporary name and renames. The lock is a file
+    beside the target, `.<name>.lock`, that goes with the holder.
 
     Args:
         target: the file or directory to be made; its parent is created.
@@ -38,21 +105,14 @@ def exclusive(target: Path, on_wait: Callable[[], None] = lambda: None) -> Itera
         UserError: the directory cannot be written.
     """
     lock = target.parent / f".{target.name}.lock"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(
-            "SRAT_FAST_CACHE", f"cannot be written: {error.strerror}", str(target.parent)
-        ) from None
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            stack.enter_context(directory_made(target.parent))
+            handle = open_locked(lock, on_wait)
+        except OSError as error:
+            raise UserError(
+                "SRAT_FAST_CACHE", f"cannot be written: {error.strerror}", str(target.parent)
+            ) from None
+        stack.callback(os.close, handle)
+        stack.callback(lock.unlink, missing_ok=True)
         yield
-    finally:
-        os.close(
-            handle
-        )  # gives the lock back; the file stays, since removing it would race with a waiting process

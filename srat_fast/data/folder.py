@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
+import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from srat_fast.data.arrays import ImageArrays, ImageSet, checksum
-from srat_fast.data.cache import cache_directory
+from srat_fast.data.arrays import ImageArrays, ImageSet
+from srat_fast.data.notices import LOG, bar
+from srat_fast.data.pixels import Unreadable, fitted, tell_converted, to_rgb
+from srat_fast.data.prepared import prepared
 from srat_fast.errors import UserError
-from srat_fast.record import write_atomically
-
-_CACHE_FORMAT = 1
 
 
 def class_folders(root: Path) -> list[str]:
@@ -72,6 +72,45 @@ def class_files(root: Path, part: str, classes: list[str]) -> list[list[Path]]:
     return files
 
 
+def read_image(path: Path) -> tuple[Image.Image, str]:
+    """One image as RGB, turned as its EXIF data say.
+
+    Args:
+        path: any format that Pillow reads.
+
+    Returns:
+        (an image at its own size, what it was: "" for RGB, else words such as "grayscale").
+
+    Raises:
+        UserError: empty, damaged or not an image.
+    """
+    try:
+        with Image.open(path) as opened:
+            return to_rgb(opened)
+    except Unreadable as error:
+        raise UserError("data.root", str(error), str(path)) from None
+    except UnidentifiedImageError:
+        problem = "is empty" if path.stat().st_size == 0 else "is not an image that can be read"
+        raise UserError("data.root", problem, str(path)) from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError("data.root", f"is a damaged image: {error}", str(path)) from None
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """One image, turned as its EXIF data say.
+
+    Args:
+        path: any format that Pillow reads.
+
+    Returns:
+        An RGB image at its own size.
+
+    Raises:
+        UserError: empty, damaged or not an image.
+    """
+    return read_image(path)[0]
+
+
 def decode(path: Path, size: int) -> np.ndarray:
     """One image as RGB, its shorter side resized to `size`, cropped to the centre square.
 
@@ -85,60 +124,54 @@ def decode(path: Path, size: int) -> np.ndarray:
     Raises:
         UserError: empty, damaged or not an image.
     """
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except UnidentifiedImageError:
-        problem = "is empty" if path.stat().st_size == 0 else "is not an image that can be read"
-        raise UserError("data.root", problem, str(path)) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError("data.root", f"is a damaged image: {error}", str(path)) from None
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
-    return np.asarray(image, dtype=np.uint8)
+    return fitted(read_rgb(path), size)
 
 
 def _fingerprint(root: Path, files: dict[str, list[list[Path]]], size: int) -> str:
-    """Key of the cache: every path, size and modification time, and the size that is decoded to."""
-    digest = hashlib.sha256(json.dumps([_CACHE_FORMAT, size]).encode())
+    """Key of the cache: every path with its size and times, and the size that is decoded to.
+
+    The change time, which no program can set, tells of an edit that put the modification time back.
+    """
+    digest = hashlib.sha256(json.dumps(size).encode())
     for lists in files.values():
         for path in (p for one_class in lists for p in one_class):
             state = path.stat()
-            digest.update(f"{path.relative_to(root)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+            times = f"{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}"
+            digest.update(f"{path.relative_to(root)}\0{times}\n".encode())
     return digest.hexdigest()[:24]
 
 
-def _read_cache(path: Path, classes: list[str]) -> ImageArrays | None:
-    """The cached arrays, or None where there are none or a byte of them changed."""
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as cache:
-            parts = [ImageSet(cache[f"{part}_images"], cache[f"{part}_labels"]) for part in ("train", "test")]
-            stored = str(cache["checksum"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    return ImageArrays(parts[0], parts[1], tuple(classes)) if checksum(*parts) == stored else None
+def _decoded(root: Path, files: dict[str, list[list[Path]]], classes: list[str], size: int) -> ImageArrays:
+    """All images, in several threads."""
+    total = sum(len(one_class) for lists in files.values() for one_class in lists)
+    parts, kinds, done, started = [], Counter[str](), 0, time.perf_counter()
 
+    def read_fitted(file: Path) -> tuple[np.ndarray, str]:
+        image, kind = read_image(file)
+        return fitted(image, size), kind
 
-def _write_cache(path: Path, arrays: ImageArrays) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        train_images=arrays.train.images,
-        train_labels=arrays.train.labels,
-        test_images=arrays.test.images,
-        test_labels=arrays.test.labels,
-        checksum=np.array(checksum(arrays.train, arrays.test)),
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bar(f"decoding {root.name}", total) as advance:
+        try:
+            for lists in files.values():
+                flat = [file for one_class in lists for file in one_class]
+                images = np.empty((len(flat), size, size, 3), np.uint8)
+                for position, (image, kind) in enumerate(pool.map(read_fitted, flat)):
+                    images[position] = image
+                    kinds[kind] += 1
+                    done += 1
+                    advance(done)
+                labels = np.repeat(np.arange(len(classes)), [len(one_class) for one_class in lists])
+                parts.append(ImageSet(images, labels.astype(np.int64)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # one bad image ends it; the others need not be waited for
+            raise
+    LOG.info("decoded %d images of %s in %.1f s", total, root, time.perf_counter() - started)
+    tell_converted(kinds, total, str(root))
+    return ImageArrays(parts[0], parts[1], tuple(classes))
 
 
 def load_folder(root: Path, size: int) -> ImageArrays:
-    """A folder data set, decoded once and cached by content (names, sizes, times) and image size.
+    """A folder data set, decoded once and kept by content (names, sizes, times) and image size.
 
     Args:
         root: holds train/<class>/* and test/<class>/*.
@@ -154,21 +187,5 @@ def load_folder(root: Path, size: int) -> ImageArrays:
         raise UserError("data.root", "is not a directory", str(root))
     classes = class_folders(root)
     files = {part: class_files(root, part, classes) for part in ("train", "test")}
-    path = cache_directory() / f"folder-{_fingerprint(root, files, size)}.npz"
-    if (cached := _read_cache(path, classes)) is not None:
-        return cached
-    parts = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for lists in files.values():
-            flat = [file for one_class in lists for file in one_class]
-            images = np.empty((len(flat), size, size, 3), np.uint8)
-            for position, image in enumerate(pool.map(lambda file: decode(file, size), flat)):
-                images[position] = image
-            labels = np.repeat(np.arange(len(classes)), [len(one_class) for one_class in lists])
-            parts.append(ImageSet(images, labels.astype(np.int64)))
-    arrays = ImageArrays(parts[0], parts[1], tuple(classes))
-    try:
-        _write_cache(path, arrays)
-    except OSError as error:
-        raise UserError("SRAT_FAST_CACHE", f"cannot be written: {error.strerror}", str(path.parent)) from None
-    return arrays
+    key = f"folder-{_fingerprint(root, files, size)}"
+    return prepared(key, lambda: _decoded(root, files, classes, size))

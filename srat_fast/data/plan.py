@@ -1,32 +1,68 @@
-"""Class counts before any image is read: a recipe enters, training images per class leave. Imports no torch."""
+"""Class counts and size before any image is decoded: a recipe enters, training images per class leave. No torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.folder import class_files, class_folders
 from srat_fast.data.imbalance import imbalanced_counts, limited_counts
+from srat_fast.data.npz import npz_counts, npz_size
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe
 
 
-def base_counts(recipe: Recipe) -> tuple[list[int], list[str]]:
-    """Training images per class of the full set, without reading an image.
+def sized(recipe: Recipe, arrays: ImageArrays | None = None) -> Recipe:
+    """The recipe with the image size that only the images tell.
+
+    Args:
+        recipe: any.
+        arrays: the images, for a set in memory.
+
+    Returns:
+        A recipe that resolves to a size, which all sets have but images in memory that are not given here.
+
+    Raises:
+        UserError: an `npz` set that is not there, or is not square.
+    """
+    if recipe.resolve().data.image_size is not None or (recipe.data.name == "arrays" and arrays is None):
+        return recipe
+    size = npz_size(_root(recipe)) if arrays is None else arrays.train.images.shape[1]
+    return recipe.replace({"data.image_size": size})
+
+
+def _root(recipe: Recipe) -> Path:
+    return Path(recipe.data.root).expanduser()
+
+
+def base_counts(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple[list[int], list[str]]:
+    """Training images per class of the full set, without decoding an image.
 
     Args:
         recipe: its `data.name` and `data.root` matter.
+        arrays: the images, for a set in memory.
 
     Returns:
         (counts, class names) in label order.
 
     Raises:
-        UserError: a `folder` set that is not there.
+        UserError: a set of one's own that is not there.
     """
-    facts = DATASETS[recipe.data.name]
+    facts, root = DATASETS[recipe.data.name], _root(recipe)
+    if arrays is not None:
+        counts = np.bincount(arrays.train.labels, minlength=len(arrays.classes))
+        return counts.tolist(), list(arrays.classes)
+    if recipe.data.name == "arrays":
+        raise UserError(
+            "data.name", "images in memory come through srat_fast.train(recipe, data=...)", "arrays"
+        )
+    if recipe.data.name == "npz":
+        return npz_counts(root)
     if recipe.data.name != "folder":
         return list(facts.train_counts), list(facts.classes)
-    root = Path(recipe.data.root).expanduser()
     if not root.is_dir():
         raise UserError("data.root", "is not a directory", str(root))
     classes = class_folders(root)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
+from srat_fast.data.archives import CIFAR, SVHN, Archive, archives_of
 from srat_fast.data.arrays import ImageArrays, ImageSet
+from srat_fast.data.cifar import arrays_of, members_of_archive, members_of_folder
+from srat_fast.data.download import download
 from srat_fast.data.folder import load_folder
-from srat_fast.data.torchvision_import import torchvision_datasets
+from srat_fast.data.npz import load_npz
+from srat_fast.data.prepared import prepared
+from srat_fast.data.svhn import read_mat
+from srat_fast.data.verify import problem_of, verified_bytes
 from srat_fast.datasets import DATASETS, DIGITS_TEST_PER_CLASS
 from srat_fast.errors import UserError
 
-_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN"}
 
-
-def load_arrays(name: str, root: Path, image_size: int) -> ImageArrays:
+def load_arrays(name: str, root: Path, image_size: int | None, mirror: str | None = None) -> ImageArrays:
     """A data set as uint8 arrays.
 
     Args:
         name: a key of `srat_fast.datasets.DATASETS`.
-        root: directory that holds (or receives) it; not used for digits.
-        image_size: pixels; for `folder` only.
+        root: directory that holds (or receives) it, or the .npz file; not used for digits.
+        image_size: pixels; for `folder` and `npz`.
+        mirror: base URL that downloads try first.
 
     Returns:
         All its training and test images.
@@ -32,10 +38,28 @@ def load_arrays(name: str, root: Path, image_size: int) -> ImageArrays:
     if name == "digits":
         return _digits()
     if name == "folder":
+        assert image_size is not None, "a resolved recipe has a size for folders"
         return load_folder(root, image_size)
-    return ImageArrays(
-        _torchvision(name, root, True), _torchvision(name, root, False), DATASETS[name].classes
-    )
+    if name == "npz":
+        return load_npz(root, image_size)
+    if name == "arrays":
+        problem = "the images were given in memory and are not on disk; only srat_fast.train(recipe, data=...) has them"
+        raise UserError("data.name", problem, name)
+    make = _svhn if name == "svhn" else _cifar
+    return prepared(prepared_key(name), lambda: make(name, root, mirror))
+
+
+def prepared_key(name: str) -> str:
+    """What a published set is called in the cache: its archives' checksums decide.
+
+    Args:
+        name: cifar10, cifar100 or svhn.
+
+    Returns:
+        Such as "cifar10-1a2b3c4d5e6f".
+    """
+    sums = "".join(archive.sha256 for archive in archives_of(name))
+    return f"{name}-{hashlib.sha256(sums.encode()).hexdigest()[:12]}"
 
 
 def _digits() -> ImageArrays:
@@ -51,39 +75,41 @@ def _digits() -> ImageArrays:
     return ImageArrays(everything.select(train), everything.select(test), DATASETS["digits"].classes)
 
 
-def _torchvision(name: str, root: Path, train: bool) -> ImageSet:
-    """One split by torchvision's own reader, which checks MD5 sums before it opens anything."""
-    datasets = torchvision_datasets()
-    kind = getattr(datasets, _TORCHVISION[name])
-    split: dict[str, object] = {"split": "train" if train else "test"} if name == "svhn" else {"train": train}
-    try:
-        data = kind(str(root), download=False, **split)
-    except RuntimeError:  # torchvision's word for "not there, or a checksum differs"
-        data = _download(kind, name, root, split)
-    if name == "svhn":  # [N, 3, 32, 32]
-        return ImageSet(np.ascontiguousarray(data.data.transpose(0, 2, 3, 1)), data.labels.astype(np.int64))
-    return ImageSet(data.data, np.asarray(data.targets, dtype=np.int64))
-
-
-def _download(kind: type, name: str, root: Path, split: dict[str, object]) -> object:
-    missing = [p for p in (root, *root.parents) if not p.exists()]
-    try:
-        return kind(str(root), download=True, **split)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError
-        for directory in missing:  # torchvision makes the directory first; nothing half-made stays
-            if directory.is_dir() and not any(directory.iterdir()):
-                directory.rmdir()
-        reason = str(getattr(error, "reason", error)).splitlines()[0]
-        where = (
-            f"does not hold {name}, and downloading it failed ({reason}); place {_files(kind, split)} there"
-        )
-        raise UserError("data.root", where, str(root)) from None
-
-
-def _files(kind: type, split: dict[str, object]) -> str:
-    """The archives to place by hand (torchvision unpacks them itself), with the MD5 sums that it will check."""
-    if "split" in split:
-        files = [kind.split_list[part][1:3] for part in ("train", "test")]  # type: ignore[attr-defined]
+def _cifar(name: str, root: Path, mirror: str | None) -> ImageArrays:
+    """From the archive, or from the folder that torchvision unpacked it to."""
+    facts = CIFAR[name]
+    folder, archive = root / facts.folder, root / facts.archive.name
+    if folder.is_dir():
+        try:
+            return arrays_of(members_of_folder(folder, facts), facts, DATASETS[name].classes)
+        except UserError as error:
+            if not archive.exists():
+                advice = f"{error.problem}; remove the folder {folder} to have the set downloaded"
+                raise UserError("data.root", advice, error.value) from None
+    if archive.exists():
+        _require(archive, facts.archive)
     else:
-        files = [(kind.filename, kind.tgz_md5)]  # type: ignore[attr-defined]
-    return " and ".join(f"{name} (md5 {md5})" for name, md5 in files)
+        archive = download(facts.archive, root, mirror)
+    return arrays_of(members_of_archive(archive, facts), facts, DATASETS[name].classes)
+
+
+def _svhn(name: str, root: Path, mirror: str | None) -> ImageArrays:
+    parts = []
+    for facts in (SVHN["train"], SVHN["test"]):
+        path = root / facts.name
+        if path.exists():
+            _require(path, facts)
+        else:
+            path = download(facts, root, mirror)
+        parts.append(read_mat(verified_bytes(path, facts), str(path)))
+    return ImageArrays(parts[0], parts[1], DATASETS[name].classes)
+
+
+def _require(path: Path, facts: Archive) -> None:
+    """Refuse a file that was placed (or left) under an archive's name and is not that archive."""
+    try:
+        problem = problem_of(path, facts)
+    except OSError as error:
+        raise UserError("data.root", f"cannot be read: {error.strerror}", str(path)) from None
+    if problem:
+        raise UserError("data.root", f"{problem}; remove it to have it downloaded", str(path))

@@ -40,11 +40,12 @@ class DataSplit:
     checksum: str
 
 
-def load_split(recipe: Recipe) -> DataSplit:
+def load_split(recipe: Recipe, arrays: ImageArrays | None = None) -> DataSplit:
     """The images of a run.
 
     Args:
         recipe: resolved.
+        arrays: the images, where they are in memory already.
 
     Returns:
         Its training, validation and test sets.
@@ -53,8 +54,8 @@ def load_split(recipe: Recipe) -> DataSplit:
         UserError: images missing or damaged, or a class left with none.
     """
     data = recipe.data
-    assert data.image_size is not None and data.subset_seed is not None, "the recipe is resolved"
-    arrays = load_arrays(data.name, Path(data.root).expanduser(), data.image_size)
+    if arrays is None:
+        arrays = load_arrays(data.name, Path(data.root).expanduser(), data.image_size, data.mirror)
     return split_arrays(arrays, recipe)
 
 

@@ -66,14 +66,16 @@ class Recipe(Section):
     def resolve(self) -> Recipe:
         """The recipe with every "auto" that depends on other fields replaced by its value.
 
-        `data.limit` and `data.test_limit` stay None for "all", `loss.weight_ratio` for "not used"; `run.device` and
-        `run.precision` are resolved by the trainer, which sees the hardware.
+        `data.limit` and `data.test_limit` stay None for "all", `loss.weight_ratio` for "not used", the size of images
+        that keep theirs until `srat_fast.data.plan.sized` has seen them; `run.device` and `run.precision` are
+        resolved by the trainer, which sees the hardware.
 
         Returns:
             A recipe that `resolve` leaves as it is.
         """
         facts = DATASETS[self.data.name]
-        size = self.data.image_size or facts.image_size or 32
+        size = self.data.image_size or facts.image_size or facts.resize_to  # None: only the images tell
+        padding = None if size is None else size // 8
         epochs = self.optim.epochs
         milestones = self.optim.milestones
         if milestones is None:
@@ -83,7 +85,7 @@ class Recipe(Section):
             {
                 "data.subset_seed": _or(self.data.subset_seed, self.seed),
                 "data.image_size": size,
-                "data.crop_padding": _or(self.data.crop_padding, size // 8),
+                "data.crop_padding": _or(self.data.crop_padding, padding),
                 "data.flip": ("on" if facts.flip else "off") if self.data.flip == "auto" else self.data.flip,
                 "attack.step_size": _or(self.attack.step_size, facts.step_size),
                 "eval_attack.step_size": _or(self.eval_attack.step_size, facts.step_size),
@@ -217,7 +219,13 @@ def _check_together(recipe: Recipe) -> None:
         )
     if data.image_size is not None and facts.image_size is not None and data.image_size != facts.image_size:
         raise UserError(
-            "data.image_size", f"{data.name} has {facts.image_size}; only folder is resized", data.image_size
+            "data.image_size",
+            f"{data.name} has {facts.image_size}; only folder, npz and arrays are resized",
+            data.image_size,
+        )
+    if data.mirror is not None and not data.mirror.startswith(("http://", "https://", "file://")):
+        raise UserError(
+            "data.mirror", "a base URL is needed: http://..., https://... or file:///...", data.mirror
         )
     if optim.warmup_epochs is not None and optim.warmup_epochs > optim.epochs:
         raise UserError("optim.warmup_epochs", f"at most optim.epochs = {optim.epochs}", optim.warmup_epochs)

@@ -47,8 +47,12 @@ class Data(Section):
     prefix = "data."
     name: str = setting("cifar10", "data set", choices=tuple(DATASETS), source="paper, Section 5")
     root: str = setting(
-        "data", "directory that holds (or receives) the data set; for `folder` the one with train/ and test/",
-        identity=False,
+        "data", "directory that holds (or receives) the data set; for `folder` the one with train/ and test/, for "
+        "`npz` the file", identity=False,
+    )  # fmt: skip
+    mirror: str | None = setting(
+        None, "base URL (http, https or file) under which archives are looked for first; checksums hold all the same",
+        auto="SRAT_FAST_MIRROR where it is set, then the publisher", identity=False,
     )  # fmt: skip
     imbalance: str = setting(
         "exp", "shape of the class counts; none keeps them as they are", choices=("none", "exp", "step"),
@@ -86,8 +90,8 @@ class Data(Section):
         "memory", "memory keeps the whole set on the device as uint8", choices=("memory",), identity=False
     )
     image_size: int | None = setting(
-        None, "height and width that `folder` images are resized to", unit="pixels", low=4,
-        auto="32 for folder, else the set's own",
+        None, "height and width that images of one's own (folder, npz, arrays) are resized to", unit="pixels", low=4,
+        auto="32 for folder, else the images' own",
     )  # fmt: skip
     crop_padding: int | None = setting(
         None, "zero padding of the random crop; 0 switches the crop off", unit="pixels", low=0,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from srat_fast.data.arrays import ImageArrays
 from srat_fast.errors import UserError
 from srat_fast.recipe import FIELDS, Recipe, flatten, recipe_from_dict
 from srat_fast.record import AUTO, CHECKPOINT, MUST, RECIPE, RECORD, RunDirectory, versions, write_atomically
@@ -52,13 +53,14 @@ class Begin:
             )
 
 
-def begin(recipe: Recipe, path: Path, resume: str | None) -> Begin:
+def begin(recipe: Recipe, path: Path, resume: str | None, arrays: ImageArrays | None = None) -> Begin:
     """Decide what is to be done with a run directory, and lock it.
 
     Args:
         recipe: what to compute.
         path: of the run.
         resume: None for a new run, "must" to continue one, "auto" for whichever fits.
+        arrays: the images, where they are in memory already.
 
     Returns:
         The run, ready to be prepared; `finished` is set where it already is, and nothing is locked then.
@@ -69,7 +71,7 @@ def begin(recipe: Recipe, path: Path, resume: str | None) -> Begin:
     if resume not in (None, MUST, AUTO):
         raise UserError("--resume", "give it without a value, or auto", resume)
     if resume is None or (resume == AUTO and not (path / RECIPE).is_file()):
-        recipe, device = resolve_hardware(recipe)
+        recipe, device = resolve_hardware(recipe, arrays)
         run = RunDirectory.create(path)
         return Begin(recipe, device, run, Checkpoints(path / CHECKPOINT))
     if (record := _finished(path)) is not None:
@@ -81,7 +83,7 @@ def begin(recipe: Recipe, path: Path, resume: str | None) -> Begin:
     try:
         stored = recipe_from_dict(run.read_json(RECIPE))
         recipe = _compared(recipe, stored, path)
-        recipe, device = resolve_hardware(recipe)
+        recipe, device = resolve_hardware(recipe, arrays)
         checkpoints = Checkpoints(path / CHECKPOINT)
         found, problems = checkpoints.newest()
         if found is not None:

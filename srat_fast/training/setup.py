@@ -8,9 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.loader import Loader
 from srat_fast.data.memory import MemoryLoader
-from srat_fast.data.plan import base_counts, planned_counts
+from srat_fast.data.plan import base_counts, planned_counts, sized
 from srat_fast.data.split import DataSplit, load_split
 from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision
 from srat_fast.models.build import build_model, check_batch_norm
@@ -102,11 +103,12 @@ class Setup:
     engine: Engine
 
 
-def resolve_hardware(recipe: Recipe) -> tuple[Recipe, torch.device]:
+def resolve_hardware(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple[Recipe, torch.device]:
     """The recipe with every "auto" replaced, hardware's included.
 
     Args:
         recipe: any.
+        arrays: the images, where they are in memory already.
 
     Returns:
         (recipe, device).
@@ -114,9 +116,9 @@ def resolve_hardware(recipe: Recipe) -> tuple[Recipe, torch.device]:
     Raises:
         UserError: a device or a data folder that is not there, or a class that would have no images.
     """
-    recipe = recipe.resolve()
+    recipe = sized(recipe, arrays).resolve()
     device = resolve_device(recipe.run.device)
-    images = sum(planned_counts(recipe, base_counts(recipe)[0]))
+    images = sum(planned_counts(recipe, base_counts(recipe, arrays)[0]))
     compiled, captured = resolve_execution(recipe, device, images)
     choices = {
         "run.precision": resolve_precision(recipe, device),
@@ -126,12 +128,13 @@ def resolve_hardware(recipe: Recipe) -> tuple[Recipe, torch.device]:
     return recipe.replace({"run.device": str(device)} | choices), device
 
 
-def prepare(recipe: Recipe, device: torch.device) -> Setup:
+def prepare(recipe: Recipe, device: torch.device, arrays: ImageArrays | None = None) -> Setup:
     """Load the images, build the network and its engine.
 
     Args:
         recipe: as `resolve_hardware` gives it.
         device: likewise.
+        arrays: the images, where they are in memory already.
 
     Returns:
         A run that is ready to start.
@@ -139,7 +142,7 @@ def prepare(recipe: Recipe, device: torch.device) -> Setup:
     Raises:
         UserError: images missing or damaged, or a recipe that does not suit them.
     """
-    split = load_split(recipe)
+    split = load_split(recipe, arrays)
     check_batch_norm(recipe, len(split.train))
     moments = _moments(split.train.images) if recipe.model.normalize == "dataset" else None
     channels = split.train.images.shape[3]

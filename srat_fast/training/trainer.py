@@ -11,6 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
+from srat_fast.data.arrays import ImageArrays
+from srat_fast.data.inmemory import arrays_from
+from srat_fast.data.plan import sized
 from srat_fast.errors import Interrupted, TrainingFailure, UserError
 from srat_fast.hardware import device_name, numerics, peak_memory
 from srat_fast.recipe import Recipe
@@ -48,6 +51,7 @@ def train(
     console: Console | None = None,
     resume: str | None = None,
     stops: Stops | None = None,
+    data: Any = None,
 ) -> dict[str, Any]:
     """Train, evaluate and record one run (Algorithm 1, then clean and PGD accuracy of the last epoch).
 
@@ -60,6 +64,8 @@ def train(
         resume: None needs a new or empty directory; "must" continues the run that is in it; "auto" begins, continues,
             or returns the record of a finished run, whichever it finds.
         stops: where requests to stop are noted; None to handle the signals here.
+        data: images in memory, in place of `data.name` (which the record then calls "arrays"): `ImageArrays`, or a
+            dictionary with train and test as `srat_fast.data.inmemory.arrays_from` takes it.
 
     Returns:
         The content of the run's record.json (house.md "Names that others rely on").
@@ -72,24 +78,28 @@ def train(
     console = console or Console(quiet=True)
     with contextlib.nullcontext(stops) if stops is not None else Stops() as asked:
         started = time.perf_counter()
+        arrays = None if data is None else arrays_from(data, recipe.data.image_size)
+        recipe = sized(recipe if arrays is None else recipe.replace({"data.name": "arrays"}), arrays)
         path = Path(out) if out is not None else default_out(recipe)
-        start = begin(recipe, path, resume)
+        start = begin(recipe, path, resume, arrays)
         if start.finished is not None:
             start.checkpoints.remove()  # where a kill came between the record and this
             return start.finished
         try:
             with numerics(start.recipe.run.deterministic):
-                return _work(start, asked, console, started)
+                return _work(start, asked, console, started, arrays)
         finally:
             start.run.release()
 
 
-def _work(start: Begin, stops: Stops, console: Console, started: float) -> dict[str, Any]:
+def _work(
+    start: Begin, stops: Stops, console: Console, started: float, arrays: ImageArrays | None
+) -> dict[str, Any]:
     """A run from its preparation to its record."""
     recipe, run = start.recipe, start.run
     try:
         with memory_errors("while preparing", "data.limit or model.width, or choose another --device"):
-            setup = prepare(recipe, start.device)
+            setup = prepare(recipe, start.device, arrays)
         if start.checkpoint is not None:
             check_data(setup, start.checkpoint)
         purge = start.checkpoint.about["epoch"] if start.checkpoint else 0 if start.entries else None

@@ -4,7 +4,10 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from srat_fast.data.cache import exclusive
+from srat_fast.errors import UserError
 
 HOLD = """
 import sys, time
@@ -31,8 +34,10 @@ def test_a_second_process_waits_for_the_first(tmp_path) -> None:
         started = time.monotonic()
         with exclusive(target, lambda: waited.append(True)):
             assert time.monotonic() - started > 0.5
+            target.write_text("made")
         assert waited == [True]
         assert process.wait() == 0
+    assert [p.name for p in target.parent.iterdir()] == ["set.npz"]
 
 
 def test_a_killed_holder_gives_the_lock_back(tmp_path) -> None:
@@ -42,3 +47,35 @@ def test_a_killed_holder_gives_the_lock_back(tmp_path) -> None:
         process.wait()
     with exclusive(target, lambda: waited.append(True)):
         assert waited == []
+
+
+COUNT = """
+import sys, time
+from pathlib import Path
+from srat_fast.data.cache import exclusive
+inside = Path(sys.argv[2])
+for _ in range(40):
+    with exclusive(Path(sys.argv[1])):
+        inside.mkdir()  # fails if another process is inside
+        time.sleep(0.001)
+        inside.rmdir()
+"""
+
+
+def test_never_two_at_once_though_the_lock_file_comes_and_goes(tmp_path) -> None:
+    command = [sys.executable, "-c", COUNT, str(tmp_path / "set"), str(tmp_path / "inside")]
+    processes = [subprocess.Popen(command) for _ in range(4)]
+    assert [process.wait(timeout=120) for process in processes] == [0] * 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_leaves_no_directory(tmp_path) -> None:
+    with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "a" / "b" / "set"):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"SRAT_FAST_CACHE = .*: cannot be written"),
+        exclusive(tmp_path / "file" / "set"),
+    ):
+        pass

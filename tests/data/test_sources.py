@@ -1,19 +1,25 @@
-"""Sources: digits, and the torchvision sets read from small archives in their true formats."""
+"""Sources: digits, and the published sets read from small archives in their true formats, whole or damaged."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import shutil
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import scipy.io
 
+from srat_fast.data.archives import CIFAR, SVHN, archives_of
 from srat_fast.data.sources import load_arrays
-from srat_fast.data.torchvision_import import torchvision_datasets
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
+
+from .conftest import archive_of, batch, described, member, python2_pickle
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_digits_are_real_and_split_by_class() -> None:
@@ -24,75 +30,209 @@ def test_digits_are_real_and_split_by_class() -> None:
     assert (arrays.train.images.min(), arrays.train.images.max()) == (0, 255)
 
 
-def md5(path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
+def test_the_facts_are_whole() -> None:
+    for name in ("cifar10", "cifar100", "svhn"):
+        for archive in archives_of(name):
+            assert archive.url.endswith("/" + archive.name)
+            assert len(archive.sha256) == 64
+            assert len(archive.md5) == 32
+            assert f"{archive.size // 10**6}"[:2] in DATASETS[name].source or name == "svhn"
+    assert sum(SVHN[part].size for part in SVHN) // 10**6 == 246
+    assert len(DATASETS["cifar100"].classes) == len(set(DATASETS["cifar100"].classes)) == 100
+    assert sum(DATASETS["svhn"].train_counts) == 73257
 
 
-@pytest.fixture
-def cifar10_archive(tmp_path, monkeypatch):
-    """cifar-10-python.tar.gz with two images a batch, and torchvision told its checksums."""
-    kind = torchvision_datasets().CIFAR10
-    source, root = tmp_path / "make" / "cifar-10-batches-py", tmp_path / "root"
-    source.mkdir(parents=True)
-    root.mkdir()
-    sums = {}
-    for k, (name, _) in enumerate([*kind.train_list, *kind.test_list]):
-        data = np.full((2, 3072), k, np.uint8)
-        data[:, 0] = [200, 201]  # red channel, row 0, column 0
-        (source / name).write_bytes(pickle.dumps({"data": data, "labels": [k % 10, 9]}))
-        sums[name] = md5(source / name)
-    (source / "batches.meta").write_bytes(pickle.dumps({"label_names": list(DATASETS["cifar10"].classes)}))
-    archive = root / kind.filename
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(source, "cifar-10-batches-py")
-    monkeypatch.setattr(kind, "train_list", [[n, sums[n]] for n, _ in kind.train_list])
-    monkeypatch.setattr(kind, "test_list", [[n, sums[n]] for n, _ in kind.test_list])
-    monkeypatch.setattr(kind, "meta", kind.meta | {"md5": md5(source / "batches.meta")})
-    monkeypatch.setattr(kind, "tgz_md5", md5(archive))
-    return archive
-
-
-def test_cifar10_from_an_archive_placed_by_hand(cifar10_archive) -> None:
-    arrays = load_arrays("cifar10", cifar10_archive.parent, 32)
+def test_cifar10_from_an_archive_placed_by_hand(published) -> None:
+    arrays = load_arrays("cifar10", published.cifar("cifar10").parent, 32)
     assert arrays.train.images.shape == (10, 32, 32, 3)
     assert arrays.test.images.shape == (2, 32, 32, 3)
     assert arrays.train.images[0, 0, 0].tolist() == [200, 0, 0]  # channels last, red first
+    assert arrays.train.images[9, 31, 31].tolist() == [4, 4, 4]
     assert arrays.train.labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
     assert arrays.classes[0] == "airplane"
 
 
-def test_a_changed_archive_is_not_unpickled(cifar10_archive) -> None:
-    content = bytearray(cifar10_archive.read_bytes())
-    content[len(content) // 2] ^= 1
-    cifar10_archive.write_bytes(content)
-    with pytest.raises(UserError, match=r"downloading it failed .*; place cifar-10-python\.tar\.gz \(md5 "):
-        load_arrays("cifar10", cifar10_archive.parent, 32)
+def test_cifar100_takes_the_fine_labels(published) -> None:
+    arrays = load_arrays("cifar100", published.cifar("cifar100").parent, 32)
+    assert arrays.train.images.shape == (2, 32, 32, 3)
+    assert arrays.train.labels.tolist() == [0, 99]
+    assert (arrays.classes[0], arrays.classes[99]) == ("apple", "worm")
 
 
-def test_svhn_from_its_files(tmp_path, monkeypatch) -> None:
-    kind = torchvision_datasets().SVHN
-    images = np.zeros((32, 32, 3, 4), np.uint8)
-    images[0, 1, 2] = [10, 20, 30, 40]  # row 0, column 1, blue
-    lists = dict(kind.split_list)
-    for part in ("train", "test"):
-        url, name, _ = lists[part]
-        scipy.io.savemat(tmp_path / name, {"X": images, "y": np.array([[10], [1], [2], [3]])})
-        lists[part] = [url, name, md5(tmp_path / name)]
-    monkeypatch.setattr(kind, "split_list", lists)
-    arrays = load_arrays("svhn", tmp_path, 32)
+def test_svhn_from_its_files(published) -> None:
+    arrays = load_arrays("svhn", published.svhn(), 32)
+    assert arrays.train.images.shape == (4, 32, 32, 3)
     assert arrays.train.images[:, 0, 1, 2].tolist() == [10, 20, 30, 40]
     assert arrays.train.labels.tolist() == [0, 1, 2, 3]  # SVHN writes the digit 0 as 10
+    assert arrays.train.labels.dtype == np.int64
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
-def test_without_network_the_message_says_what_to_place_where(name, tmp_path, monkeypatch) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
-        raise OSError("no network in this test")
+def unpacked(published) -> tuple:
+    """The folder that torchvision leaves, and the archive gone."""
+    archive = published.cifar("cifar10")
+    with tarfile.open(archive) as tar:
+        tar.extractall(archive.parent, filter="data")
+    archive.unlink()
+    return archive.parent, archive.parent / CIFAR["cifar10"].folder
 
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
-    root = tmp_path / "deep" / "data"
-    with pytest.raises(
-        UserError, match=r"does not hold .* downloading it failed .*; place .* \(md5 [0-9a-f]{32}\)"
-    ):
+
+def test_a_folder_that_torchvision_unpacked(published) -> None:
+    root, folder = unpacked(published)
+    assert load_arrays("cifar10", root, 32).train.labels.tolist()[-2:] == [4, 9]
+    assert {p.name for p in root.iterdir()} == {folder.name}
+
+
+def test_a_changed_file_of_an_unpacked_folder_is_named_and_not_unpickled(published, tmp_path) -> None:
+    root, folder = unpacked(published)
+    (folder / "data_batch_3").write_bytes(evil(tmp_path / "ran"))
+    with pytest.raises(UserError, match=r"data_batch_3': is damaged: its MD5 is .*; remove the folder"):
+        load_arrays("cifar10", root, 32)
+    assert not (tmp_path / "ran").exists()
+    (folder / "data_batch_3").unlink()
+    with pytest.raises(UserError, match=r"data_batch_3': cannot be read: No such file.*; remove the folder"):
+        load_arrays("cifar10", root, 32)
+    assert published.cifar("cifar10").exists()
+    assert len(load_arrays("cifar10", root, 32).train) == 10  # an archive beside it is taken instead
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (flipped, "is damaged: its SHA-256 is"),
+        (lambda content: content[:-100], "is cut short: "),
+        (lambda content: b"", "is cut short: 0 bytes instead of"),
+        (lambda content: content + b"x", "is not the published file"),
+        (lambda content: b"<!DOCTYPE html><html>log in</html>", "is a web page, not the archive"),
+    ],
+    ids=["flipped bit", "truncated", "empty", "longer", "web page"],
+)
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+def test_a_damaged_archive_is_refused_before_it_is_opened(name, damage, says, published, cache, monkeypatch):
+    root = published.svhn() if name == "svhn" else published.cifar(name).parent
+    archive = root / archives_of(name)[0].name
+    archive.write_bytes(damage(archive.read_bytes()))
+    monkeypatch.setattr("tarfile.open", None)  # any call would fail otherwise
+    monkeypatch.setattr("scipy.io.loadmat", None)
+    with pytest.raises(UserError, match=says) as error:
         load_arrays(name, root, 32)
-    assert not (tmp_path / "deep").exists()
+    assert str(archive) in str(error.value)
+    assert "remove it to have it downloaded" in str(error.value)
+    assert not cache.exists()
+
+
+class Evil:
+    """A pickle that makes a file when it is read."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def evil(path) -> bytes:
+    return pickle.dumps({"data": Evil(path), "labels": [1, 2]}, protocol=2)
+
+
+def test_a_malicious_pickle_is_refused_even_under_the_right_checksum(published, tmp_path) -> None:
+    root = published.cifar("cifar10", data_batch_2=evil(tmp_path / "ran")).parent
+    with pytest.raises(UserError, match=r"data_batch_2': is not a batch of images: names .*mkdir"):
+        load_arrays("cifar10", root, 32)
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(evil(tmp_path / "ran"))
+    assert (tmp_path / "ran").exists()  # the same pickle does run in an ordinary reader
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no pickle",
+        python2_pickle([1, 2]),
+        python2_pickle({"data": np.zeros((2, 3000), np.uint8), "labels": [0, 1]}),
+        python2_pickle({"data": np.zeros((2, 3072), np.float32), "labels": [0, 1]}),
+        python2_pickle({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 10]}),
+        python2_pickle({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1, 2]}),
+        python2_pickle({"data": np.zeros((2, 3072), np.uint8)}),
+        batch(0, "fine_labels", [0, 1]),
+    ],
+)
+def test_what_is_no_batch_is_refused(content, published) -> None:
+    with pytest.raises(UserError, match="data_batch_1': is not a batch of images"):
+        load_arrays("cifar10", published.cifar("cifar10", data_batch_1=content).parent, 32)
+
+
+def test_members_with_paths_outside_are_passed_over(published, tmp_path) -> None:
+    top = CIFAR["cifar10"].folder
+    extra = [
+        member("../escaped", b"out"),
+        member(str(tmp_path / "absolute"), b"out"),
+        member(f"{top}/../data_batch_1", b"other"),
+        member("way/out", type=tarfile.SYMTYPE, linkname=str(tmp_path)),
+        member("way/out/written", b"through a link"),
+        member(f"other/{top}/test_batch", b"other"),
+    ]
+    root = published.cifar("cifar10", extra).parent
+    before = sorted(p for p in tmp_path.rglob("*") if "cache" not in p.parts)
+    assert load_arrays("cifar10", root, 32).train.labels.tolist()[0] == 0
+    assert sorted(p for p in tmp_path.rglob("*") if "cache" not in p.parts) == before
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+def test_an_expected_member_that_is_no_plain_file_is_refused(kind, published, tmp_path) -> None:
+    top = CIFAR["cifar10"].folder
+    (tmp_path / "secret").write_text("secret")
+    link = member(f"{top}/data_batch_1", type=kind, linkname=str(tmp_path / "secret"))
+    root = published.cifar("cifar10", [link], data_batch_1=None).parent
+    with pytest.raises(UserError, match=r"its member .*/data_batch_1 is not one plain file"):
+        load_arrays("cifar10", root, 32)
+
+
+def test_members_missing_twice_or_changed_are_refused(published) -> None:
+    top = CIFAR["cifar10"].folder
+    with pytest.raises(UserError, match=f"holds no {top}/test_batch"):
+        load_arrays("cifar10", published.cifar("cifar10", test_batch=None).parent, 32)
+    twice = published.cifar("cifar10", [member(f"{top}/test_batch", batch(5, "labels", [5, 9]))])
+    with pytest.raises(UserError, match="test_batch is not one plain file"):
+        load_arrays("cifar10", twice.parent, 32)
+    changed = archive_of(twice, [member(f"{top}/test_batch", batch(6, "labels", [5, 9]))])
+    CIFAR["cifar10"] = replace(CIFAR["cifar10"], archive=described(changed, CIFAR["cifar10"].archive))
+    with pytest.raises(UserError, match="test_batch': is damaged: its MD5"):
+        load_arrays("cifar10", changed.parent, 32)
+
+
+def test_an_archive_that_is_no_archive_is_refused_under_the_right_checksum(published) -> None:
+    path = published.cifar("cifar10")
+    for content in (b"\x1f\x8bnot a gzip stream", path.read_bytes()[:300], os.urandom(3000)):
+        path.write_bytes(content)
+        CIFAR["cifar10"] = replace(CIFAR["cifar10"], archive=described(path, CIFAR["cifar10"].archive))
+        with pytest.raises(UserError, match="is no readable archive"):
+            load_arrays("cifar10", path.parent, 32)
+
+
+def test_a_matlab_file_of_something_else_is_refused(published, monkeypatch) -> None:
+    import scipy.io
+
+    root = published.svhn()
+    path = root / SVHN["train"].name
+    for content in ({"X": np.zeros((4, 4, 3, 2), np.uint8), "y": [[1], [2]]},
+                    {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1], [11]]},
+                    {"X": np.zeros((32, 32, 3, 2)), "y": [[1], [2]]}, {"Z": [1]}):  # fmt: skip
+        scipy.io.savemat(path, content)
+        monkeypatch.setitem(SVHN, "train", described(path, SVHN["train"]))
+        with pytest.raises(UserError, match=r"train_32x32\.mat': is no "):
+            load_arrays("svhn", root, 32)
+
+
+def test_a_prepared_set_needs_no_archive(published, cache) -> None:
+    root = published.cifar("cifar10").parent
+    first = load_arrays("cifar10", root, 32)
+    shutil.rmtree(root)
+    again = load_arrays("cifar10", root, 32)
+    assert (again.train.images == first.train.images).all()
+    assert hashlib.sha256(again.test.images).digest() == hashlib.sha256(first.test.images).digest()
+    assert isinstance(again.train.images.base, np.memmap)

@@ -1,0 +1,220 @@
+"""Sets that are in memory already: arrays or a Hugging Face-style dictionary of splits enter, `ImageArrays` leave.
+
+Splits are recognised by what they can do (`len(split)`, `split[i]` gives a dictionary, `split.features`), so the
+package `datasets` is not needed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from srat_fast.data.arrays import ImageArrays, ImageSet
+from srat_fast.data.pixels import Unreadable, fitted, images_to_rgb, resized, tell_converted, to_rgb
+from srat_fast.errors import UserError
+
+_OPTION = "data"
+_IMAGE_COLUMNS = ("image", "img", "images", "pixel_values")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+def arrays_from(data: Any, size: int | None = None) -> ImageArrays:
+    """What `train(recipe, data=...)` was given, as arrays.
+
+    Args:
+        data: `ImageArrays`; or {"train": ..., "test": ...}, each a pair (images, labels) of arrays or a Hugging
+            Face-style split whose rows have an image and a label.
+        size: height and width that images are resized to; None keeps theirs.
+
+    Returns:
+        The set; images of a dictionary are RGB, those of `ImageArrays` keep their channels.
+
+    Raises:
+        UserError: neither of these, or images and labels that do not fit.
+    """
+    if isinstance(data, ImageArrays):
+        return _checked(data, size)
+    if not isinstance(data, Mapping):
+        raise UserError(
+            _OPTION, f"ImageArrays or a dictionary with train and test is needed, not {type(data).__name__}"
+        )
+    if absent := [part for part in ("train", "test") if part not in data]:
+        raise UserError(_OPTION, f"has no split {absent[0]}; it has {', '.join(map(str, data)) or 'none'}")
+    parts, names, kinds = [], None, Counter[str]()
+    for part in ("train", "test"):
+        split = data[part]
+        if isinstance(split, tuple):
+            if len(split) != 2:
+                raise UserError(
+                    _OPTION, f"its {part} must be a pair (images, labels), not {len(split)} things"
+                )
+            parts.append((np.asarray(split[0]), np.asarray(split[1])))
+        else:
+            parts.append(_rows(split, part, size, kinds))
+            names = names or _names(split)
+    tell_converted(kinds, sum(kinds.values()), _OPTION)
+    return assembled(parts[0], parts[1], names, size, option=_OPTION, place=_OPTION)
+
+
+def assembled(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    classes: Sequence[str] | None,
+    size: int | None,
+    *,
+    option: str,
+    place: str,
+) -> ImageArrays:
+    """Checked and converted arrays as a set.
+
+    Args:
+        train: (images, labels).
+        test: likewise.
+        classes: names in label order; None numbers them.
+        size: height and width that images are resized to; None keeps theirs.
+        option: named in errors.
+        place: the set, for the warning about converted images.
+
+    Returns:
+        The set, RGB.
+
+    Raises:
+        UserError: shapes, types or labels that do not fit, or a class without images.
+    """
+    parts, kinds = [], Counter[str]()
+    names: list[str] | None = list(classes) if classes is not None else None
+    for part, (raw_images, raw_labels) in (("train", train), ("test", test)):
+        images, kind = images_to_rgb(raw_images, option, f"{part} images")
+        kinds[kind] += len(images)
+        labels, names = labels_of(raw_labels, names, option, f"{part} labels")
+        if len(images) != len(labels):
+            raise UserError(option, f"its {part} has {len(images)} images and {len(labels)} labels")
+        parts.append(ImageSet(resized(images, size, option, f"{part} images"), labels))
+    assert names is not None
+    if parts[0].images.shape[1:] != parts[1].images.shape[1:]:
+        shapes = " and ".join(f"{p.images.shape[1]} x {p.images.shape[2]}" for p in parts)
+        raise UserError(option, f"train and test images differ in size: {shapes}; set data.image_size")
+    tell_converted(kinds, sum(kinds.values()), place)
+    return ImageArrays(parts[0], parts[1], tuple(names))
+
+
+def labels_of(
+    raw: np.ndarray, classes: list[str] | None, option: str, name: str
+) -> tuple[np.ndarray, list[str]]:
+    """Labels as int64, and the classes' names.
+
+    Args:
+        raw: integers [N] or [N, 1].
+        classes: names, or None where the labels tell how many classes there are.
+        option: named in errors.
+        name: of the array, for errors.
+
+    Returns:
+        (labels [N], names).
+
+    Raises:
+        UserError: no integers, out of range, or a class without an image.
+    """
+    if raw.ndim == 2 and raw.shape[1] == 1:
+        raw = raw[:, 0]
+    if raw.ndim != 1 or raw.dtype.kind not in "iu":
+        raise UserError(option, f"its {name} must be integers [N], not {raw.dtype} {list(raw.shape)}")
+    if not len(raw):
+        raise UserError(option, f"its {name} are empty")
+    labels = raw.astype(np.int64)
+    low, high = int(labels.min()), int(labels.max())
+    if classes is None:
+        classes = [str(c) for c in range(high + 1)] if low >= 0 and high < 10**6 else ["0"]
+    if low < 0 or high >= len(classes):
+        raise UserError(
+            option,
+            f"its {name} must lie in 0..{len(classes) - 1} ({len(classes)} classes), not {low}..{high}",
+        )
+    if len(classes) < 2:
+        raise UserError(option, "at least 2 classes are needed")
+    absent = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
+    if len(absent):
+        raise UserError(option, f"its {name} have no image of class {absent[0]} ({classes[absent[0]]})")
+    return labels, classes
+
+
+def _checked(arrays: ImageArrays, size: int | None) -> ImageArrays:
+    """`ImageArrays` made by hand; their own number of channels stays."""
+    parts = []
+    for part, given in (("train", arrays.train), ("test", arrays.test)):
+        images, _ = images_to_rgb(np.asarray(given.images), _OPTION, f"{part} images")
+        labels, _ = labels_of(np.asarray(given.labels), list(arrays.classes), _OPTION, f"{part} labels")
+        if len(images) != len(labels):
+            raise UserError(_OPTION, f"its {part} has {len(images)} images and {len(labels)} labels")
+        if np.ndim(given.images) != 4 or np.shape(given.images)[3] == 4:
+            raise UserError(_OPTION, f"its {part} images must be [N, H, W, 1] or [N, H, W, 3]")
+        images = resized(images, size, _OPTION, f"{part} images")
+        parts.append(ImageSet(np.ascontiguousarray(images[..., : np.shape(given.images)[3]]), labels))
+    if parts[0].images.shape[1:] != parts[1].images.shape[1:]:
+        raise UserError(_OPTION, "train and test images differ in shape")
+    return ImageArrays(parts[0], parts[1], tuple(str(name) for name in arrays.classes))
+
+
+def _column(row: Any, names: tuple[str, ...], what: str, part: str) -> str:
+    if not isinstance(row, Mapping):
+        raise UserError(
+            _OPTION, f"its {part} must give rows with an image and a label, not {type(row).__name__}"
+        )
+    for name in names:
+        if name in row:
+            return name
+    raise UserError(_OPTION, f"its {part} has no {what} column ({', '.join(names)}); it has {', '.join(row)}")
+
+
+def _rows(split: Any, part: str, size: int | None, kinds: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
+    """All rows of a split, as (images [N, H, W, 3] or what its arrays have, labels [N])."""
+    if not hasattr(split, "__len__") or not hasattr(split, "__getitem__"):
+        raise UserError(
+            _OPTION, f"its {part} must be a pair of arrays or a split, not {type(split).__name__}"
+        )
+    if not len(split):
+        raise UserError(_OPTION, f"its {part} is empty")
+    first = split[0]
+    image_column = _column(first, _IMAGE_COLUMNS, "image", part)
+    label_column = _column(first, _LABEL_COLUMNS, "label", part)
+    images: list[np.ndarray] = []
+    labels = []
+    for position in range(len(split)):
+        row = split[position]
+        try:
+            pixels, kind = _pixels(row[image_column], size)
+        except (Unreadable, OSError, ValueError) as error:
+            raise UserError(_OPTION, f"its {part} image {position} {error}") from None
+        if images and pixels.shape != images[0].shape:
+            raise UserError(
+                _OPTION,
+                f"its {part} images differ in size: image {position} is {pixels.shape[0]} x {pixels.shape[1]}, "
+                f"image 0 is {images[0].shape[0]} x {images[0].shape[1]}; set data.image_size",
+            )
+        images.append(pixels)
+        labels.append(row[label_column])
+        kinds[kind] += 1
+    return np.stack(images), np.asarray(labels)
+
+
+def _pixels(value: Any, size: int | None) -> tuple[np.ndarray, str]:
+    """One image as [H, W, 3], and what it was."""
+    if isinstance(value, Image.Image):
+        image, kind = to_rgb(value)
+        return (np.asarray(image, dtype=np.uint8) if size is None else fitted(image, size)), kind
+    array, kind = images_to_rgb(np.asarray(value)[None], _OPTION, "image")
+    return resized(array, size, _OPTION, "image")[0] if size is not None else array[0], kind
+
+
+def _names(split: Any) -> list[str] | None:
+    """Class names as Hugging Face keeps them: `split.features["label"].names`."""
+    features = getattr(split, "features", None) or {}
+    for column in _LABEL_COLUMNS:
+        names = getattr(features.get(column), "names", None) if isinstance(features, Mapping) else None
+        if names:
+            return [str(name) for name in names]
+    return None

@@ -1,0 +1,74 @@
+"""What data preparation says while it works: lines enter the package's logger; the command line prints them.
+
+A library is silent by default: downloads and waiting are told at level INFO, conversions of pixels at WARNING.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LOG = logging.getLogger("srat_fast.data")
+
+
+class _Lines(logging.Handler):
+    """Writes to whatever stderr is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "warning: " if record.levelno >= logging.WARNING else ""
+        print(level + record.getMessage(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def printed() -> Iterator[None]:
+    """Prints what data preparation says to stderr, one line each, for as long as the block runs.
+
+    Yields:
+        Nothing.
+    """
+    handler, before = _Lines(), (LOG.level, LOG.propagate)
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(before[0])
+        LOG.propagate = before[1]
+
+
+@contextmanager
+def bar(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr where a person watches, nothing elsewhere.
+
+    Args:
+        title: what is under way.
+        total: of the work.
+        in_bytes: whether it is counted in bytes, and shown with a speed.
+
+    Yields:
+        A function that is told how much is done in all.
+    """
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    amount = (
+        (progress.DownloadColumn(), progress.TransferSpeedColumn())
+        if in_bytes
+        else (progress.MofNCompleteColumn(),)
+    )
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        *amount,
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as shown:
+        task = shown.add_task(title, total=total)
+        yield lambda done: shown.update(task, completed=done)

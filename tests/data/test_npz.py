@@ -1,0 +1,162 @@
+"""Sets in NumPy files: what is read, converted, counted, and refused in one line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from srat_fast.data.npz import load_npz, npz_counts, npz_size
+from srat_fast.data.plan import base_counts, planned_counts, sized
+from srat_fast.data.split import load_split
+from srat_fast.errors import UserError
+from srat_fast.losses.weighting import class_balanced_weights, ldam_margins
+from srat_fast.recipe import build_recipe
+
+COUNTS = [40, 9, 2]  # a long tail as it was collected
+
+
+def content(shape: tuple[int, ...] = (8, 8, 3)) -> dict[str, np.ndarray]:
+    """A set of three classes; each image is filled with its index."""
+    labels = {"train": np.repeat(np.arange(3), COUNTS), "test": np.repeat(np.arange(3), 4)}
+    found = {}
+    for part, values in labels.items():
+        images = np.arange(len(values), dtype=np.uint8).reshape(-1, *[1] * len(shape))
+        found |= {f"{part}_images": np.broadcast_to(images, (len(values), *shape)), f"{part}_labels": values}
+    return found
+
+
+@pytest.fixture
+def npz(tmp_path):
+    """Writes a .npz file: the good content, changed by the arguments; None leaves an array out."""
+
+    def write(name: str = "set.npz", shape: tuple[int, ...] = (8, 8, 3), **changes: object):
+        arrays = {k: v for k, v in (content(shape) | changes).items() if v is not None}
+        np.savez_compressed(tmp_path / name, **arrays)
+        return tmp_path / name
+
+    return write
+
+
+def test_one_file(npz) -> None:
+    path = npz(classes=np.array(["cat", "dog", "eel"]))
+    arrays = load_npz(path, None)
+    assert arrays.train.images.shape == (51, 8, 8, 3)
+    assert arrays.train.images[:, 0, 0, 0].tolist() == list(range(51))
+    assert arrays.train.labels.dtype == np.int64
+    assert arrays.classes == ("cat", "dog", "eel")
+    assert npz_counts(path) == (COUNTS, ["cat", "dog", "eel"])
+    assert npz_size(path) == 8
+
+
+def test_a_directory_with_two_files_and_labels_in_a_column(tmp_path) -> None:
+    arrays = content()
+    for part in ("train", "test"):
+        np.savez(
+            tmp_path / f"{part}.npz",
+            images=arrays[f"{part}_images"],
+            labels=arrays[f"{part}_labels"][:, None],
+        )
+    assert load_npz(tmp_path, None).classes == ("0", "1", "2")
+    assert npz_counts(tmp_path)[0] == COUNTS
+    assert load_npz(tmp_path, 12).test.images.shape == (12, 12, 12, 3)
+    (tmp_path / "test.npz").unlink()
+    with pytest.raises(UserError, match=r"test\.npz': is not there"):
+        load_npz(tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"), [((8, 8), "grayscale"), ((8, 8, 1), "grayscale"), ((8, 8, 4), "RGBA")]
+)
+def test_other_channels_become_rgb_with_one_warning(shape, kind, npz, caplog) -> None:
+    path = npz(shape=shape)
+    arrays = load_npz(path, None)
+    assert arrays.train.images.shape == (51, 8, 8, 3)
+    assert (arrays.train.images[7] == 7).all()
+    assert caplog.messages == [f"{path}: 63 of 63 images converted to RGB: 63 {kind}"]
+
+
+LABELS = content()["train_labels"]
+BAD = [
+    ({"train_images": None}, r"has no array train_images; it has train_labels, test_images, test_labels"),
+    ({"train_labels": None}, "has no array train_labels"),
+    ({"train_images": np.zeros((51, 8, 8, 3), np.float32)}, "must be uint8, 0 to 255 .* not float32"),
+    ({"train_images": np.zeros((51, 3, 8, 8), np.uint8)}, r"1, 3 or 4 channels, not \[51, 3, 8, 8\]"),
+    ({"train_images": np.zeros((51, 64), np.uint8)}, r"must be \[N, H, W\]"),
+    ({"train_images": np.zeros((50, 8, 8, 3), np.uint8)}, "its train has 50 images and 51 labels"),
+    ({"train_images": np.zeros((51, 8, 6, 3), np.uint8)}, "are 8 x 6 pixels; set data.image_size"),
+    (
+        {"test_images": np.zeros((12, 4, 4, 3), np.uint8)},
+        "train and test images differ in size: 8 x 8 and 4 x 4",
+    ),
+    ({"train_labels": LABELS.astype(float)}, r"must be integers \[N\], not float64"),
+    ({"train_labels": np.where(LABELS == 2, np.nan, LABELS)}, "must be integers"),
+    ({"train_labels": np.eye(3, dtype=int)[LABELS]}, r"must be integers \[N\], not int64 \[51, 3\]"),
+    ({"train_labels": LABELS - 1}, r"must lie in 0\.\.0 .* not -1\.\.1"),
+    ({"train_labels": LABELS * 2}, r"no image of class 1 \(1\)"),
+    ({"train_labels": LABELS * 10**12}, "must lie in"),
+    ({"test_labels": np.repeat([0, 1, 3], 4)}, r"test labels must lie in 0\.\.2 \(3 classes\), not 0\.\.3"),
+    ({"test_labels": np.repeat([0, 1, 1], 4)}, "test labels have no image of class 2"),
+    ({"train_labels": LABELS * 0}, "at least 2 classes"),
+    ({"classes": np.array(["cat", "dog"])}, r"must lie in 0\.\.1 \(2 classes\), not 0\.\.2"),
+    ({"classes": np.array(list("abcd"))}, r"no image of class 3 \(d\)"),
+    ({"classes": np.array([{"a": 1}, 2, 3], dtype=object)}, "holds Python objects, which are not read"),
+    ({"train_labels": np.array([None] * 51, dtype=object)}, "holds Python objects, which are not read"),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), BAD, ids=[says for _, says in BAD])
+def test_what_does_not_fit_is_refused(changes, says, npz) -> None:
+    path = npz(**changes)
+    with pytest.raises(UserError, match=says) as error:
+        load_npz(path, None)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("position", [0.02, 0.4, 0.97])
+def test_a_flipped_bit_is_noticed(position, npz) -> None:
+    path = npz(train_images=np.random.default_rng(0).integers(0, 256, (51, 8, 8, 3), dtype=np.uint8))
+    damaged = bytearray(path.read_bytes())
+    damaged[int(len(damaged) * position)] ^= 4
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"data\.root = .*: (is no readable|is damaged|has no array)"):
+        load_npz(path, None)
+
+
+def test_files_that_are_none(tmp_path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "text.npz").write_text("<html>")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    for name, says in (("none.npz", "is not there"), ("one.npy", "is a single array"),
+                       ("text.npz", "Python objects|is no readable"), ("empty.npz", "is no readable")):  # fmt: skip
+        for read in (lambda path: load_npz(path, None), npz_counts, npz_size):
+            with pytest.raises(UserError, match=says):
+                read(tmp_path / name)
+
+
+def test_a_natural_long_tail_decides_counts_weights_and_margins(npz) -> None:
+    fields = {"data.name": "npz", "data.root": str(npz()), "data.imbalance": "none"}
+    recipe = sized(build_recipe(None, fields)).resolve()
+    assert (recipe.data.image_size, recipe.data.crop_padding, recipe.data.flip) == (8, 1, "on")
+    assert planned_counts(recipe, base_counts(recipe)[0]) == COUNTS
+    split = load_split(recipe)
+    assert split.counts == COUNTS
+    assert (split.well, split.under) == ([0], [1, 2])
+    effective = [(1 - 0.9999**n) / (1 - 0.9999) for n in COUNTS]
+    assert class_balanced_weights(split.counts) == pytest.approx([effective[0] / e for e in effective])
+    assert ldam_margins(split.counts) == pytest.approx([0.5 * (2 / n) ** 0.25 for n in COUNTS])
+
+
+def test_an_uneven_base_is_cut_to_its_smallest_class(npz) -> None:
+    fields = {"data.name": "npz", "data.root": str(npz()), "data.imbalance": "step", "data.ratio": 2}
+    recipe = sized(build_recipe(None, fields)).resolve()
+    assert planned_counts(recipe, base_counts(recipe)[0]) == [2, 1, 1]
+    assert load_split(recipe).counts == [2, 1, 1]
+
+
+def test_the_size_is_that_of_the_recipe_where_it_has_one(npz) -> None:
+    fields = {"data.name": "npz", "data.root": str(npz(shape=(6, 8, 3))), "data.imbalance": "none"}
+    with pytest.raises(UserError, match=r"6 x 8 pixels; set data\.image_size"):
+        sized(build_recipe(None, fields))
+    recipe = sized(build_recipe(None, fields | {"data.image_size": 16})).resolve()
+    assert recipe.data.crop_padding == 2
+    assert load_split(recipe).train.images.shape == (51, 16, 16, 3)
