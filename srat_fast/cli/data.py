@@ -1,16 +1,23 @@
-"""`srat-fast data show`: a data set and an imbalance enter, class counts leave; nothing is downloaded."""
+"""`srat-fast data show`: a data set and an imbalance enter; class counts, as text, JSON or pictures, leave."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from srat_fast.cli.options import recipe_from_options
 from srat_fast.datasets import DATASETS
 
+if TYPE_CHECKING:
+    from srat_fast.recipe import Recipe
+
 app = typer.Typer(help="Data sets: class counts under an imbalance.", no_args_is_help=True)
+
+#: Characters of the longest bar.
+_BAR = 16
 
 
 @app.callback()
@@ -25,18 +32,41 @@ def show(
     ratio: Annotated[
         str | None, typer.Option(help="Largest / smallest class.", show_default="100; digits 10")
     ] = None,
-    data_root: Annotated[str | None, typer.Option(help="For folder: holds train/ and test/.")] = None,
+    data_root: Annotated[
+        str | None, typer.Option(help="For folder: holds train/ and test/; for npz: the file.")
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="Base URL where --samples looks for archives first.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any recipe field; repeatable.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the class counts: FILE.svg, .png or .pdf.", metavar="FILE")
+    ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(help="Draw some training images of each class; loads the images.", metavar="FILE"),
+    ] = None,
+    per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of each class in --samples.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Training images per class, with class-balanced weights and LDAM margins."""
+    """Training images per class, with class-balanced weights and LDAM margins; only --samples needs the images."""
     from srat_fast.data.imbalance import halves
     from srat_fast.data.plan import base_counts, planned_counts
-    from srat_fast.losses.weighting import class_balanced_weights, ldam_margins
 
-    options = {"--dataset": dataset, "--imbalance": imbalance, "--ratio": ratio, "--data-root": data_root}
-    recipe = recipe_from_options(None, options, [])
+    options = {
+        "--dataset": dataset,
+        "--imbalance": imbalance,
+        "--ratio": ratio,
+        "--data-root": data_root,
+        "--mirror": mirror,
+    }
+    recipe = recipe_from_options(None, options, settings or [])
     base, classes = base_counts(recipe)
     counts = planned_counts(recipe, base)
+    _, under = halves(counts)
+    _draw(recipe, classes, counts, under, figure, samples, per_class)
     if as_json:
         content = {
             "counts": counts,
@@ -47,22 +77,58 @@ def show(
         }
         typer.echo(json.dumps(content))
         return
+    _print(recipe, classes, counts, under)
 
+
+def _title(recipe: Recipe, counts: list[int]) -> str:
+    shape = recipe.data.imbalance
+    return f"{sum(counts)} images, {shape}" + ("" if shape == "none" else f", ratio {recipe.data.ratio:g}")
+
+
+def _draw(
+    recipe: Recipe,
+    classes: list[str],
+    counts: list[int],
+    under: list[int],
+    figure: Path | None,
+    samples: Path | None,
+    per_class: int,
+) -> None:
+    """The pictures that were asked for; their names are judged before any work is done."""
+    if figure is None and samples is None:
+        return
+    from srat_fast.data.plan import sized
+    from srat_fast.data.split import load_split
+    from srat_fast.figures.canvas import save, suffix_of
+    from srat_fast.figures.datasets import class_bars, sample_page
+
+    title = f"{recipe.data.name}: {_title(recipe, counts)}"
+    for path, option in ((figure, "--figure"), (samples, "--samples")):
+        if path is not None:
+            suffix_of(path, option)
+    if figure is not None:
+        typer.echo(f"wrote {save(class_bars(classes, counts, under, title), figure)}", err=True)
+    if samples is not None:
+        split = load_split(sized(recipe))
+        page = sample_page(split.train.images, split.train.labels, classes, per_class, title)
+        typer.echo(f"wrote {save(page, samples, '--samples')}", err=True)
+
+
+def _print(recipe: Recipe, classes: list[str], counts: list[int], under: list[int]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    _, under = halves(counts)
-    table = Table("class", "images", "half", "CB weight", "LDAM margin", box=box.MARKDOWN)
+    from srat_fast.losses.weighting import class_balanced_weights, ldam_margins
+
+    table = Table("class", "images", "half", "CB weight", "LDAM margin", "", box=box.MARKDOWN)
     for column in (1, 3, 4):
         table.columns[column].justify = "right"
     rows = zip(classes, counts, class_balanced_weights(counts), ldam_margins(counts), strict=True)
     for label, (name, count, weight, margin) in enumerate(rows):
         half = "under" if label in under else "well"
-        table.add_row(name, str(count), half, f"{weight:.2f}", f"{margin:.3f}")
+        bar = "█" * max(1, round(_BAR * count / max(counts)))
+        table.add_row(name, str(count), half, f"{weight:.2f}", f"{margin:.3f}", bar)
     console = Console()
     console.print(table)
-    shape = recipe.data.imbalance
-    console.print(
-        f"{sum(counts)} images, {shape}" + ("" if shape == "none" else f", ratio {recipe.data.ratio:g}")
-    )
+    console.print(_title(recipe, counts))

@@ -84,6 +84,27 @@ BAD = [
         ["data", "show", "cifar10", "--ratio", "6000"],
         "--ratio (data.ratio) = 6000.0: class 9 would have no images",
     ),
+    (["data", "show", "npz", "--data-root", "nowhere"], "--data-root (data.root) = 'nowhere': is not there"),
+    (["data", "show", "arrays"], "--dataset (data.name) = 'arrays': images in memory come through"),
+    (
+        ["data", "show", "cifar10", "--figure", "bars.jpg"],
+        "--figure = 'bars.jpg': a file name that ends in .svg",
+    ),
+    (["data", "show", "digits", "--samples", "page"], "--samples = 'page': a file name that ends in .svg"),
+    (
+        ["data", "show", "digits", "--figure", "file/bars.svg"],
+        "--figure = 'file/bars.svg': cannot be written",
+    ),
+    (["data", "show", "digits", "--per-class", "0"], "Invalid value for '--per-class'"),
+    (
+        ["train", "--dataset", "cifar10", "--mirror", "mirror.org"],
+        "--mirror (data.mirror) = 'mirror.org': a base URL is needed",
+    ),
+    (
+        ["train", "--dataset", "arrays"],
+        "--dataset (data.name) = 'arrays': images in memory come through srat_fast.train",
+    ),
+    (["train", "--dataset", "npz", "--data-root", "file"], "--data-root (data.root) = 'file': "),
     (
         ["data", "show", "folder", "--data-root", "nowhere"],
         "--data-root (data.root) = 'nowhere': is not a directory",
@@ -203,6 +224,24 @@ def test_data_show_of_ones_own_images(capsys, image_folder) -> None:
     )
     assert code == 0
     assert json.loads(out)["counts"] == [6, 6]
+
+
+def test_data_show_draws_the_counts_without_the_images(capsys, tmp_path) -> None:
+    code, out, err = call(capsys, "data", "show", "cifar10", "--json", "--figure", "new/bars.svg")
+    assert (code, err) == (0, "wrote new/bars.svg\n")
+    assert json.loads(out)["total"] == 12406
+    text = (tmp_path / "new" / "bars.svg").read_text()
+    assert all(word in text for word in ("airplane", ">2997<", "cifar10: 12406 images, exp, ratio 100"))
+
+
+def test_data_show_draws_samples(capsys, image_folder, tmp_path) -> None:
+    code, _, err = call(
+        capsys, "data", "show", "folder", "--data-root", str(image_folder), "--imbalance", "none",
+        "--samples", "page.png", "--per-class", "4", "--set", "data.image_size=16",
+    )  # fmt: skip
+    assert code == 0
+    assert err.splitlines()[-1] == "wrote page.png"
+    assert (tmp_path / "page.png").stat().st_size > 2000
 
 
 def test_print_recipe_is_a_recipe(capsys, tmp_path) -> None:

@@ -1,0 +1,109 @@
+"""Pictures of a data set: class counts or images with labels enter, bars (Figs. 13, 14) or a page of samples leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from srat_fast.figures.canvas import UNDER, WELL, Figure, figure, style
+
+#: Classes that get a name below their bar; of more, every tenth gets its label's number.
+_NAMED = 30
+#: Classes in one column of a page of samples.
+_ROWS = 25
+
+
+def class_bars(classes: Sequence[str], counts: Sequence[int], under: Sequence[int], title: str) -> Figure:
+    """Training images per class in label order, the under-represented half in its own colour (Figs. 13, 14).
+
+    Args:
+        classes: names in label order.
+        counts: training images.
+        under: labels of the under-represented half.
+        title: above the bars.
+
+    Returns:
+        The figure.
+    """
+    drawn, ((axes,),) = figure(width=min(12.0, max(5.0, 0.42 * len(classes))), height=3.4)
+    low = set(under)
+    with style():
+        for name, colour, labels in (
+            ("well-represented half", WELL, [c for c in range(len(counts)) if c not in low]),
+            ("under-represented half", UNDER, sorted(low)),
+        ):
+            bars = axes.bar(labels, [counts[c] for c in labels], width=0.8, color=colour, label=name)
+            if len(classes) <= _NAMED:
+                axes.bar_label(bars, fontsize=7, padding=1)
+        if len(classes) <= _NAMED:
+            turned = max(len(name) for name in classes) > 6
+            axes.set_xticks(
+                range(len(classes)),
+                list(classes),
+                rotation=40 if turned else 0,
+                ha="right" if turned else "center",
+            )
+        else:
+            axes.set_xticks(range(0, len(classes), 10))
+            axes.set_xlabel("class, in label order")
+        axes.grid(axis="x", visible=False)
+        axes.set_xlim(-0.7, len(classes) - 0.3)
+        axes.set_ylabel("training images")
+        axes.set_title(title)
+        axes.legend()
+    return drawn
+
+
+def _chosen(labels: np.ndarray, label: int, most: int) -> np.ndarray:
+    """Positions of at most `most` images of a class, evenly over all of them."""
+    found = np.flatnonzero(labels == label)
+    return found[np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))]
+
+
+def _strip(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images [n, H, W, C] side by side with gaps, as one row of `columns` places: [H + 2, columns * (W + 2), 3]."""
+    count, height, width, _ = images.shape
+    strip = np.full((height + 2, columns * (width + 2), 3), 255, np.uint8)
+    for k in range(count):
+        left = k * (width + 2) + 1
+        strip[1 : height + 1, left : left + width] = images[k]  # one channel fills three
+    return strip
+
+
+def sample_page(
+    images: np.ndarray, labels: np.ndarray, classes: Sequence[str], per_class: int, title: str
+) -> Figure:
+    """Some training images of each class, a row a class.
+
+    Args:
+        images: [N, H, W, C] uint8 with 1 or 3 channels.
+        labels: [N].
+        classes: names in label order.
+        per_class: images a row; a class that has fewer leaves places white.
+        title: above the page.
+
+    Returns:
+        The figure.
+    """
+    blocks = math.ceil(len(classes) / _ROWS)
+    rows = math.ceil(len(classes) / blocks)
+    totals = np.bincount(labels, minlength=len(classes))
+    names = [f"{name} ({total})" for name, total in zip(classes, totals, strict=True)]
+    width = blocks * (0.38 * per_class + 0.085 * max(len(name) for name in names) + 0.3)
+    drawn, (line,) = figure(columns=blocks, width=width, height=0.38 * rows + 0.6)
+    with style():
+        for block, axes in enumerate(line):
+            shown = range(block * rows, min((block + 1) * rows, len(classes)))
+            strips = [_strip(images[_chosen(labels, c, per_class)], per_class) for c in shown]
+            height = strips[0].shape[0]
+            axes.imshow(np.concatenate(strips), interpolation="nearest")
+            places = [(k + 0.5) * height - 0.5 for k in range(len(strips))]
+            axes.set_yticks(places, [names[c] for c in shown], fontsize=8)
+            axes.set_xticks([])
+            axes.grid(visible=False)
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+        drawn.suptitle(title, fontsize=10)
+    return drawn
