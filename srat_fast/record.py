@@ -25,7 +25,7 @@ CHECKPOINT, LOCK = "checkpoint", ".lock"
 MUST, AUTO = "must", "auto"
 #: A few test images with their adversarial examples, for reports.
 SAMPLES = "samples.npz"
-_PACKAGES = ("srat-fast", "torch", "torchvision", "triton", "numpy", "safetensors", "scikit-learn")
+_PACKAGES = ("srat-fast", "torch", "triton", "numpy", "pillow", "safetensors", "scikit-learn")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -109,7 +109,7 @@ def _draw(
     if figure is not None:
         typer.echo(f"wrote {save(class_bars(classes, counts, under, title), figure)}", err=True)
     if samples is not None:
-        split = load_split(sized(recipe))
+        split = load_split(sized(recipe).resolve())
         page = sample_page(split.train.images, split.train.labels, classes, per_class, title)
         typer.echo(f"wrote {save(page, samples, '--samples')}", err=True)
 

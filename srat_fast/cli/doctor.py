@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 #: package -> (what needs it, the command that installs it).
 _PACKAGES = {
     "torch": ("everything", "pip install torch"),
-    "torchvision": ("cifar10, cifar100, svhn", "pip install torchvision"),
     "numpy": ("everything", "pip install numpy"),
-    "pillow": ("folder data sets", "pip install pillow"),
+    "pillow": ("images in files", "pip install pillow"),
+    "scipy": ("svhn", "pip install scipy"),
+    "matplotlib": ("figures", "pip install matplotlib"),
     "scikit-learn": ("digits", "pip install scikit-learn"),
     "safetensors": ("saved models", "pip install safetensors"),
     "tensorboard": ("live curves", "pip install tensorboard"),
@@ -44,10 +50,21 @@ def doctor() -> None:
     console.print(table)
     if importlib.util.find_spec("torch") is not None:
         _hardware(console)
+    _data(console)
     for package in missing:
         console.print(f"missing: {package}; {_PACKAGES[package][1]}", style="bold red")
     if not missing:
         console.print("ready: srat-fast train --dataset digits", style="bold green")
+
+
+def _data(console: Console) -> None:
+    """Which published sets are on this machine already."""
+    from srat_fast.data.cache import cache_directory
+    from srat_fast.data.sources import state_of
+
+    console.print(f"prepared data: {cache_directory()} (SRAT_FAST_CACHE)", highlight=False, soft_wrap=True)
+    for name in ("cifar10", "cifar100", "svhn"):
+        console.print(f"{name}: {state_of(name, Path('data'))}", highlight=False, soft_wrap=True)
 
 
 def _hardware(console: object) -> None:

@@ -27,6 +27,18 @@ _MANIFEST = "manifest.json"
 _FILES = ("train_images", "train_labels", "test_images", "test_labels")
 
 
+def location(key: str) -> Path:
+    """Where a set is kept.
+
+    Args:
+        key: as for `prepared`.
+
+    Returns:
+        Its directory, whether it is there or not.
+    """
+    return cache_directory() / f"{key}-v{FORMAT}"
+
+
 def prepared(key: str, make: Callable[[], ImageArrays]) -> ImageArrays:
     """A set from the cache, made first where it is not there.
 
@@ -42,7 +54,7 @@ def prepared(key: str, make: Callable[[], ImageArrays]) -> ImageArrays:
     Raises:
         UserError: as `make` does, or the cache cannot be written.
     """
-    target = cache_directory() / f"{key}-v{FORMAT}"
+    target = location(key)
     if (found := load(target)) is not None:
         return found
     with exclusive(target, lambda: LOG.info("waiting for another process that prepares %s", key)):

@@ -13,7 +13,7 @@ from srat_fast.data.cifar import arrays_of, members_of_archive, members_of_folde
 from srat_fast.data.download import download
 from srat_fast.data.folder import load_folder
 from srat_fast.data.npz import load_npz
-from srat_fast.data.prepared import prepared
+from srat_fast.data.prepared import location, prepared
 from srat_fast.data.svhn import read_mat
 from srat_fast.data.verify import problem_of, verified_bytes
 from srat_fast.datasets import DATASETS, DIGITS_TEST_PER_CLASS
@@ -60,6 +60,25 @@ def prepared_key(name: str) -> str:
     """
     sums = "".join(archive.sha256 for archive in archives_of(name))
     return f"{name}-{hashlib.sha256(sums.encode()).hexdigest()[:12]}"
+
+
+def state_of(name: str, root: Path) -> str:
+    """Whether a published set is here, by the look of it: nothing is verified.
+
+    Args:
+        name: cifar10, cifar100 or svhn.
+        root: where its archives would be.
+
+    Returns:
+        A phrase.
+    """
+    if location(prepared_key(name)).is_dir():
+        return "prepared"
+    places = [root / archive.name for archive in archives_of(name)]
+    if all(place.is_file() for place in places) or (name in CIFAR and (root / CIFAR[name].folder).is_dir()):
+        return f"in {root}/, not prepared yet"
+    size = sum(archive.size for archive in archives_of(name))
+    return f"not in {root}/; the first use downloads {size / 1e6:.0f} MB"
 
 
 def _digits() -> ImageArrays:

@@ -1,4 +1,4 @@
-"""Imports torchvision beside any torch build: nothing enters, the imported package leaves.
+"""Imports torchvision beside any torch build, for benchmarks against it: nothing enters, the package leaves.
 
 torchvision's wheels register fake implementations of compiled ops at import. Beside a CPU-only torch the compiled
 library does not load and the ops' schemas are missing, so `import torchvision` fails; declaring the two schemas

@@ -10,6 +10,8 @@ import time
 import pytest
 
 from srat_fast.cli import main
+from srat_fast.data.prepared import location
+from srat_fast.data.sources import prepared_key
 
 FAST = [
     "--dataset",
@@ -263,6 +265,16 @@ def test_doctor(capsys) -> None:
     assert code == 0
     for word in ("torch", "safetensors", "kernel backends:", "device:", "ready: srat-fast train"):
         assert word in out
+
+
+def test_doctor_says_which_sets_are_here(capsys, tmp_path) -> None:
+    (tmp_path / "data" / "cifar-100-python").mkdir(parents=True)
+    (tmp_path / "cache" / location(prepared_key("svhn")).name).mkdir(parents=True)
+    out = call(capsys, "doctor")[1]
+    assert "cifar10: not in data/; the first use downloads 170 MB" in out
+    assert "cifar100: in data/, not prepared yet" in out
+    assert "svhn: prepared" in out
+    assert f"prepared data: {tmp_path / 'cache'}" in out
 
 
 def test_doctor_names_what_is_missing(capsys, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 from srat_fast import build_recipe, evaluate, train
 from srat_fast.data.arrays import ImageArrays, ImageSet, checksum
 from srat_fast.data.inmemory import arrays_from
-from srat_fast.errors import UserError
+from srat_fast.errors import Interrupted, UserError
+from tests.training.test_resume import StopAfter
 
 
 class ClassLabel:
@@ -169,3 +171,22 @@ def test_a_recipe_for_images_in_memory_needs_them(tmp_path) -> None:
     with pytest.raises(UserError, match=r"data\.name = 'arrays': images in memory come through"):
         train(build_recipe(None, {"data.name": "arrays"}), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_run_goes_on_with_the_same_images_only(uneven_arrays, tmp_path) -> None:
+    fields = {
+        "data.imbalance": "none",
+        "method": "natural",
+        "optim.epochs": 2,
+        "model.width": 4,
+        "run.device": "cpu",
+    }
+    recipe = build_recipe("digits", fields | {"run.tensorboard": False, "optim.batch_size": 31})
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", data=uneven_arrays, stops=StopAfter(2))
+    changed = ImageSet(uneven_arrays.train.images ^ 1, uneven_arrays.train.labels)
+    with pytest.raises(UserError, match="its images are not those that the run began with"):
+        train(recipe, tmp_path / "run", data=replace(uneven_arrays, train=changed), resume="auto")
+    record = train(recipe, tmp_path / "run", data=uneven_arrays, resume="auto")
+    assert record["status"] == "finished"
+    assert train(recipe, tmp_path / "run", data=uneven_arrays, resume="auto") == record

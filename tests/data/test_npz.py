@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from srat_fast import evaluate, train
 from srat_fast.data.npz import load_npz, npz_counts, npz_size
 from srat_fast.data.plan import base_counts, planned_counts, sized
 from srat_fast.data.split import load_split
@@ -160,3 +161,15 @@ def test_the_size_is_that_of_the_recipe_where_it_has_one(npz) -> None:
     recipe = sized(build_recipe(None, fields | {"data.image_size": 16})).resolve()
     assert recipe.data.crop_padding == 2
     assert load_split(recipe).train.images.shape == (51, 16, 16, 3)
+
+
+def test_a_finished_run_on_a_file_is_recognised(npz, tmp_path) -> None:
+    fields = {"data.name": "npz", "data.root": str(npz()), "data.imbalance": "none", "method": "natural",
+              "optim.epochs": 1, "model.width": 4, "run.device": "cpu", "run.tensorboard": False}  # fmt: skip
+    recipe = build_recipe("digits", fields)
+    record = train(recipe, tmp_path / "run")
+    assert (record["counts"], record["recipe"]["data"]["image_size"]) == (COUNTS, 8)
+    assert (
+        train(recipe, tmp_path / "run", resume="auto") == record
+    )  # the recipe has no size, the record's has
+    assert evaluate(tmp_path / "run", "clean", device="cpu")["clean"]["images"] == 12
