@@ -37,6 +37,8 @@ def test_svhn_takes_smaller_steps_and_no_flip() -> None:
     recipe = build_recipe(None, {"data.name": "svhn"}).resolve()
     assert recipe.attack.step_size == recipe.eval_attack.step_size == 1 / 255
     assert recipe.data.flip == "off"
+    assert build_recipe(None, {"data.name": "svhn", "data.flip": "on"}).resolve().data.flip == "on"
+    assert build_recipe(None, {"data.name": "cifar100"}).resolve().attack.step_size == 2 / 255
 
 
 @pytest.mark.parametrize("name", NAMED_RECIPES)

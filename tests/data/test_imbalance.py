@@ -80,3 +80,31 @@ def test_halves_by_count_then_label() -> None:
     assert halves([10, 30, 20, 40]) == ([1, 3], [0, 2])
     assert halves([5, 5, 5, 5]) == ([0, 1], [2, 3])
     assert halves([9, 8, 7]) == ([0], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "imbalance", "well", "under"),
+    [
+        ("cifar100", "step", range(50), range(50, 100)),
+        ("cifar100", "none", range(50), range(50, 100)),  # all equal: ties go by label order
+        ("svhn", "exp", range(5), range(5, 10)),
+        ("svhn", "none", [1, 2, 3, 4, 5], [0, 6, 7, 8, 9]),  # by its own uneven counts
+    ],
+)
+def test_halves_of_the_published_sets(name, imbalance, well, under) -> None:
+    recipe = build_recipe(None, {"data.name": name, "data.imbalance": imbalance, "data.ratio": 10})
+    assert halves(planned_counts(recipe, base_counts(recipe)[0])) == (list(well), list(under))
+
+
+def test_an_uneven_folder_is_cut_to_its_smallest_class(image_folder) -> None:
+    for k in range(3, 6):
+        next((image_folder / "train" / "dog").glob(f"{k}.*")).unlink()
+    fields = {
+        "data.name": "folder",
+        "data.root": str(image_folder),
+        "data.imbalance": "step",
+        "data.ratio": 3,
+    }
+    recipe = build_recipe(None, fields)
+    assert base_counts(recipe) == ([6, 3], ["cat", "dog"])
+    assert planned_counts(recipe, [6, 3]) == [3, 1]
