@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from srat_fast.cli import main
+from srat_fast.data.archives import CIFAR
 from srat_fast.data.prepared import location
 from srat_fast.data.sources import prepared_key
 
@@ -265,6 +267,25 @@ def test_doctor(capsys) -> None:
     assert code == 0
     for word in ("torch", "safetensors", "kernel backends:", "device:", "ready: srat-fast train"):
         assert word in out
+
+
+def test_without_network_nothing_is_left_and_the_way_out_is_named(capsys, tmp_path, monkeypatch) -> None:
+    facts = CIFAR["cifar10"]
+    nowhere = replace(facts, archive=replace(facts.archive, url="http://127.0.0.1:9/"))
+    monkeypatch.setitem(CIFAR, "cifar10", nowhere)
+    monkeypatch.setattr("srat_fast.data.download.PAUSE", 0.0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    code, _, err = call(
+        capsys, "train", "--dataset", "cifar10", "--device", "cpu", "--mirror", "file:///no/such"
+    )
+    assert code == 2
+    *_, line = err.splitlines()
+    assert line.startswith(
+        "error: --data-root (data.root) = 'data': place cifar-10-python.tar.gz (170498071 bytes, "
+    )
+    assert "--mirror URL or SRAT_FAST_MIRROR; downloading failed (/no/such/" in line
+    assert "Connection refused" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_doctor_says_which_sets_are_here(capsys, tmp_path) -> None:
