@@ -104,13 +104,14 @@ def build_report(
 def _drawings(groups: list[Group], runs: list[Run]) -> list[Drawing]:
     from srat_fast.report.figures.axes import axis_drawings
     from srat_fast.report.figures.classes import class_drawings
+    from srat_fast.report.figures.counts import count_drawings
     from srat_fast.report.figures.curves import curve_drawings
     from srat_fast.report.figures.epsilon import epsilon_drawings
     from srat_fast.report.figures.images import image_drawings
 
     drawings = axis_drawings(runs)
     for group in groups:
-        for drawn in (class_drawings, epsilon_drawings, curve_drawings, image_drawings):
+        for drawn in (count_drawings, class_drawings, epsilon_drawings, curve_drawings, image_drawings):
             drawings += drawn(group)
     return drawings
 
