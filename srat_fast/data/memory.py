@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from srat_fast.data.arrays import ImageSet
-from srat_fast.seeds import seed_for
+from srat_fast.data.augment import Augmentation, as_input, pad
 
 
 class MemoryLoader:
@@ -23,6 +23,7 @@ class MemoryLoader:
         device: where the batches are made.
         seed: the run's seed.
         crop_padding: zero padding of the random crop, 0 for none.
+        crop_area: smallest share of the area of a random resized crop, None for none.
         flip: random horizontal flip.
         shuffle: a new order each epoch.
     """
@@ -35,15 +36,15 @@ class MemoryLoader:
         device: torch.device,
         seed: int = 0,
         crop_padding: int = 0,
+        crop_area: float | None = None,
         flip: bool = False,
         shuffle: bool = False,
     ) -> None:
-        self.batch_size, self.device, self.seed = batch_size, device, seed
-        self.crop_padding, self.flip, self.shuffle = crop_padding, flip, shuffle
-        self.height, self.width = data.images.shape[1:3]
-        pad = crop_padding
-        images = torch.from_numpy(data.images).to(device)
-        self._padded = torch.nn.functional.pad(images, (0, 0, pad, pad, pad, pad))  # [N, H + 2p, W + 2p, C]
+        self.batch_size, self.device = batch_size, device
+        self.augmentation = Augmentation(seed, crop_padding, crop_area, flip, shuffle)
+        self._sizes = torch.tensor(data.images.shape[1:3]).expand(len(data), 2)
+        # [N, H + 2p, W + 2p, C]
+        self._padded = pad(torch.from_numpy(data.images).to(device), crop_padding)
         self._labels = torch.from_numpy(data.labels).to(device)
 
     def __len__(self) -> int:
@@ -68,33 +69,10 @@ class MemoryLoader:
         Yields:
             images [B, C, H, W] float32 in [0, 1], channels_last in memory; labels [B] int64.
         """
-        total = self.images_per_epoch
-        rows, columns = self._windows(number, total)
-        order = torch.arange(total)
-        if self.shuffle:
-            order = torch.randperm(total, generator=self._generator("order", number))
-        order, rows, columns = (t.to(self.device, non_blocking=True) for t in (order, rows, columns))
+        total, augmentation = self.images_per_epoch, self.augmentation
+        draws = augmentation.draw(number, self._sizes).to(self.device)
+        order = augmentation.order(number, total).to(self.device, non_blocking=True)
         for first in range(start * self.batch_size, total, self.batch_size):
             index = order[first : first + self.batch_size]
-            at_rows = rows[first : first + self.batch_size]  # [B, H]
-            at_columns = columns[first : first + self.batch_size]  # [B, W]
-            batch = self._padded[
-                index[:, None, None], at_rows[:, :, None], at_columns[:, None, :]
-            ]  # [B, H, W, C]
-            yield batch.permute(0, 3, 1, 2).float().div_(255.0), self._labels[index]
-
-    def _windows(self, number: int, total: int) -> tuple[Tensor, Tensor]:
-        """Pixel rows [N, H] and columns [N, W] of each image's crop, columns reversed where it is flipped."""
-        rows = torch.arange(self.height).expand(total, -1)
-        columns = torch.arange(self.width).expand(total, -1)
-        if self.flip:
-            mirrored = torch.rand(total, 1, generator=self._generator("flip", number)) < 0.5
-            columns = torch.where(mirrored, columns.flip(1), columns)
-        if self.crop_padding:
-            high = 2 * self.crop_padding + 1
-            shift = torch.randint(high, (2, total, 1), generator=self._generator("crop", number))
-            rows, columns = rows + shift[0], columns + shift[1]
-        return rows, columns
-
-    def _generator(self, purpose: str, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed(seed_for(self.seed, purpose, number))
+            part = draws.part(first, first + self.batch_size)
+            yield as_input(self._padded, index, part, augmentation.crop_padding), self._labels[index]

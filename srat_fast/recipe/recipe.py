@@ -14,6 +14,7 @@ from srat_fast.errors import UserError
 from srat_fast.methods import METHODS, Method
 from srat_fast.recipe.fields import setting
 from srat_fast.recipe.sections import Attack, Data, EvalAttack, Loss, Model, Optim, Run, Section, fields_of
+from srat_fast.recipe.serving import check_serving, serving_defaults
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,6 @@ class Recipe(Section):
         """
         facts = DATASETS[self.data.name]
         size = self.data.image_size or facts.image_size or facts.resize_to  # None: only the images tell
-        padding = None if size is None else size // 8
         epochs = self.optim.epochs
         milestones = self.optim.milestones
         if milestones is None:
@@ -85,8 +85,8 @@ class Recipe(Section):
             {
                 "data.subset_seed": _or(self.data.subset_seed, self.seed),
                 "data.image_size": size,
-                "data.crop_padding": _or(self.data.crop_padding, padding),
                 "data.flip": ("on" if facts.flip else "off") if self.data.flip == "auto" else self.data.flip,
+                **serving_defaults(self.data, size),
                 "attack.step_size": _or(self.attack.step_size, facts.step_size),
                 "eval_attack.step_size": _or(self.eval_attack.step_size, facts.step_size),
                 "eval_attack.epsilon": _or(self.eval_attack.epsilon, self.attack.epsilon),
@@ -237,6 +237,7 @@ def _check_together(recipe: Recipe) -> None:
         for name, value in (("run.compile", recipe.run.compile), ("run.capture", recipe.run.capture)):
             if value == "on":
                 raise UserError(name, "the reference engine is eager", value)
+    check_serving(data)
     device = recipe.run.device
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdecimal()):
         raise UserError("run.device", "auto, cpu, cuda or cuda:N", device)

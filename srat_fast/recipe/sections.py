@@ -87,8 +87,38 @@ class Data(Section):
         high_open=True,
     )
     loader: str = setting(
-        "memory", "memory keeps the whole set on the device as uint8", choices=("memory",), identity=False
+        "memory", "memory keeps the whole set on the device as uint8, ffcv reads it from a file; the same batches",
+        choices=("memory", "ffcv"), identity=False,
+    )  # fmt: skip
+    workers: int | None = setting(
+        None,
+        "decoding threads of the ffcv loader",
+        low=1,
+        auto="1 on a CPU, else the cores, at most 8",
+        identity=False,
     )
+    prepared: str | None = setting(
+        None, "directory of the files that the ffcv loader reads", auto="the cache directory", identity=False
+    )
+    storage: str = setting(
+        "raw", "what the ffcv loader reads: raw pixels at image_size, or for `folder` JPEG at up to max_side pixels",
+        choices=("raw", "jpeg"),
+    )  # fmt: skip
+    max_side: int | None = setting(
+        None, "longer side of a stored JPEG; larger images are reduced to it", unit="pixels", low=8,
+        auto="twice image_size with storage = jpeg",
+    )  # fmt: skip
+    jpeg_quality: int | None = setting(
+        None, "quality of a stored JPEG", low=1, high=100, auto="90 with storage = jpeg"
+    )
+    augment: str = setting(
+        "crop", "crop: zero-padded random crop; resized-crop: random area and aspect ratio, resized to image_size",
+        choices=("crop", "resized-crop"),
+    )  # fmt: skip
+    crop_area: float | None = setting(
+        None, "smallest share of the area that a resized crop takes", low=0.0, low_open=True, high=1.0,
+        auto="0.08 with augment = resized-crop, as torchvision",
+    )  # fmt: skip
     image_size: int | None = setting(
         None, "height and width that images of one's own (folder, npz, arrays) are resized to", unit="pixels", low=4,
         auto="32 for folder, else the images' own",
