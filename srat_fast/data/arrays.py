@@ -13,7 +13,7 @@ class ImageSet:
     """Images with labels.
 
     Attributes:
-        images: [N, H, W, C] uint8.
+        images: [N, H, W, C] uint8; for training images that stay in their files a `FileImages`, which is read alike.
         labels: [N] int64.
     """
 
@@ -51,7 +51,7 @@ class ImageArrays:
 
 
 def checksum(*sets: ImageSet) -> str:
-    """SHA-256 over shapes, pixels and labels.
+    """SHA-256 over shapes, pixels and labels; of images that stay in their files over the files.
 
     Args:
         *sets: in an order that matters.
@@ -63,5 +63,8 @@ def checksum(*sets: ImageSet) -> str:
     for part in sets:
         for array in (part.images, part.labels):
             digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            if isinstance(array, np.ndarray):
+                digest.update(np.ascontiguousarray(array).data)
+            else:
+                digest.update(array.content().encode())
     return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,7 +45,7 @@ class MemoryLoader:
         self.augmentation = Augmentation(seed, crop_padding, crop_area, flip, shuffle)
         self._sizes = torch.tensor(data.images.shape[1:3]).expand(len(data), 2)
         # [N, H + 2p, W + 2p, C]
-        self._padded = pad(torch.from_numpy(data.images).to(device), crop_padding)
+        self._padded = pad(torch.from_numpy(np.asarray(data.images)).to(device), crop_padding)
         self._labels = torch.from_numpy(data.labels).to(device)
 
     def __len__(self) -> int:

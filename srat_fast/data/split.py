@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays, ImageSet, checksum
+from srat_fast.data.files import in_memory, load_files
 from srat_fast.data.imbalance import draw_subset, halves, limited_counts
 from srat_fast.data.plan import planned_counts
 from srat_fast.data.sources import load_arrays
@@ -55,7 +56,12 @@ def load_split(recipe: Recipe, arrays: ImageArrays | None = None) -> DataSplit:
     """
     data = recipe.data
     if arrays is None:
-        arrays = load_arrays(data.name, Path(data.root).expanduser(), data.image_size, data.mirror)
+        root = Path(data.root).expanduser()
+        if data.storage == "jpeg":  # decoded while training goes on: the training images stay in their files
+            assert data.image_size is not None, "folder has a size"
+            arrays = load_files(root, data.image_size)
+        else:
+            arrays = load_arrays(data.name, root, data.image_size, data.mirror)
     return split_arrays(arrays, recipe)
 
 
@@ -88,7 +94,7 @@ def split_arrays(arrays: ImageArrays, recipe: Recipe) -> DataSplit:
         available = np.bincount(test.labels, minlength=classes).tolist()
         wanted = limited_counts([min(available)] * classes, data.test_limit)
         test = test.select(draw_subset(test.labels, wanted, seed_for(0, "test")))
-    validation = chosen.select(held_out)
+    validation = in_memory(chosen.select(held_out))
     well, under = halves(counts)
     return DataSplit(
         train, validation, test, counts, arrays.classes, well, under, checksum(train, validation, test)

@@ -1,4 +1,4 @@
-"""How images are stored, served and augmented: a `data` section enters, contradictions are refused and defaults leave."""
+"""How images are stored, served and augmented: a `data` section enters; its defaults, or what contradicts, leave."""
 
 from __future__ import annotations
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.loader import Loader
-from srat_fast.data.memory import MemoryLoader
+from srat_fast.data.loaders import require_loader, training_loader
 from srat_fast.data.plan import base_counts, planned_counts, sized
 from srat_fast.data.split import DataSplit, load_split
 from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision
@@ -142,21 +143,13 @@ def prepare(recipe: Recipe, device: torch.device, arrays: ImageArrays | None = N
     Raises:
         UserError: images missing or damaged, or a recipe that does not suit them.
     """
+    require_loader(recipe)
     split = load_split(recipe, arrays)
     check_batch_norm(recipe, len(split.train))
     moments = _moments(split.train.images) if recipe.model.normalize == "dataset" else None
     channels = split.train.images.shape[3]
     model = build_model(recipe, classes=len(split.classes), channels=channels, moments=moments).to(device)
-    assert recipe.data.crop_padding is not None, "the recipe is resolved"
-    loader = MemoryLoader(
-        split.train,
-        batch_size=recipe.optim.batch_size,
-        device=device,
-        seed=recipe.seed,
-        crop_padding=recipe.data.crop_padding,
-        flip=recipe.data.flip == "on",
-        shuffle=True,
-    )
+    loader = training_loader(recipe, split, device)
     return Setup(recipe, device, split, loader, _engine(recipe, model, split))
 
 
@@ -170,11 +163,14 @@ def _engine(recipe: Recipe, model: ResNet18, split: DataSplit) -> Engine:
     return FastEngine(recipe, model, split.counts, split.under)
 
 
-def _moments(images: object) -> tuple[Tensor, Tensor]:
-    """Per-channel mean and deviation of [N, H, W, C] uint8 images, in the range [0, 1]."""
-    import numpy as np
-
-    array = np.asarray(images)
-    mean = array.mean(axis=(0, 1, 2), dtype=np.float64) / 255
-    std = array.std(axis=(0, 1, 2), dtype=np.float64) / 255
+def _moments(images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Per-channel mean and deviation of [N, H, W, C] uint8 images in [0, 1]; by parts, as they may lie in files."""
+    total, squares, pixels = np.zeros(1), np.zeros(1), 0
+    for first in range(0, len(images), 1000):
+        part = np.asarray(images[first : first + 1000]).astype(np.int64)
+        total, squares = total + part.sum(axis=(0, 1, 2)), squares + (part**2).sum(axis=(0, 1, 2))
+        pixels += part.size // part.shape[3]
+    mean = total / pixels
+    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0.0)) / 255
+    mean = mean / 255
     return torch.from_numpy(mean), torch.from_numpy(np.maximum(std, 1e-6))

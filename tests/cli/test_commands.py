@@ -77,7 +77,7 @@ BAD = [
         ["train", "--engine", "reference", "--precision", "bf16"],
         "--precision (run.precision) = 'bf16': the reference",
     ),
-    (["train", "--loader", "ffcv"], "--loader (data.loader) = 'ffcv': one of memory"),
+    (["train", "--loader", "disk"], "--loader (data.loader) = 'disk': one of memory, ffcv"),
     (["train", "--no-such-option"], "No such option: --no-such-option"),
     (["train", "--epochs"], "Option '--epochs' requires an argument"),
     (["trian"], "No such command 'trian'"),

@@ -1,0 +1,146 @@
+""".beton files: images and labels enter; a file with its SHA-256 beside it leaves, made once, checked before use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srat_fast.data.arrays import ImageSet, checksum
+from srat_fast.data.cache import cache_directory, exclusive
+from srat_fast.data.ffcv_import import ffcv_library
+from srat_fast.data.files import FileImages
+from srat_fast.errors import UserError
+from srat_fast.recipe import Recipe
+from srat_fast.record import write_atomically
+
+_FORMAT = 1
+#: (path, inode, size, modification time) -> SHA-256: a file is read through once a process.
+_verified: dict[tuple[str, int, int, int], str] = {}
+
+
+@dataclass(frozen=True)
+class Beton:
+    """A prepared file.
+
+    Attributes:
+        path: of the .beton file; its SHA-256 is beside it, as `sha256sum -c` reads it.
+        images: how many.
+        bytes: size of the file.
+        sha256: 64 hex digits.
+    """
+
+    path: Path
+    images: int
+    bytes: int
+    sha256: str
+
+
+def prepare_beton(
+    part: str, images: ImageSet, recipe: Recipe, tell: Callable[[str], None] = lambda line: None
+) -> Beton:
+    """The .beton file of a set of images: the one that is there, or a new one.
+
+    Args:
+        part: "train" or "test", for the name.
+        images: raw arrays, or files where the recipe stores JPEG.
+        recipe: resolved; its `data` section decides storage and place.
+        tell: told what is made anew or waited for.
+
+    Returns:
+        A file whose SHA-256 was checked in this process.
+
+    Raises:
+        UserError: a damaged image, or a directory that cannot be written.
+        MissingPackage: ffcv is not installed.
+    """
+    library = ffcv_library()
+    path = _directory(recipe) / f"{recipe.data.name}-{part}-{_key(images, recipe, library)}.beton"
+    if (found := _checked(path, lambda line: None)) is None:
+        with exclusive(path, lambda: tell(f"waiting for another process that makes {path}")):
+            if (found := _checked(path, tell)) is None:
+                try:
+                    _make(path, images, recipe, library)
+                except OSError as error:
+                    reason = error.strerror or str(error)
+                    raise UserError(
+                        _owner(recipe), f"cannot be written: {reason}", str(path.parent)
+                    ) from None
+                found = _checked(path, tell)
+    assert found is not None, "it was just made"
+    return Beton(path, len(images), path.stat().st_size, found)
+
+
+def _owner(recipe: Recipe) -> str:
+    """What names the directory: the field, or the environment's variable."""
+    return "SRAT_FAST_CACHE" if recipe.data.prepared is None else "data.prepared"
+
+
+def _directory(recipe: Recipe) -> Path:
+    if recipe.data.prepared is None:
+        return cache_directory() / "beton"
+    path = Path(recipe.data.prepared).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError("data.prepared", f"cannot be made: {error.strerror}", str(path)) from None
+    return path
+
+
+def _key(images: ImageSet, recipe: Recipe, library: Any) -> str:
+    """24 hex digits over everything that decides the file's bytes: pixels or files, labels, order, storage."""
+    data = recipe.data
+    parts = [_FORMAT, library.FORMAT, data.storage, checksum(images)]
+    if data.storage == "jpeg":
+        parts += [data.max_side, data.jpeg_quality, library.ENCODER]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def _checked(path: Path, tell: Callable[[str], None]) -> str | None:
+    """The file's SHA-256 if it is that beside it, else None; says why not."""
+    beside = path.with_name(path.name + ".sha256")
+    if not path.exists():
+        return None
+    state = path.stat()
+    identity = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
+    try:
+        wanted = beside.read_text(encoding="utf-8").split()[0]
+    except (OSError, ValueError, IndexError):
+        tell(f"{path} has no readable checksum beside it: made anew")
+        return None
+    if identity not in _verified:
+        with path.open("rb") as file:
+            _verified[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+    if _verified[identity] != wanted:
+        tell(f"{path} is damaged (its SHA-256 is not the one beside it): made anew")
+        return None
+    return wanted
+
+
+def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any) -> None:
+    """Write under a temporary name, sync, then rename; the caller holds the lock."""
+    for leftover in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        data = recipe.data
+        if isinstance(images.images, FileImages):
+            assert data.max_side is not None and data.jpeg_quality is not None, "the recipe is resolved"
+            shape = (data.max_side, data.max_side, 3)
+            encoded = images.images.each(
+                lambda image: library.to_jpeg(image, data.max_side, data.jpeg_quality)
+            )
+            library.write_beton(temporary, encoded, images.labels, shape, True)
+        else:
+            library.write_beton(temporary, images.images, images.labels, images.images.shape[1:], False)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        write_atomically(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,119 @@
+"""The ffcv loader: a .beton file enters; the memory loader's batches leave, read while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srat_fast.data.augment import Augmentation, Draws, as_input, centre_boxes, pad
+from srat_fast.data.ffcv_import import ffcv_library
+
+
+class FfcvLoader:
+    """Seeded batches of a .beton file.
+
+    Raw files give the batches of `MemoryLoader` with the same seed, bit for bit: ffcv reads the pixels in the order of
+    the same stream, crop and flip are the same code on the device. Of a file of JPEG the window of each image is drawn
+    here and cut and resized by ffcv while it decodes. On a GPU the decoded batch lies in pinned memory and is copied
+    once, beside the computation.
+
+    Args:
+        path: the file.
+        batch_size: images a batch; the last partial batch is kept.
+        device: where the batches are made.
+        augmentation: order, crop and flip.
+        size: height and width that JPEG are decoded to; None for raw files.
+        workers: decoding threads.
+
+    Raises:
+        MissingPackage: ffcv is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        batch_size: int,
+        device: torch.device,
+        augmentation: Augmentation,
+        size: int | None = None,
+        workers: int = 1,
+    ) -> None:
+        self.batch_size, self.device, self.augmentation = batch_size, device, augmentation
+        self._size = size
+        self._reader = ffcv_library().BetonReader(path, batch_size=batch_size, size=size, workers=workers)
+        self._labels = torch.from_numpy(self._reader.labels).to(device)
+        self._stored = torch.from_numpy(self._reader.sizes)
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._running: WeakSet[Iterator[np.ndarray]] = WeakSet()
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return -(-self.images_per_epoch // self.batch_size)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images an epoch."""
+        return self._labels.shape[0]
+
+    def close(self) -> None:
+        """End the decoding threads, of epochs that were left in the middle too, and let go of the file."""
+        for epoch in list(self._running):
+            epoch.close()  # type: ignore[attr-defined]
+        self._reader = None
+
+    def epoch(self, number: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch, from batch `start` on.
+
+        Args:
+            number: the epoch; equal numbers give equal batches.
+            start: batches to pass over, without decoding them.
+
+        Yields:
+            images [B, C, H, W] float32 in [0, 1], channels_last in memory; labels [B] int64.
+        """
+        total, augmentation = self.images_per_epoch, self.augmentation
+        order = augmentation.order(number, total)
+        draws = augmentation.draw(number, self._stored[order])
+        rows = order.numpy().astype(np.uint64)
+        if self._size is not None:
+            boxes = centre_boxes(self._stored[order]) if draws.boxes is None else draws.boxes
+            rows = torch.cat((order[:, None], boxes), dim=1).numpy()
+            draws = draws.without_boxes()  # the decoder cuts them
+        draws, order = draws.to(self.device), order.to(self.device)
+        first = min(start * self.batch_size, total)
+        if first == total:
+            return
+        batches = self._reader.epoch(rows[first:])
+        self._running.add(batches)
+        with closing(batches):
+            for pixels in batches:
+                part = slice(first, first + len(pixels))
+                yield self._input(pixels, draws.part(part.start, part.stop)), self._labels[order[part]]
+                first = part.stop
+
+    def _input(self, pixels: np.ndarray, draws: Draws) -> Tensor:
+        """A decoded batch on the device; `pixels` may be overwritten as soon as this returns."""
+        batch = self._on_device(torch.from_numpy(pixels))
+        padding = self.augmentation.crop_padding
+        return as_input(pad(batch, padding), torch.arange(len(batch), device=self.device), draws, padding)
+
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        """[B, H, W, C] uint8 on the device, by one copy from ffcv's own (pinned) buffer."""
+        if self._copies is None:
+            return pixels
+        now = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            batch = pixels.to(self.device, non_blocking=True)
+        now.wait_stream(self._copies)
+        batch.record_stream(now)
+        # ffcv knows nothing of this stream: it may decode into the buffer only once the copy has read it. The copy
+        # waits for no computation, so this takes as long as the copy.
+        self._copies.synchronize()
+        return batch
