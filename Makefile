@@ -21,7 +21,7 @@ help:
 install: $(VENV)/.installed
 
 # The interpreter is looked for by running it: a name on PATH may be a stub for a version that is not there.
-$(VENV)/.installed: pyproject.toml constraints.txt .ci/install
+$(VENV)/.installed: pyproject.toml constraints.txt .ci/install .ci/ffcv
 	@bash .ci/install $(VENV)
 	@touch $@
 

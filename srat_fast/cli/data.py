@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from srat_fast.cli import prepare
 from srat_fast.cli.options import recipe_from_options
 from srat_fast.datasets import DATASETS
 
 if TYPE_CHECKING:
     from srat_fast.recipe import Recipe
 
-app = typer.Typer(help="Data sets: class counts under an imbalance.", no_args_is_help=True)
+app = typer.Typer(help="Data sets: class counts under an imbalance, prepared files.", no_args_is_help=True)
 
 #: Characters of the longest bar.
 _BAR = 16
@@ -23,6 +24,9 @@ _BAR = 16
 @app.callback()
 def _group() -> None:
     """Data sets: class counts under an imbalance."""
+
+
+app.command()(prepare.prepare)
 
 
 @app.command()

@@ -20,9 +20,10 @@ _PACKAGES = {
     "scikit-learn": ("digits", "pip install scikit-learn"),
     "safetensors": ("saved models", "pip install safetensors"),
     "tensorboard": ("live curves", "pip install tensorboard"),
+    "ffcv": ("--loader ffcv", "bash .ci/ffcv (README, Installing ffcv)"),
     "triton": ("fused kernels on a GPU", "comes with torch's CUDA build"),
 }
-_OPTIONAL = ("triton",)
+_OPTIONAL = ("triton", "ffcv")
 
 
 def doctor() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,20 @@ class Beton:
 
 
 def prepare_beton(
-    part: str, images: ImageSet, recipe: Recipe, tell: Callable[[str], None] = lambda line: None
+    part: str,
+    images: ImageSet,
+    recipe: Recipe,
+    tell: Callable[[str], None] = lambda line: None,
+    advance: Callable[[], None] = lambda: None,
 ) -> Beton:
     """The .beton file of a set of images: the one that is there, or a new one.
 
     Args:
         part: "train" or "test", for the name.
-        images: raw arrays, or files where the recipe stores JPEG.
-        recipe: resolved; its `data` section decides storage and place.
+        images: arrays, which are stored raw, or files, which are stored as JPEG.
+        recipe: resolved; its `data` section has the place and the JPEG's size and quality.
         tell: told what is made anew or waited for.
+        advance: called after each image that is written.
 
     Returns:
         A file whose SHA-256 was checked in this process.
@@ -60,17 +65,21 @@ def prepare_beton(
     """
     library = ffcv_library()
     path = _directory(recipe) / f"{recipe.data.name}-{part}-{_key(images, recipe, library)}.beton"
-    if (found := _checked(path, lambda line: None)) is None:
-        with exclusive(path, lambda: tell(f"waiting for another process that makes {path}")):
-            if (found := _checked(path, tell)) is None:
-                try:
-                    _make(path, images, recipe, library)
-                except OSError as error:
-                    reason = error.strerror or str(error)
-                    raise UserError(
-                        _owner(recipe), f"cannot be written: {reason}", str(path.parent)
-                    ) from None
-                found = _checked(path, tell)
+    found = _checked(path, lambda line: None)
+    try:
+        if found is None:
+            with exclusive(path, lambda: tell(f"waiting for another process that makes {path}")):
+                if (found := _checked(path, tell)) is None:
+                    _make(path, images, recipe, library, advance)
+                    found = _checked(path, tell)
+    except OSError as error:
+        raise UserError(
+            _owner(recipe), f"cannot be written: {error.strerror or error}", str(path.parent)
+        ) from None
+    except UserError as error:
+        if error.option == "SRAT_FAST_CACHE":  # the lock names the cache, whatever directory it is in
+            raise UserError(_owner(recipe), error.problem, error.value) from None
+        raise
     assert found is not None, "it was just made"
     return Beton(path, len(images), path.stat().st_size, found)
 
@@ -94,8 +103,8 @@ def _directory(recipe: Recipe) -> Path:
 def _key(images: ImageSet, recipe: Recipe, library: Any) -> str:
     """24 hex digits over everything that decides the file's bytes: pixels or files, labels, order, storage."""
     data = recipe.data
-    parts = [_FORMAT, library.FORMAT, data.storage, checksum(images)]
-    if data.storage == "jpeg":
+    parts = [_FORMAT, library.FORMAT, checksum(images)]
+    if isinstance(images.images, FileImages):
         parts += [data.max_side, data.jpeg_quality, library.ENCODER]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
@@ -121,22 +130,22 @@ def _checked(path: Path, tell: Callable[[str], None]) -> str | None:
     return wanted
 
 
-def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any) -> None:
+def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any, advance: Callable[[], None]) -> None:
     """Write under a temporary name, sync, then rename; the caller holds the lock."""
     for leftover in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
         leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        data = recipe.data
-        if isinstance(images.images, FileImages):
+        data, pixels = recipe.data, images.images
+        source: Iterable[Any]
+        if jpeg := isinstance(pixels, FileImages):
             assert data.max_side is not None and data.jpeg_quality is not None, "the recipe is resolved"
-            shape = (data.max_side, data.max_side, 3)
-            encoded = images.images.each(
-                lambda image: library.to_jpeg(image, data.max_side, data.jpeg_quality)
-            )
-            library.write_beton(temporary, encoded, images.labels, shape, True)
+            largest, quality = data.max_side, data.jpeg_quality
+            shape = (largest, largest, 3)
+            source = pixels.each(lambda image: library.to_jpeg(image, largest, quality))
         else:
-            library.write_beton(temporary, images.images, images.labels, images.images.shape[1:], False)
+            shape, source = pixels.shape[1:], pixels
+        library.write_beton(temporary, _counted(source, advance), images.labels, shape, jpeg)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -144,3 +153,9 @@ def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _counted(images: Iterable[Any], advance: Callable[[], None]) -> Iterator[Any]:
+    for image in images:
+        yield image
+        advance()

@@ -1,0 +1,143 @@
+"""`srat-fast data prepare`: a data set and an imbalance enter; files that training reads, with checksums, leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from srat_fast.cli.options import recipe_from_options
+from srat_fast.datasets import DATASETS
+from srat_fast.recipe import Recipe
+
+_Text = str | None
+
+
+def prepare(
+    dataset: Annotated[
+        _Text, typer.Option(help=f"One of {', '.join(DATASETS)}.", show_default="cifar10")
+    ] = None,
+    imbalance: Annotated[_Text, typer.Option(help="none, exp or step.", show_default="exp")] = None,
+    ratio: Annotated[
+        _Text, typer.Option(help="Largest / smallest class.", show_default="100; digits 10")
+    ] = None,
+    seed: Annotated[
+        _Text, typer.Option(help="Of the run; the subset is drawn by it.", show_default="0")
+    ] = None,
+    loader: Annotated[
+        str, typer.Option(help="ffcv: write .beton files; memory: only download, check and decode.")
+    ] = "ffcv",
+    storage: Annotated[
+        _Text, typer.Option(help="raw pixels, or jpeg for large folder images.", show_default="raw")
+    ] = None,
+    image_size: Annotated[
+        _Text, typer.Option(help="For folder: pixels of training.", show_default="32")
+    ] = None,
+    max_side: Annotated[
+        _Text, typer.Option(help="Longer side of a stored JPEG.", show_default="twice the image size")
+    ] = None,
+    jpeg_quality: Annotated[
+        _Text, typer.Option(help="Of a stored JPEG, 1 to 100.", show_default="90")
+    ] = None,
+    data_root: Annotated[
+        _Text,
+        typer.Option(
+            help="Where the data set is (or goes); for folder: holds train/ and test/.", show_default="data"
+        ),
+    ] = None,
+    out: Annotated[
+        _Text,
+        typer.Option(
+            help="Directory of the .beton files; train with --set data.prepared=DIR.",
+            show_default="the cache",
+        ),
+    ] = None,
+    recipe: Annotated[
+        _Text, typer.Option(help="A named recipe or a FILE.toml.", show_default="as train")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any recipe field; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Download, check and decode the images of a run; write .beton files for --loader ffcv, each with its SHA-256."""
+    fields = {
+        "data.storage": storage, "data.image_size": image_size, "data.max_side": max_side,
+        "data.jpeg_quality": jpeg_quality, "data.prepared": out,
+    }  # fmt: skip
+    chosen = recipe_from_options(
+        recipe,
+        {
+            "--dataset": dataset,
+            "--imbalance": imbalance,
+            "--ratio": ratio,
+            "--seed": seed,
+            "--loader": loader,
+            "--data-root": data_root,
+        },
+        [*(f"{name}={value}" for name, value in fields.items() if value is not None), *(settings or [])],
+    ).resolve()
+    content = _prepared(chosen)
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))
+        return
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("part", "images", "MB", "SHA-256", box=box.MARKDOWN)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for file in content["files"]:
+        table.add_row(file["part"], str(file["images"]), f"{file['bytes'] / 1e6:.1f}", file["sha256"])
+    console = Console(width=120)
+    console.print(table)
+    for path in dict.fromkeys(file["path"] for file in content["files"] if file["path"]):
+        console.print(path, highlight=False, soft_wrap=True)
+
+
+def _prepared(recipe: Recipe) -> dict[str, Any]:
+    """Everything that `--json` prints; the work is done here."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from srat_fast.data.arrays import checksum
+    from srat_fast.data.loaders import require_loader
+    from srat_fast.data.split import load_split
+
+    require_loader(recipe)
+    split = load_split(recipe)
+    files = []
+    notes = Console(stderr=True)
+    with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
+        for part, images in (("train", split.train), ("test", split.test)):
+            task = progress.add_task(part, total=len(images))
+            if recipe.data.loader == "ffcv":
+                from srat_fast.data.beton import prepare_beton
+
+                made = prepare_beton(
+                    part,
+                    images,
+                    recipe,
+                    tell=lambda line: notes.print(line, style="bold red", soft_wrap=True),
+                    advance=lambda task=task: progress.advance(task),  # type: ignore[misc]
+                )
+                path, size, digest = str(made.path), made.bytes, made.sha256
+            else:  # the images are where they were found; what is checked is their content
+                path = "" if recipe.data.name == "digits" else str(Path(recipe.data.root).expanduser())
+                size, digest = images.images.nbytes + images.labels.nbytes, checksum(images)
+            files.append({"part": part, "images": len(images), "path": path, "bytes": size, "sha256": digest})
+    data = recipe.data
+    return {
+        "files": files,
+        "loader": data.loader,
+        "storage": data.storage,
+        "counts": split.counts,
+        "classes": list(split.classes),
+        "total": sum(split.counts),
+        "imbalance": data.imbalance,
+        "ratio": data.ratio,
+        "data_checksum": split.checksum,
+    }
