@@ -8,6 +8,7 @@ triton reads it once and torch.compile imports triton. Other tests do not notice
 from __future__ import annotations
 
 import os
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from srat_fast.data.arrays import ImageArrays, ImageSet
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+# read once, when numba is imported: ffcv's decoders run as plain Python here; one test compiles them in a process of its own
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 
 @pytest.fixture
@@ -59,3 +62,17 @@ def image_folder(tmp_path):
                     image = image.convert("L" if k == 0 else "RGBA")
                 image.save(folder / f"{k}.{kind}")
     return root
+
+
+@pytest.fixture(scope="session")
+def ffcv() -> ModuleType:
+    """The layer around ffcv; skipped where it may not be installed, but as root (and so on CI) it has to be there."""
+    from srat_fast.data.ffcv_import import ffcv_library
+    from srat_fast.errors import UserError
+
+    try:
+        return ffcv_library()
+    except UserError as error:
+        if os.geteuid() == 0 and os.environ.get("FFCV") != "no":
+            pytest.fail(f"{error}; FFCV=no leaves its tests out on purpose")
+        pytest.skip(str(error))

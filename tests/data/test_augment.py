@@ -1,0 +1,90 @@
+"""What all loaders share: windows of resized crops, their resampling, and their streams."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from srat_fast.data.arrays import ImageSet
+from srat_fast.data.augment import Augmentation, Draws, as_input, centre_boxes, draw_boxes
+from srat_fast.data.memory import MemoryLoader
+
+
+def boxes(height: int, width: int, smallest: float, count: int = 4000, seed: int = 0) -> torch.Tensor:
+    return draw_boxes(torch.tensor([[height, width]] * count), smallest, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (90, 30), (20, 200), (1, 1), (3, 1000)])
+def test_windows_lie_inside_the_image(height, width) -> None:
+    top, left, high, wide = boxes(height, width, 0.08).T
+    assert high.min() >= 1
+    assert wide.min() >= 1
+    assert top.min() >= 0
+    assert left.min() >= 0
+    assert (top + high).max() <= height
+    assert (left + wide).max() <= width
+
+
+def test_area_ratio_and_place_have_the_right_distribution() -> None:
+    top, left, high, wide = boxes(1000, 1000, 0.25, 20000).double().T
+    share, ratio = high * wide / 1e6, (wide / high).log()
+    # evenly spread over [0.25, 1], but that large and elongated windows do not fit and are drawn again
+    assert 0.24 < share.min() < 0.26
+    assert share.max() > 0.98
+    assert torch.quantile(share[ratio.abs() < 0.02], 0.5) == pytest.approx(0.625, abs=0.03)
+    assert ratio.abs().max() < np.log(4 / 3) + 0.01
+    assert ratio.mean().abs() < 0.01
+    room = (1000 - high) > 100
+    assert (top / (1000 - high))[room].mean() == pytest.approx(0.5, abs=0.01)
+    assert (left / (1000 - wide))[(1000 - wide) > 100].mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_an_image_that_no_window_fits_gets_the_largest_centred_one() -> None:
+    (box,) = boxes(30, 3000, 1.0, 1)
+    assert box.tolist() == [0, 1480, 30, 40]
+    (box,) = boxes(300, 30, 1.0, 1)
+    assert box.tolist() == [130, 0, 40, 30]
+
+
+def test_centre_boxes_are_the_largest_squares() -> None:
+    assert centre_boxes(torch.tensor([[10, 20], [7, 4]])).tolist() == [[0, 5, 10, 10], [1, 0, 4, 4]]
+
+
+def test_a_window_is_cut_and_resized_as_torch_does_it() -> None:
+    """Against a plain crop and bilinear interpolation of one image at a time."""
+    images = torch.randint(0, 256, (6, 12, 10, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    windows = torch.tensor([[0, 0, 12, 10], [2, 3, 5, 4], [11, 9, 1, 1], [0, 5, 12, 5], [4, 0, 3, 10], [1, 1, 8, 8]])
+    mirrored = torch.tensor([False, False, True, True, False, True])
+    seen = as_input(images, torch.arange(6), Draws(mirrored, None, windows), 0)
+    for image, (top, left, high, wide), flip, result in zip(
+        images.permute(0, 3, 1, 2).float() / 255, windows.tolist(), mirrored, seen, strict=True
+    ):
+        window = image[None, :, top : top + high, left : left + wide]
+        expected = torch.nn.functional.interpolate(window, (12, 10), mode="bilinear", align_corners=False)[0]
+        assert torch.allclose(result, expected.flip(2) if flip else expected, atol=1e-5)
+    assert seen.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_memory_loader_serves_resized_crops(device) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
+    loader = MemoryLoader(
+        ImageSet(pixels, np.arange(20)), batch_size=8, device=device, crop_area=0.3, flip=True, shuffle=True
+    )
+    whole = [(i.cpu(), y.cpu()) for i, y in loader.epoch(2)]
+    assert [len(y) for _, y in whole] == [8, 8, 4]
+    assert all(i.min() >= 0 and i.max() <= 1 for i, _ in whole)
+    again = [i.cpu() for i, _ in loader.epoch(2, 1)]
+    assert all(torch.equal(a, b) for a, (b, _) in zip(again, whole[1:], strict=True))
+    other = [i.cpu() for i, _ in loader.epoch(3)]
+    assert not torch.equal(other[0], whole[0][0])
+
+
+def test_streams_do_not_disturb_each_other() -> None:
+    """Switching the flip off leaves order and crop as they are."""
+    sizes = torch.full((50, 2), 8)
+    both = Augmentation(seed=1, crop_padding=2, flip=True, shuffle=True)
+    one = Augmentation(seed=1, crop_padding=2, shuffle=True)
+    assert torch.equal(both.order(4, 50), one.order(4, 50))
+    assert torch.equal(both.draw(4, sizes).shift, one.draw(4, sizes).shift)
+    assert one.draw(4, sizes).mirrored is None
