@@ -19,7 +19,7 @@ from srat_fast.data.arrays import ImageArrays, ImageSet
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
-# read once, when numba is imported: ffcv's decoders run as plain Python here; one test compiles them in a process of its own
+# Read once, when numba is imported: ffcv's decoders run as plain Python here; one test compiles them elsewhere.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 

@@ -24,6 +24,8 @@ OPTIONAL = (
     "triton",
     "jinja2",
     "ffcv",
+    "numba",
+    "cv2",
     "ray",
     "matplotlib",
     "tensorboard",

@@ -109,10 +109,14 @@ def write_beton(
         metadata = np.zeros(len(labels), writer.metadata_type)
         allocator = MemoryAllocator(str(path), writer.data_region_start, page)
         fields = {"image": _Encoded() if jpeg else field, "label": IntField()}
-        with allocator:
+        allocator.__enter__()  # its own exit would write once more after a failure, and then not close the file
+        try:
             for position, (image, label) in enumerate(zip(images, labels, strict=True)):
                 value = image if jpeg else np.ascontiguousarray(image)
                 handle_sample((value, label), position, metadata.dtype.names, metadata, allocator, fields)
+            allocator.flush_page()
+        finally:
+            allocator.fp.close()
         # ffcv writes without a buffer and does not look at how much was taken: a full disk may cut the last page
         expected = allocator.offset + allocator.next_page_allocated.value * page
         if os.path.getsize(path) != expected:

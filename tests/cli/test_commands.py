@@ -304,7 +304,7 @@ def test_doctor_names_what_is_missing(capsys, monkeypatch) -> None:
     real = importlib.metadata.version
 
     def version(name: str) -> str:
-        if name == "tensorboard":
+        if name in ("tensorboard", "ffcv"):
             raise importlib.metadata.PackageNotFoundError(name)
         return real(name)
 
@@ -312,10 +312,19 @@ def test_doctor_names_what_is_missing(capsys, monkeypatch) -> None:
     out = call(capsys, "doctor")[1]
     assert "pip install tensorboard" in out
     assert "missing: tensorboard" in out
+    assert "missing: bash .ci/ffcv" in out
+    assert "missing: ffcv;" not in out  # it is optional
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["data", "show", "--help"], ["--version"]]
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["data", "show", "--help"],
+        ["data", "prepare", "--help"],
+        ["--version"],
+    ],
 )
 def test_help(arguments, capsys) -> None:
     code, out, _ = call(capsys, *arguments)

@@ -53,8 +53,12 @@ def test_centre_boxes_are_the_largest_squares() -> None:
 
 def test_a_window_is_cut_and_resized_as_torch_does_it() -> None:
     """Against a plain crop and bilinear interpolation of one image at a time."""
-    images = torch.randint(0, 256, (6, 12, 10, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    windows = torch.tensor([[0, 0, 12, 10], [2, 3, 5, 4], [11, 9, 1, 1], [0, 5, 12, 5], [4, 0, 3, 10], [1, 1, 8, 8]])
+    images = torch.randint(
+        0, 256, (6, 12, 10, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    windows = torch.tensor(
+        [[0, 0, 12, 10], [2, 3, 5, 4], [11, 9, 1, 1], [0, 5, 12, 5], [4, 0, 3, 10], [1, 1, 8, 8]]
+    )
     mirrored = torch.tensor([False, False, True, True, False, True])
     seen = as_input(images, torch.arange(6), Draws(mirrored, None, windows), 0)
     for image, (top, left, high, wide), flip, result in zip(
