@@ -124,7 +124,9 @@ def commands(out: Path, quick: bool) -> list[tuple[str, list[str]]]:
         (f"kernel {case}", [python, "benchmarks/kernels/run.py", "--only", case, "--out", str(out), *rounds])
         for case in KERNELS[: 1 if quick else None]
     ]
-    return [("tests", tests), *engine[:KERNELS_AFTER], *kernels, *engine[KERNELS_AFTER:]]
+    few = ["--images", "500", "--large-images", "100"] if quick else []
+    loaders = ("loaders", [python, "benchmarks/loaders/run.py", "--out", str(out), *rounds, *few])
+    return [("tests", tests), *engine[:KERNELS_AFTER], *kernels, loaders, *engine[KERNELS_AFTER:]]
 
 
 def timed_out_or(command: list[str], seconds: float) -> str:
