@@ -1,8 +1,8 @@
 """Measure the loaders on a folder: `python benchmarks/loaders/run.py [--data-root DIR] [--images N]`.
 
 Enters a folder data set (real images), or nothing (smooth random ones); leaves lines in
-benchmarks/results/<device>.jsonl (--out DIR elsewhere), appended, and one printed line a result. Two cases: small images
-raw with the padded crop, then the same enlarged to --large pixels, stored as JPEG, with the resized crop.
+benchmarks/results/<device>.jsonl (--out DIR elsewhere), appended, and one printed line a result. Two cases: small
+images raw with the padded crop, then the same enlarged to --large pixels, stored as JPEG, with the resized crop.
 """
 
 from __future__ import annotations
