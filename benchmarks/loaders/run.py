@@ -57,7 +57,7 @@ def main() -> None:
                 large, arguments.size, arguments.large, arguments.batch, "resized-crop", "jpeg"
             ),
         ):
-            for row in rows(case(), arguments.rounds, 0.0):
+            for row in rows(case(), arguments.rounds, 0.5):
                 kind = "random" if source is None else "photographs"
                 append(path_for(arguments.out, about["device"]), {**row, "pixels": kind} | about)
                 ratio = row["ratio"]
