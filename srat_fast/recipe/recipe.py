@@ -13,7 +13,8 @@ from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
 from srat_fast.methods import METHODS, Method
 from srat_fast.recipe.fields import setting
-from srat_fast.recipe.sections import Attack, Data, EvalAttack, Loss, Model, Optim, Run, Section, fields_of
+from srat_fast.recipe.section import Section, fields_of
+from srat_fast.recipe.sections import Attack, Data, EvalAttack, Loss, Model, Optim, Run
 from srat_fast.recipe.serving import check_serving, serving_defaults
 
 

@@ -2,42 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from dataclasses import dataclass
-from typing import Any
 
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import BASE_LOSSES, WEIGHTINGS
-from srat_fast.recipe.fields import Spec, checked, setting
-
-
-class Section:
-    """Base of the sections: checks each field when an instance is made."""
-
-    prefix = ""
-
-    def __post_init__(self) -> None:
-        for name, annotation, spec in fields_of(type(self)):
-            value = checked(self.prefix + name, getattr(self, name), annotation, spec)
-            object.__setattr__(self, name, value)  # the only moment at which a frozen section is written
-
-
-def fields_of(section: type) -> list[tuple[str, Any, Spec]]:
-    """(name, annotation, spec) of each field of `section`, in order.
-
-    Args:
-        section: one of the dataclasses below.
-
-    Returns:
-        One triple a field that has a `Spec`.
-    """
-    hints = typing.get_type_hints(section)
-    return [
-        (field.name, hints[field.name], field.metadata["spec"])
-        for field in dataclasses.fields(section)
-        if "spec" in field.metadata
-    ]
+from srat_fast.recipe.fields import setting
+from srat_fast.recipe.section import Section
 
 
 @dataclass(frozen=True)
