@@ -202,6 +202,23 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path, size) -> None:
         assert [p.name for p in disk.iterdir() if not p.name.endswith(".lock")] == []
 
 
+def test_a_disk_that_is_full_for_a_moment_is_noticed(ffcv, tmp_path) -> None:
+    """ffcv does not look at how much of a page was taken; the next page would follow the cut one."""
+    with tiny_disk(tmp_path / "disk", "12m") as disk:
+        (disk / "filler").write_bytes(
+            bytes(9 * 2**20)
+        )  # room for the header's 2 MiB and half of the first page
+
+        def images():
+            for position in range(40):  # 32 of them fill a page
+                if position == 36:
+                    (disk / "filler").unlink()
+                yield np.zeros((256, 256, 1), np.uint8)
+
+        with pytest.raises(OSError, match="No space left"):
+            ffcv.write_beton(disk / "a.beton", images(), np.zeros(40, np.int64), (256, 256, 1), False)
+
+
 def jpeg_recipe(root: Path, **changes: object) -> Recipe:
     fields = {
         "data.name": "folder", "data.root": str(root), "data.imbalance": "none", "data.loader": "ffcv",
