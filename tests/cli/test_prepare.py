@@ -14,6 +14,8 @@ import torch
 
 from srat_fast import TrainingFailure, build_recipe, train
 from srat_fast.cli import main
+from srat_fast.errors import Interrupted
+from tests.training.test_resume import StopAfter
 
 SHORT = {
     "data.name": "digits",
@@ -56,6 +58,20 @@ def test_both_loaders_train_the_same_weights(tmp_path, augment) -> None:
         assert records["memory"][name] == records["ffcv"][name]
     assert records["ffcv"]["recipe"]["data"]["loader"] == "ffcv"
     assert len(list((tmp_path / "cache" / "beton").glob("*.beton"))) == 1  # training images only
+
+
+@pytest.mark.usefixtures("ffcv")
+def test_a_run_stopped_in_an_epoch_goes_on_with_either_loader(tmp_path) -> None:
+    recipes = {name: build_recipe(None, SHORT | {"data.loader": name}) for name in ("memory", "ffcv")}
+    train(recipes["memory"], tmp_path / "whole")
+    whole = safetensors.torch.load_file(tmp_path / "whole" / "model.safetensors")
+    for second in recipes:
+        out = tmp_path / second
+        with pytest.raises(Interrupted):
+            train(recipes["ffcv"], out, stops=StopAfter(3))
+        train(recipes[second], out, resume="must")
+        weights = safetensors.torch.load_file(out / "model.safetensors")
+        assert all(torch.equal(whole[name], weights[name]) for name in whole)
 
 
 @pytest.mark.usefixtures("ffcv")
