@@ -35,6 +35,8 @@ from ffcv.reader import Reader  # noqa: E402
 from ffcv.types import CURRENT_VERSION  # noqa: E402
 from ffcv.writer import MIN_PAGE_SIZE, DatasetWriter, handle_sample  # noqa: E402
 
+from srat_fast.errors import UserError  # noqa: E402
+
 torch.set_num_threads(_threads)  # ffcv sets it to 1 when it is imported
 
 #: Version of the file format and of the JPEG encoder: with the images they decide a file's bytes.
@@ -98,6 +100,7 @@ def write_beton(
     """
     colour = shape[2] == 3
     field = RGBImageField(write_mode="raw") if colour else NDArrayField(np.dtype(np.uint8), shape)
+    # an image has to fit into a page; JPEG of noise may be larger than its pixels
     page = max(MIN_PAGE_SIZE, 1 << (int(np.prod(shape)) * 2).bit_length())
     with _torch_threads_kept():
         writer = DatasetWriter(
@@ -228,9 +231,14 @@ class BetonReader:
     Attributes:
         labels: [N] int64.
         sizes: [N, 2] int64, stored height and width; of single-channel images those of all.
+
+    Raises:
+        UserError: more workers than numba has threads.
     """
 
     def __init__(self, path: Path, *, batch_size: int, size: int | None, workers: int) -> None:
+        if workers > (most := int(vars(numba.config)["NUMBA_NUM_THREADS"])):
+            raise UserError("data.workers", f"at most {most} here: the cores, or NUMBA_NUM_THREADS", workers)
         colour = isinstance(Reader(str(path)).handlers["image"], RGBImageField)
         whole = SimpleRGBImageDecoder() if colour else NDArrayDecoder()
         pipelines = {"image": [whole if size is None else _WindowDecoder(size)], "label": None}

@@ -23,7 +23,7 @@ class FileImages:
     """What stands in for `ImageSet.images` where a training set is too large to be decoded at once.
 
     Behaves as [N, size, size, 3] uint8: `len`, `shape`, `dtype`, `images[index]` (one decoded image),
-    `images[array or slice]` (fewer files) and `np.asarray` (all, decoded).
+    `images[indices, mask or slice]` (fewer files) and `np.asarray` (all, decoded).
 
     Args:
         root: the folder below which the files lie.
@@ -47,6 +47,8 @@ class FileImages:
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, (int, np.integer)):
             return decode(self.files[index], self._size)
+        if not isinstance(index, slice) and np.asarray(index).dtype == bool:
+            index = np.flatnonzero(index)
         chosen = self.files[index] if isinstance(index, slice) else [self.files[i] for i in np.asarray(index)]
         return FileImages(self.root, chosen, self._size)
 

@@ -75,7 +75,7 @@ class Data(Section):
         choices=("raw", "jpeg"),
     )  # fmt: skip
     max_side: int | None = setting(
-        None, "longer side of a stored JPEG; larger images are reduced to it", unit="pixels", low=8,
+        None, "longer side of a stored JPEG; larger images are reduced to it", unit="pixels", low=8, high=65500,
         auto="twice image_size with storage = jpeg",
     )  # fmt: skip
     jpeg_quality: int | None = setting(

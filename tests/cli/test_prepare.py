@@ -86,6 +86,15 @@ def test_a_run_that_fails_leaves_no_thread(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("ffcv")
+def test_more_workers_than_threads_are_refused(capsys, tmp_path) -> None:
+    code, _, err = call(capsys, "train", "--dataset", "digits", "--loader", "ffcv", "--set", "data.workers=5000",
+                        "--device", "cpu", "--out", "run")  # fmt: skip
+    assert code == 2
+    assert err.startswith("error: data.workers = 5000: at most ")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("ffcv")
 def test_prepare_writes_what_training_then_reads(capsys, tmp_path) -> None:
     options = ["--dataset", "digits", "--imbalance", "exp", "--ratio", "20", "--out", "betons"]
     code, out, err = call(capsys, "data", "prepare", *options, "--json")

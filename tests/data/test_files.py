@@ -27,6 +27,8 @@ def test_files_are_the_arrays_decoded_late(image_folder) -> None:
     assert (np.asarray(late.train.images[2:5]) == arrays.train.images[2:5]).all()
     chosen = np.array([7, 0, 3])
     assert (in_memory(late.train.select(chosen)).images == arrays.train.images[chosen]).all()
+    assert len(late.train.images[late.train.labels == 1]) == 6
+    assert (np.asarray(late.train.images[late.train.labels == 1]) == arrays.train.images[6:]).all()
     assert (late.train.labels == arrays.train.labels).all()
     assert (late.test.images == arrays.test.images).all()
 
