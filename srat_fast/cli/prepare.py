@@ -47,6 +47,12 @@ def prepare(
             help="Where the data set is (or goes); for folder: holds train/ and test/.", show_default="data"
         ),
     ] = None,
+    mirror: Annotated[
+        _Text,
+        typer.Option(
+            help="Base URL where archives are looked for first.", show_default="$SRAT_FAST_MIRROR, publisher"
+        ),
+    ] = None,
     out: Annotated[
         _Text,
         typer.Option(
@@ -76,9 +82,10 @@ def prepare(
             "--seed": seed,
             "--loader": loader,
             "--data-root": data_root,
+            "--mirror": mirror,
         },
         [*(f"{name}={value}" for name, value in fields.items() if value is not None), *(settings or [])],
-    ).resolve()
+    )
     content = _prepared(chosen)
     if as_json:
         typer.echo(json.dumps(content, indent=2))
@@ -100,35 +107,27 @@ def prepare(
 
 def _prepared(recipe: Recipe) -> dict[str, Any]:
     """Everything that `--json` prints; the work is done here."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from srat_fast.data.arrays import checksum
     from srat_fast.data.loaders import require_loader
+    from srat_fast.data.notices import bar
+    from srat_fast.data.plan import sized
     from srat_fast.data.split import load_split
 
     require_loader(recipe)
+    recipe = sized(recipe).resolve()
     split = load_split(recipe)
     files = []
-    notes = Console(stderr=True)
-    with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
-        for part, images in (("train", split.train), ("test", split.test)):
-            task = progress.add_task(part, total=len(images))
-            if recipe.data.loader == "ffcv":
-                from srat_fast.data.beton import prepare_beton
+    for part, images in (("train", split.train), ("test", split.test)):
+        if recipe.data.loader == "ffcv":
+            from srat_fast.data.beton import prepare_beton
 
-                made = prepare_beton(
-                    part,
-                    images,
-                    recipe,
-                    tell=lambda line: notes.print(line, style="bold red", soft_wrap=True),
-                    advance=lambda task=task: progress.advance(task),  # type: ignore[misc]
-                )
-                path, size, digest = str(made.path), made.bytes, made.sha256
-            else:  # the images are where they were found; what is checked is their content
-                path = "" if recipe.data.name == "digits" else str(Path(recipe.data.root).expanduser())
-                size, digest = images.images.nbytes + images.labels.nbytes, checksum(images)
-            files.append({"part": part, "images": len(images), "path": path, "bytes": size, "sha256": digest})
+            with bar(f"writing {part}", len(images)) as advance:
+                made = prepare_beton(part, images, recipe, advance)
+            path, size, digest = str(made.path), made.bytes, made.sha256
+        else:  # the images are where they were found; what is checked is their content
+            path = "" if recipe.data.name == "digits" else str(Path(recipe.data.root).expanduser())
+            size, digest = images.images.nbytes + images.labels.nbytes, checksum(images)
+        files.append({"part": part, "images": len(images), "path": path, "bytes": size, "sha256": digest})
     data = recipe.data
     return {
         "files": files,

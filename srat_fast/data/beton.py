@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from srat_fast.data.arrays import ImageSet, checksum
 from srat_fast.data.cache import cache_directory, exclusive
 from srat_fast.data.ffcv_import import ffcv_library
 from srat_fast.data.files import FileImages
+from srat_fast.data.notices import LOG
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe
 from srat_fast.record import write_atomically
@@ -44,8 +46,7 @@ def prepare_beton(
     part: str,
     images: ImageSet,
     recipe: Recipe,
-    tell: Callable[[str], None] = lambda line: None,
-    advance: Callable[[], None] = lambda: None,
+    advance: Callable[[int], None] = lambda done: None,
 ) -> Beton:
     """The .beton file of a set of images: the one that is there, or a new one.
 
@@ -53,8 +54,7 @@ def prepare_beton(
         part: "train" or "test", for the name.
         images: arrays, which are stored raw, or files, which are stored as JPEG.
         recipe: resolved; its `data` section has the place and the JPEG's size and quality.
-        tell: told what is made anew or waited for.
-        advance: called after each image that is written.
+        advance: told how many images are written.
 
     Returns:
         A file whose SHA-256 was checked in this process.
@@ -65,13 +65,13 @@ def prepare_beton(
     """
     library = ffcv_library()
     path = _directory(recipe) / f"{recipe.data.name}-{part}-{_key(images, recipe, library)}.beton"
-    found = _checked(path, lambda line: None)
+    found = _checked(path, logging.DEBUG)
     try:
         if found is None:
-            with exclusive(path, lambda: tell(f"waiting for another process that makes {path}")):
-                if (found := _checked(path, tell)) is None:
+            with exclusive(path, lambda: LOG.info("waiting for another process that makes %s", path)):
+                if (found := _checked(path)) is None:
                     _make(path, images, recipe, library, advance)
-                    found = _checked(path, tell)
+                    found = _checked(path)
     except OSError as error:
         raise UserError(
             _owner(recipe), f"cannot be written: {error.strerror or error}", str(path.parent)
@@ -90,14 +90,8 @@ def _owner(recipe: Recipe) -> str:
 
 
 def _directory(recipe: Recipe) -> Path:
-    if recipe.data.prepared is None:
-        return cache_directory() / "beton"
-    path = Path(recipe.data.prepared).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError("data.prepared", f"cannot be made: {error.strerror}", str(path)) from None
-    return path
+    chosen = recipe.data.prepared
+    return cache_directory() / "beton" if chosen is None else Path(chosen).expanduser()
 
 
 def _key(images: ImageSet, recipe: Recipe, library: Any) -> str:
@@ -109,7 +103,7 @@ def _key(images: ImageSet, recipe: Recipe, library: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def _checked(path: Path, tell: Callable[[str], None]) -> str | None:
+def _checked(path: Path, level: int = logging.WARNING) -> str | None:
     """The file's SHA-256 if it is that beside it, else None; says why not."""
     beside = path.with_name(path.name + ".sha256")
     if not path.exists():
@@ -119,18 +113,18 @@ def _checked(path: Path, tell: Callable[[str], None]) -> str | None:
     try:
         wanted = beside.read_text(encoding="utf-8").split()[0]
     except (OSError, ValueError, IndexError):
-        tell(f"{path} has no readable checksum beside it: made anew")
+        LOG.log(level, "%s has no readable checksum beside it and is made anew", path)
         return None
     if identity not in _verified:
         with path.open("rb") as file:
             _verified[identity] = hashlib.file_digest(file, "sha256").hexdigest()
     if _verified[identity] != wanted:
-        tell(f"{path} is damaged (its SHA-256 is not the one beside it): made anew")
+        LOG.log(level, "%s is damaged (its SHA-256 is not the one beside it) and is made anew", path)
         return None
     return wanted
 
 
-def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any, advance: Callable[[], None]) -> None:
+def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any, advance: Callable[[int], None]) -> None:
     """Write under a temporary name, sync, then rename; the caller holds the lock."""
     for leftover in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
         leftover.unlink(missing_ok=True)
@@ -155,7 +149,7 @@ def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any, advance: C
         temporary.unlink(missing_ok=True)
 
 
-def _counted(images: Iterable[Any], advance: Callable[[], None]) -> Iterator[Any]:
-    for image in images:
+def _counted(images: Iterable[Any], advance: Callable[[int], None]) -> Iterator[Any]:
+    for done, image in enumerate(images, 1):
         yield image
-        advance()
+        advance(done)

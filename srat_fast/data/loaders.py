@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from srat_fast.data.augment import Augmentation
@@ -28,16 +26,13 @@ def require_loader(recipe: Recipe) -> None:
         ffcv_library()
 
 
-def training_loader(
-    recipe: Recipe, split: DataSplit, device: torch.device, tell: Callable[[str], None] = lambda line: None
-) -> Loader:
+def training_loader(recipe: Recipe, split: DataSplit, device: torch.device) -> Loader:
     """The training batches of a run.
 
     Args:
         recipe: resolved.
         split: its images.
         device: where batches are made.
-        tell: told of files that are made anew or waited for.
 
     Returns:
         A loader to be closed.
@@ -63,7 +58,7 @@ def training_loader(
     from srat_fast.data.ffcv_loader import FfcvLoader
 
     return FfcvLoader(
-        prepare_beton("train", split.train, recipe, tell).path,
+        prepare_beton("train", split.train, recipe).path,
         batch_size=batch_size,
         device=device,
         augmentation=Augmentation(recipe.seed, data.crop_padding, data.crop_area, data.flip == "on", True),

@@ -42,9 +42,7 @@ def check_serving(data: Data) -> None:
     """
     jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
     if jpeg and data.name != "folder":
-        raise UserError(
-            "data.storage", f"{data.name} has small images, which are kept raw; jpeg is for folder", "jpeg"
-        )
+        raise UserError("data.storage", f"the images of {data.name} are kept raw; jpeg is for folder", "jpeg")
     if jpeg and data.loader != "ffcv":
         raise UserError(
             "data.storage", "stored JPEG is read by --loader ffcv only; raw suits every loader", "jpeg"

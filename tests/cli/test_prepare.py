@@ -147,7 +147,10 @@ def test_prepare_for_the_memory_loader_needs_no_ffcv(capsys, tmp_path) -> None:
 
 
 FIELDS = [
-    (["--set", "data.storage=jpeg", "--dataset", "digits"], "data.storage = 'jpeg': digits has small images"),
+    (
+        ["--set", "data.storage=jpeg", "--dataset", "digits"],
+        "data.storage = 'jpeg': the images of digits are kept raw",
+    ),
     (["--set", "data.max_side=64"], "data.max_side = 64: has an effect with data.storage = jpeg only"),
     (
         ["--set", "data.jpeg_quality=80"],
