@@ -148,13 +148,18 @@ def train(
 def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     """The result of a finished run."""
     attack = record["recipe"]["eval_attack"]
+    last = "last: " if "best" in record else ""
     rows = {
-        "clean": record["standard"],
-        f"pgd-{attack['steps']} (eps {attack['epsilon']:.4g})": record["robust"],
+        f"{last}clean": record["standard"],
+        f"{last}pgd-{attack['steps']} (eps {attack['epsilon']:.4g})": record["robust"],
     }
     for name in ("best", "ema"):
         if name in record:
-            rows[f"{name}: clean"], rows[f"{name}: robust"] = record[name]["standard"], record[name]["robust"]
+            title = f"best (epoch {record[name]['epoch'] + 1})" if name == "best" else name
+            rows[f"{title}: clean"], rows[f"{title}: robust"] = (
+                record[name]["standard"],
+                record[name]["robust"],
+            )
     console.print(accuracy_table(rows))
     if len(record["classes"]) <= 20:
         console.print(per_class_table(rows, record["classes"], record["counts"]))
@@ -164,6 +169,8 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
             "try a lower optim.lr or a longer optim.warmup_epochs",
             style="bold red",
         )
+    for warning in record.get("warnings", ()):
+        console.print(warning, style="bold red", highlight=False, soft_wrap=True)
     seconds = record["seconds"]
     console.print(
         f"{record['images_per_second']:,.0f} training images/s; {seconds['total']:.1f} s in all "

@@ -12,6 +12,7 @@ from srat_fast.data.files import in_memory, load_files
 from srat_fast.data.imbalance import draw_subset, halves, limited_counts
 from srat_fast.data.plan import planned_counts
 from srat_fast.data.sources import load_arrays
+from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe
 from srat_fast.seeds import seed_for
 
@@ -81,21 +82,48 @@ def split_arrays(arrays: ImageArrays, recipe: Recipe) -> DataSplit:
     data, classes = recipe.data, len(arrays.classes)
     assert data.subset_seed is not None, "the recipe is resolved"
     counts = planned_counts(recipe, np.bincount(arrays.train.labels, minlength=classes).tolist())
-    chosen = arrays.train.select(draw_subset(arrays.train.labels, counts, data.subset_seed))
-    held_out = np.zeros(0, np.int64)
-    if data.val_fraction > 0:
-        # at least one image a class stays for training; a class of one image is not validated
-        held = [min(n - 1, max(1, round(n * data.val_fraction))) for n in counts]
-        held_out = draw_subset(chosen.labels, held, seed_for(data.subset_seed, "validation"))
-        counts = [n - h for n, h in zip(counts, held, strict=True)]
-    train = chosen.select(np.setdiff1d(np.arange(len(chosen)), held_out))
+    chosen = draw_subset(arrays.train.labels, counts, data.subset_seed)  # [n] indices into the full set
+    held_out = _validation(arrays.train.labels, chosen, counts, recipe)
+    train = arrays.train.select(np.setdiff1d(chosen, held_out))
+    counts = np.bincount(train.labels, minlength=classes).tolist()
     test = arrays.test
     if data.test_limit is not None:
         available = np.bincount(test.labels, minlength=classes).tolist()
         wanted = limited_counts([min(available)] * classes, data.test_limit)
         test = test.select(draw_subset(test.labels, wanted, seed_for(0, "test")))
-    validation = in_memory(chosen.select(held_out))
+    validation = in_memory(arrays.train.select(held_out))
     well, under = halves(counts)
     return DataSplit(
         train, validation, test, counts, arrays.classes, well, under, checksum(train, validation, test)
     )
+
+
+def _validation(labels: np.ndarray, chosen: np.ndarray, counts: list[int], recipe: Recipe) -> np.ndarray:
+    """Indices of the validation images; of `chosen` at least one image a class is not among them.
+
+    Raises:
+        UserError: a class has too few for a balanced set.
+    """
+    data = recipe.data
+    assert data.subset_seed is not None, "the recipe is resolved"
+    seed = seed_for(data.subset_seed, "validation")
+    if data.val_fraction == 0:
+        return np.zeros(0, np.int64)
+    if data.val_source == "imbalanced":
+        # a class of one image is not validated
+        held = [min(n - 1, max(1, round(n * data.val_fraction))) for n in counts]
+        return chosen[draw_subset(labels[chosen], held, seed)]
+    each = max(1, round(data.val_fraction * sum(counts) / len(counts)))
+    left = np.setdiff1d(np.arange(len(labels)), chosen)
+    spare = np.bincount(labels[left], minlength=len(counts)).tolist()
+    given = [max(0, each - s) for s in spare]  # the largest class often has none left out
+    for label, (gives, has) in enumerate(zip(given, counts, strict=True)):
+        if gives >= has:
+            raise UserError(
+                "data.val_fraction",
+                f"asks for {each} validation images of each class, and class {label} has {spare[label]} that the "
+                f"imbalance left out and {has} for training",
+                data.val_fraction,
+            )
+    from_left = left[draw_subset(labels[left], [min(each, s) for s in spare], seed_for(seed, "left"))]
+    return np.sort(np.concatenate([from_left, chosen[draw_subset(labels[chosen], given, seed)]]))

@@ -228,6 +228,14 @@ def _check_together(recipe: Recipe) -> None:
         raise UserError(
             "data.mirror", "a base URL is needed: http://..., https://... or file:///...", data.mirror
         )
+    if data.val_source == "balanced" and data.val_fraction == 0:
+        raise UserError("data.val_source", "has an effect with data.val_fraction > 0 only", data.val_source)
+    if data.val_source == "balanced" and data.imbalance == "none":
+        raise UserError(
+            "data.val_source",
+            "data.imbalance = none leaves no images out; imbalanced is possible",
+            "balanced",
+        )
     if optim.warmup_epochs is not None and optim.warmup_epochs > optim.epochs:
         raise UserError("optim.warmup_epochs", f"at most optim.epochs = {optim.epochs}", optim.warmup_epochs)
     if optim.milestones is not None and list(optim.milestones) != sorted(set(optim.milestones)):

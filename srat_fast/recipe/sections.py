@@ -51,11 +51,16 @@ class Data(Section):
     )
     val_fraction: float = setting(
         0.0,
-        "share of each class's training images held out to choose the best epoch",
+        "share of the training images held out to choose the best epoch; 0 is off",
         low=0.0,
         high=1.0,
         high_open=True,
     )
+    val_source: str = setting(
+        "imbalanced", "held-out images: the same share of each class, or balanced: equally many of each, from those "
+        "that the imbalance left out (a class with too few left gives training images)",
+        choices=("imbalanced", "balanced"),
+    )  # fmt: skip
     loader: str = setting(
         "memory", "memory keeps the whole set on the device as uint8, ffcv reads it from a file; the same batches",
         choices=("memory", "ffcv"), identity=False,

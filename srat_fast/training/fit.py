@@ -24,6 +24,7 @@ from srat_fast.training.epochs import EpochRunner
 from srat_fast.training.guard import NotFinite
 from srat_fast.training.lines import curve_points, epoch_line
 from srat_fast.training.memory import memory_errors
+from srat_fast.training.overfitting import catastrophic_overfitting, overfitting_verdict
 from srat_fast.training.progress import ProgressView
 from srat_fast.training.setup import Setup
 from srat_fast.training.stops import Stops
@@ -104,7 +105,9 @@ class Fit:
                 self._save_last_finite()
                 raise
             if len(self.setup.split.validation):
-                metrics["validation"] = self._validate(runner.epoch)
+                metrics["validation"] = verdict = self._validate(runner.epoch)
+                overfitted = catastrophic_overfitting(recipe, metrics["train_accuracy"], verdict["robust"])
+                metrics["catastrophic_overfitting"] = overfitted
             self._history["metrics"] = metrics
             self.run_directory.append_metrics(metrics)
             curves.epoch(runner.epoch, curve_points(metrics))
@@ -200,6 +203,8 @@ class Fit:
         view.begin("evaluation", 2 * len(test))
         result = self._judge(model, test, view.advance)
         if history["best"] is not None:
+            last_epoch = {"epoch": recipe.optim.epochs - 1, "validation": history["metrics"]["validation"]}
+            result["last"] = last_epoch | result  # the same as at the top, labelled beside the best
             best = load_model(path / BEST).to(setup.device)
             result["best"] = history["best"] | self._judge(best, test, lambda images: None)
         if runner.ema is not None:
@@ -213,6 +218,7 @@ class Fit:
         speed = runner.images / runner.training_seconds
         return {
             **result,
+            **overfitting_verdict(recipe, history["metrics"], result["robust"]),
             "final_epoch": history["metrics"],
             "images_per_second": speed,
             "mfu": runner.mfu(speed),

@@ -51,6 +51,8 @@ def epoch_line(title: str, metrics: dict[str, Any], epochs: int, seconds: float)
     if "validation" in metrics:
         standard, robust = (metrics["validation"][kind]["balanced"] for kind in ("standard", "robust"))
         text += f"  validation {standard:.1%} clean, {robust:.1%} robust"
+    if metrics.get("catastrophic_overfitting"):
+        text += "  catastrophic overfitting: robust under the attack of training only"
     if metrics["nonfinite_gradients"]:
         text += f"  {metrics['nonfinite_gradients']} non-finite attack gradients"
     return text

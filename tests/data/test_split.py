@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from srat_fast.data.arrays import ImageArrays, ImageSet
 from srat_fast.data.split import load_split, split_arrays
+from srat_fast.errors import UserError
 from srat_fast.recipe import build_recipe
 
 
@@ -61,3 +64,46 @@ def test_digits_exp_10() -> None:
     split = load_split(build_recipe(None, {"data.name": "digits"}).resolve())
     assert split.counts == [124, 96, 74, 57, 44, 34, 26, 20, 16, 12]
     assert len(split.test) == 500
+
+
+def test_a_balanced_hold_out_comes_from_what_the_imbalance_left_out(uneven_arrays) -> None:
+    """Counts 30, 20, 12 with n_max = 12: step 4 trains on 12, 3, 3; 2 validation images of each class are asked for."""
+    changes = {"data__imbalance": "step", "data__ratio": 4, "data__val_source": "balanced"}
+    split = split_arrays(uneven_arrays, recipe(data__val_fraction=0.34, **changes))
+    assert np.bincount(split.validation.labels).tolist() == [2, 2, 2]
+    assert split.counts == [12, 3, 3]  # enough was left out of every class: training gives nothing
+    pixels = lambda images: set(images.images[:, 0, 0, 0].tolist())  # noqa: E731
+    assert not pixels(split.train) & pixels(split.validation)
+    plain = split_arrays(uneven_arrays, recipe(data__imbalance="step", data__ratio=4))
+    assert (split.train.images == plain.train.images).all()
+
+
+def test_a_class_of_which_nothing_is_left_gives_training_images(uneven_arrays) -> None:
+    """As for CIFAR's first class: the largest class of the imbalance is all that the set has of it."""
+    order = np.argsort(
+        -uneven_arrays.train.labels, kind="stable"
+    )  # classes 0, 1, 2 now have 12, 20, 30 images
+    images = uneven_arrays.train.select(order)
+    turned = ImageArrays(
+        ImageSet(images.images, 2 - images.labels), uneven_arrays.test, uneven_arrays.classes
+    )
+    changes = {"data__imbalance": "step", "data__ratio": 4, "data__val_source": "balanced"}
+    split = split_arrays(turned, recipe(data__val_fraction=0.34, **changes))
+    assert np.bincount(split.validation.labels).tolist() == [2, 2, 2]
+    assert split.counts == [10, 3, 3]
+    assert np.bincount(split.train.labels).tolist() == split.counts
+
+
+def test_a_balanced_hold_out_that_is_not_there_is_refused(uneven_arrays) -> None:
+    with pytest.raises(
+        UserError, match=r"val_source = 'balanced': data.imbalance = none leaves no images out"
+    ):
+        recipe(data__val_source="balanced", data__val_fraction=0.1)
+    with pytest.raises(UserError, match=r"has an effect with data\.val_fraction > 0 only"):
+        recipe(data__val_source="balanced", data__imbalance="step", data__ratio=4)
+    changes = {"data__imbalance": "exp", "data__ratio": 1, "data__val_source": "balanced"}
+    all_of_it = recipe(data__val_fraction=0.99, **changes)
+    with pytest.raises(
+        UserError, match="asks for 12 validation images of each class, and class 2 has 0 that"
+    ):
+        split_arrays(uneven_arrays, all_of_it)
