@@ -91,10 +91,11 @@ def restore(setup: Setup, runner: EpochRunner, run: RunDirectory, files: dict[st
     _set_random_state(state["random"], setup.device)
     runner.restore(state["position"])
     run.set_metrics(files[METRICS])
-    if BEST in files:
-        write_atomically(run.path / BEST, files[BEST])
-    else:
-        (run.path / BEST).unlink(missing_ok=True)
+    best = run.path / BEST
+    if BEST not in files:
+        best.unlink(missing_ok=True)
+    elif not best.exists() or best.read_bytes() != files[BEST]:
+        write_atomically(best, files[BEST])
     return state["history"]
 
 

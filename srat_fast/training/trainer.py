@@ -124,8 +124,8 @@ def _work(
         view.line(_headline(setup, run.path))
         fit = Fit(setup, run, start.checkpoints, view, curves, record["flops_per_image"], stops, watchdog)
         try:
-            _continue(fit, start, view)
             with _full_disk(run):
+                _continue(fit, start, view)
                 record |= fit.run()
             record |= _finish(setup, record, started)
         except UserError:
