@@ -63,6 +63,13 @@ class Fit:
         self._history: dict[str, Any] = {
             "best": None, "metrics": {}, "evaluation": 0.0, "elapsed": 0.0, "saves": 0, "saving": 0.0, "bytes": 0,
         }  # fmt: skip
+        #: what every checkpoint says of its run.
+        self._about = {
+            "recipe": setup.recipe.to_dict(),
+            "fingerprint": setup.recipe.fingerprint(),
+            "data_checksum": setup.split.checksum,
+            "versions": versions(),
+        }
         self._started = self._saved_at = time.monotonic()
         self._saved: tuple[int, int] | None = None
 
@@ -137,15 +144,7 @@ class Fit:
         files = state.capture(
             self.setup, self.runner, self.run_directory, self._history | {"elapsed": elapsed}, label(recipe)
         )
-        about = {
-            "epoch": position[0],
-            "batch": position[1],
-            "step": self.step,
-            "recipe": recipe.to_dict(),
-            "fingerprint": recipe.fingerprint(),
-            "data_checksum": self.setup.split.checksum,
-            "versions": versions(),
-        }
+        about = {"epoch": position[0], "batch": position[1], "step": self.step} | self._about
         saved = self.checkpoints.save(f"{position[0]:06d}-{position[1]:07d}", files, about)
         self._saved, self._saved_at = position, time.monotonic()
         seconds = self._saved_at - started

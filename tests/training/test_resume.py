@@ -43,6 +43,8 @@ def whole(engine, tmp_path_factory):
 @pytest.mark.parametrize("boundary", [0, 1, 3, 5, 9, 17])
 def test_a_resumed_run_equals_the_uninterrupted_one(boundary, engine, whole, tmp_path) -> None:
     """Boundaries fall before the first step, in and after epochs, in validation and in the final evaluation."""
+    if engine == "reference" and boundary not in (1, 5, 17):
+        pytest.skip("the fast engine shows these")
     out = tmp_path / "run"
     recipe = short(run__engine=engine)
     with pytest.raises(Interrupted) as stop:
