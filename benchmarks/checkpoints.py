@@ -1,0 +1,87 @@
+"""What a checkpoint costs: `python benchmarks/checkpoints.py [DIRECTORY]`; prints seconds and bytes of saves and loads.
+
+A whole state (weights, momentum, moving average, best weights) of the digits recipe's network, of width 16 and of the
+paper's 64; the median of five saves, each to a new name, after a load has shown that what was saved comes back.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from srat_fast import build_recipe
+from srat_fast.models.files import save_model
+from srat_fast.record import BEST, RunDirectory
+from srat_fast.training import state
+from srat_fast.training.checkpoint import Checkpoints
+from srat_fast.training.epochs import EpochRunner
+from srat_fast.training.guard import StepGuard
+from srat_fast.training.progress import ProgressView
+from srat_fast.training.setup import prepare, resolve_hardware
+
+REPEATS = 5
+
+
+def measure(width: int, place: Path) -> dict[str, float]:
+    """Median seconds of collecting, writing and loading a state, and of what the guard adds to a step; bytes."""
+    recipe = build_recipe(None, {"data.name": "digits", "model.width": width, "optim.ema_decay": 0.999})
+    setup = prepare(*resolve_hardware(recipe))
+    run = RunDirectory.create(place / f"run-{width}")
+    runner = EpochRunner(setup, ProgressView("", Console(quiet=True)), 1, run.path)
+    save_model(run.path / BEST, setup.engine.model.state_dict(), {})
+    checkpoints = Checkpoints(run.path / "checkpoint")
+    collect, write, load = [], [], []
+    size = 0
+    for number in range(REPEATS):
+        started = time.perf_counter()
+        files = state.capture(setup, runner, run, {"best": {}}, {})
+        collect.append(time.perf_counter() - started)
+        saved = checkpoints.save(f"{number:03}", files, {})
+        write.append(saved.seconds)
+        size = saved.bytes
+        started = time.perf_counter()
+        found, problems = checkpoints.newest()
+        assert found is not None
+        assert not problems
+        state.restore(setup, runner, run, found.files)
+        load.append(time.perf_counter() - started)
+        assert files == found.files
+    run.release()
+    return {
+        "collect": statistics.median(collect),
+        "write": statistics.median(write),
+        "load": statistics.median(load),
+        "bytes": size,
+        "guard": _guard_seconds(setup),
+    }
+
+
+def _guard_seconds(setup: object) -> float:
+    """Seconds that keeping the running statistics, the gradient's norm and the verdict take, once a step."""
+    model = setup.engine.model  # type: ignore[attr-defined]
+    guard, total = StepGuard(model), torch.ones(())
+    gradients = [torch.ones_like(p) for p in model.parameters()]
+    seconds = []
+    for _ in range(30):
+        started = time.perf_counter()
+        guard.before_step()
+        guard.check(total, torch.nn.utils.get_total_norm(gradients))
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as directory:
+        for width in (16, 64):
+            found = measure(width, Path(directory))
+            print(
+                f"width {width}: {found['bytes'] / 1e6:.1f} MB; collected in {found['collect'] * 1e3:.0f} ms, "
+                f"written and verified in {found['write'] * 1e3:.0f} ms, loaded in {found['load'] * 1e3:.0f} ms; "
+                f"the guard takes {found['guard'] * 1e3:.2f} ms a step"
+            )
