@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from srat_fast.errors import UserError
@@ -56,7 +57,7 @@ def spelled_out(arguments: list[str]) -> list[str]:
         The same with `--resume` as `--resume=must`, unless "auto" follows or a value is joined by "=".
     """
     spelled = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in itertools.pairwise([*arguments, ""]):
         spelled.append("--resume=must" if argument == "--resume" and following != "auto" else argument)
     return spelled
 
