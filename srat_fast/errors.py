@@ -69,3 +69,11 @@ class Interrupted(BaseException):
     def __init__(self, problem: str, code: int) -> None:
         self.code = code
         super().__init__(problem)
+
+
+class EvaluationFailure(TrainingFailure):
+    """A number that cannot be measured (non-finite logits, an attack outside its ball): refused, never reported.
+
+    Args:
+        problem: what was found, in how many images.
+    """

@@ -25,7 +25,7 @@ CHECKPOINT, LOCK = "checkpoint", ".lock"
 MUST, AUTO = "must", "auto"
 #: A few test images with their adversarial examples, for reports.
 SAMPLES = "samples.npz"
-_PACKAGES = ("srat-fast", "torch", "triton", "numpy", "pillow", "safetensors", "scikit-learn")
+_PACKAGES = ("srat-fast", "torch", "triton", "numpy", "pillow", "safetensors", "scikit-learn", "pyautoattack")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -274,6 +274,20 @@ def _refuse_content(path: Path) -> None:
         names = {p.name for p in path.iterdir()}
         if any(n != LOCK and not n.startswith((f".{RECIPE}.", "events.out.tfevents.")) for n in names):
             raise UserError("--out", "is not empty; choose another directory or remove it", str(path))
+
+
+def audit_verdict(record: dict[str, Any], weights: str = "last") -> str:
+    """What `srat-fast audit` said of a run's numbers, for every place that quotes them.
+
+    Args:
+        record: the content of record.json.
+        weights: "last", "best" or "ema".
+
+    Returns:
+        "reliable", "suspicious" or "no audit".
+    """
+    audited = record if weights == "last" else record.get(weights) or {}
+    return str((audited.get("audit") or {}).get("verdict", "no audit"))
 
 
 def versions() -> dict[str, str]:

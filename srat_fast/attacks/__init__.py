@@ -1,1 +1,1 @@
-"""Attacks: the threat model and projected gradient descent in it."""
+"""Attacks: the threat model, FGSM, PGD and CW in it, AutoAttack through its package, and all of them by name."""

@@ -1,4 +1,4 @@
-"""Projected gradient descent, readable and eager: images and a loss enter, adversarial images leave."""
+"""FGSM and projected gradient descent, readable and eager: images and a loss enter, adversarial images leave."""
 
 from __future__ import annotations
 
@@ -22,6 +22,47 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         Scalar mean.
     """
     return functional.cross_entropy(logits, labels)
+
+
+def carlini_wagner(logits: Tensor, labels: Tensor) -> Tensor:
+    """The margin that PGD maximises as "CW" in the adversarial-training literature (Carlini and Wagner 2017, f_6).
+
+    max_{j != y} logit_j - logit_y: positive where the image is already misclassified. Scaling the logits scales its
+    gradient and leaves the gradient's sign as it is, which cannot be said of cross-entropy.
+
+    Args:
+        logits: [B, C], C >= 2.
+        labels: [B].
+
+    Returns:
+        Scalar mean.
+    """
+    own = logits.gather(1, labels[:, None]).squeeze(1)  # [B]
+    others = logits.scatter(1, labels[:, None], float("-inf"))  # [B, C]
+    return (others.amax(dim=1) - own).mean()
+
+
+def fgsm(
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    ball: LInfBall,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+) -> Tensor:
+    """The fast gradient sign method (Goodfellow et al. 2015): one step of length epsilon from the clean image.
+
+    Args:
+        model: images -> logits [B, C].
+        images: [B, C, H, W] in [0, 1].
+        labels: [B].
+        ball: the threat model.
+        loss: (logits, labels) -> scalar to maximise.
+
+    Returns:
+        Adversarial images [B, C, H, W], detached.
+    """
+    return pgd(model, images, labels, ball=ball, steps=1, step_size=ball.epsilon, loss=loss)
 
 
 def pgd(

@@ -34,6 +34,22 @@ class LInfBall:
         start = clean + (noise * (2 * self.epsilon) - self.epsilon).contiguous(memory_format=_format(clean))
         return start.clamp_(0.0, 1.0)
 
+    def overshoot(self, adversarial: Tensor, clean: Tensor) -> Tensor:
+        """How far images leave the ball or [0, 1]: what every examined attack is held against.
+
+        Args:
+            adversarial: [B, C, H, W].
+            clean: same shape, the centre.
+
+        Returns:
+            [B]: the largest excess over all pixels, 0 where there is none; NaN counts as infinitely far.
+        """
+        beyond = torch.stack(
+            [(adversarial - clean).abs() - self.epsilon, -adversarial, adversarial - 1.0]
+        )  # [3, B, C, H, W]
+        excess = beyond.nan_to_num(nan=float("inf")).amax(dim=0).flatten(1).amax(dim=1)
+        return excess.clamp_(min=0.0)
+
     def step(
         self,
         adversarial: Tensor,

@@ -21,9 +21,10 @@ _PACKAGES = {
     "safetensors": ("saved models", "pip install safetensors"),
     "tensorboard": ("live curves", "pip install tensorboard"),
     "ffcv": ("--loader ffcv", "bash .ci/ffcv (README, Installing ffcv)"),
+    "pyautoattack": ("autoattack and its parts, audit", "pip install 'srat-fast[audit]'"),
     "triton": ("fused kernels on a GPU", "comes with torch's CUDA build"),
 }
-_OPTIONAL = ("triton", "ffcv")
+_OPTIONAL = ("triton", "ffcv", "pyautoattack")
 
 
 def doctor() -> None:

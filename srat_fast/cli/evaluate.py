@@ -9,48 +9,78 @@ from typing import Annotated
 import typer
 
 from srat_fast.cli.options import OPTION_FIELDS
-from srat_fast.cli.show import accuracy_table, per_class_table
+from srat_fast.cli.show import accuracy_table, per_class_table, wide_console
+
+_NAMES = (
+    "Comma-separated: clean, fgsm, pgd-K, pgd-KxR, cw-K, cw-KxR, noise-R, apgd-ce, apgd-dlr, apgd-t, fab-t, square, "
+    "autoattack."
+)
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")],
-    attack: Annotated[str, typer.Option(help="Comma-separated: clean, pgd-K.")] = "clean,pgd-20",
-    epsilon: Annotated[
-        str | None, typer.Option(help="Radius, such as 8/255.", show_default="the run's")
+    attack: Annotated[str, typer.Option(help=_NAMES)] = "clean,pgd-20",
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            "--eps",
+            "--epsilon",
+            help="Radius or radii, such as 2/255,4/255,8/255; steps scale along.",
+            show_default="the run's",
+        ),
     ] = None,
     subset: Annotated[
         str | None,
         typer.Option(help="At most this many test images, evenly over the classes.", show_default="all"),
     ] = None,
+    weights: Annotated[str, typer.Option(help="last, best (by validation) or ema.")] = "last",
+    batch_size: Annotated[
+        str | None, typer.Option(help="Images a step; decides PGD's noise too.", show_default="the run's")
+    ] = None,
     data_root: Annotated[
         str | None, typer.Option(help="Where the data set is.", show_default="the run's")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew where an evaluation was interrupted.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Accuracies of a run's saved model: fp32, eager, eval mode; overall, well, under and per class."""
-    given = {"--epsilon": epsilon, "--subset": subset, "--data-root": data_root}
+    """Accuracies of a run's saved model: fp32, eager, eval mode; overall, well, under and per class.
+
+    The row worst-case counts an image as right where every attack of the call leaves it right. An evaluation that was
+    killed continues where it stopped when the same command is given again.
+    """
+    given = {"--subset": subset, "--data-root": data_root}
     changes = {OPTION_FIELDS[option]: value for option, value in given.items() if value is not None}
+    if batch_size is not None:
+        changes["run.eval_batch_size"] = batch_size
 
     from rich.console import Console
 
+    from srat_fast.cli.watch import Watch
     from srat_fast.evaluation.runs import evaluate as judge
+    from srat_fast.record import audit_verdict
 
     console = Console(stderr=True)
-    with console.status("evaluating") as status:
+    with Watch(console) as watch:
         results = judge(
             run,
             attack,
+            epsilons=[] if eps is None else [part.strip() for part in eps.split(",")],
+            weights=weights,
             changes=changes,
             device=device,
-            progress=lambda name, done, total: status.update(f"{name}: {done}/{total}"),
+            fresh=fresh,
+            progress=watch,
         )
     if as_json:
         typer.echo(json.dumps(results, indent=2))
         return
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
-    out = Console()
+    out = wide_console()
     out.print(accuracy_table(results))
+    out.print(f"audit of this run: {audit_verdict(record, weights)}", highlight=False, soft_wrap=True)
     if record["evaluations"][-1]["same_data"] is False:
         console.print(
             "note: the images differ from those of the run (another data checksum)", style="bold red"

@@ -28,7 +28,7 @@ OPTION_FIELDS = {
     "--profile": "run.profile",
     "--device": "run.device",
     "--watchdog": "run.watchdog_seconds",
-    "--epsilon": "eval_attack.epsilon",
+    "--eps": "eval_attack.epsilon",
     "--subset": "data.test_limit",
 }
 _FIELD_OPTIONS = {field: option for option, field in OPTION_FIELDS.items()}

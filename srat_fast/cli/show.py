@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
+
+#: Intervals stand in a table of classes with at most this many columns of accuracies; the record has them all.
+_INTERVAL_COLUMNS = 3
+
+
+def wide_console() -> Console:
+    """Where results are printed: as wide as the terminal, or wide enough for any table where there is none.
+
+    Returns:
+        A console on stdout.
+    """
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 200))
 
 
 def percent(value: float | None) -> str:
@@ -22,7 +36,7 @@ def percent(value: float | None) -> str:
 
 
 def accuracy_table(rows: dict[str, dict[str, Any]]) -> Table:
-    """Overall, well and under of each row.
+    """Overall, well and under of each row, each with its 95 % interval where the row has one.
 
     Args:
         rows: name -> accuracies.
@@ -34,12 +48,28 @@ def accuracy_table(rows: dict[str, dict[str, Any]]) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for name, values in rows.items():
-        table.add_row(name, *(percent(values[part]) for part in ("overall", "well", "under")))
+        cells = []
+        for part in ("overall", "well", "under"):
+            low_high = (values.get("intervals") or {}).get(part)
+            cells.append(percent(values[part]) + (interval(low_high) if low_high else ""))
+        table.add_row(name, *cells)
     return table
 
 
+def interval(low_high: Sequence[float]) -> str:
+    """A confidence interval in percent.
+
+    Args:
+        low_high: fractions.
+
+    Returns:
+        Such as " [59.5, 66.6]".
+    """
+    return f" [{100 * low_high[0]:.1f}, {100 * low_high[1]:.1f}]"
+
+
 def per_class_table(rows: dict[str, dict[str, Any]], classes: Sequence[str], counts: Sequence[int]) -> Table:
-    """One line a class.
+    """One line a class, with 95 % intervals where a row has them and there is room.
 
     Args:
         rows: name -> accuracies with `per_class`.
@@ -52,6 +82,11 @@ def per_class_table(rows: dict[str, dict[str, Any]], classes: Sequence[str], cou
     table = Table("class", "training images", *rows, box=box.MARKDOWN)
     for column in table.columns[1:]:
         column.justify = "right"
+    roomy = len(rows) <= _INTERVAL_COLUMNS
     for c, (name, count) in enumerate(zip(classes, counts, strict=True)):
-        table.add_row(name, str(count), *(percent(values["per_class"][c]) for values in rows.values()))
+        cells = []
+        for values in rows.values():
+            pairs = (values.get("intervals") or {}).get("per_class")
+            cells.append(percent(values["per_class"][c]) + (interval(pairs[c]) if pairs and roomy else ""))
+        table.add_row(name, str(count), *cells)
     return table

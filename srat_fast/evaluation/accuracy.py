@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srat_fast.attacks.pgd import pgd
+from srat_fast.attacks.named import NamedAttack
+from srat_fast.attacks.rounds import GradientRound
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.data.memory import MemoryLoader
-from srat_fast.seeds import seed_for
+from srat_fast.evaluation.survivors import attack_images
 
 #: A run is called collapsed where one class takes more than this share of the clean predictions (method.md).
 COLLAPSE_SHARE = 0.95
@@ -54,34 +55,17 @@ def predict(
 
     Returns:
         (predictions [N], labels [N]) on the CPU.
+
+    Raises:
+        EvaluationFailure: logits are not finite, or an attack left its ball.
     """
-    training = model.training
-    device = loader.device
-    noise = torch.Generator(device).manual_seed(seed_for(seed, "evaluation"))
-    predictions, labels = [], []
-    model.eval()
-    try:
-        with torch.autocast(device.type, enabled=False):
-            for images, targets in loader.epoch(0):
-                if attack is not None:
-                    ball = LInfBall(attack.epsilon)
-                    start = ball.random_start(images, noise)
-                    images = pgd(
-                        model,
-                        images,
-                        targets,
-                        ball=ball,
-                        steps=attack.steps,
-                        step_size=attack.step_size,
-                        start=start,
-                    )
-                with torch.no_grad():
-                    predictions.append(model(images).argmax(dim=1))
-                labels.append(targets)
-                progress(len(targets))
-    finally:
-        model.train(training)
-    return torch.cat(predictions).cpu(), torch.cat(labels).cpu()
+    named = NamedAttack("clean", None, (), {})
+    if attack is not None:
+        ball = LInfBall(attack.epsilon)
+        one = GradientRound(ball, attack.steps, attack.step_size, "ce", "pgd/0")
+        named = NamedAttack(f"pgd-{attack.steps}", attack.epsilon, (one,), {})
+    outcome, labels = attack_images(model, loader, named, seed=seed, progress=progress)
+    return outcome.predictions, labels
 
 
 def accuracies(predictions: Tensor, labels: Tensor, well: list[int], under: list[int]) -> dict[str, Any]:

@@ -2,102 +2,190 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from srat_fast.attacks.named import NamedAttack, parse_attacks
 from srat_fast.data.memory import MemoryLoader
-from srat_fast.data.split import load_split
-from srat_fast.errors import UserError
-from srat_fast.evaluation.accuracy import PgdSettings, accuracies, collapsed_class, predict
+from srat_fast.evaluation.accuracy import accuracies, collapsed_class
+from srat_fast.evaluation.intervals import intervals
 from srat_fast.evaluation.judge import eval_settings
-from srat_fast.hardware import device_name, numerics, resolve_device
-from srat_fast.models.files import load_model
+from srat_fast.evaluation.partial import load_partial, partial_path, remove_partials, save_partial
+from srat_fast.evaluation.subject import Subject, amend_record, open_subject
+from srat_fast.evaluation.survivors import Outcome, attack_images
+from srat_fast.hardware import device_name, numerics
 from srat_fast.recipe import recipe_from_dict
-from srat_fast.record import MODEL, RECIPE, RECORD, RunDirectory, versions
+from srat_fast.record import RECIPE, RunDirectory, git_commit, versions
 
-
-def parse_attacks(names: str, default: PgdSettings) -> dict[str, PgdSettings | None]:
-    """What `--attack` stands for.
-
-    Args:
-        names: comma-separated, each "clean" or "pgd-K".
-        default: the run's evaluation attack; its step size and radius apply.
-
-    Returns:
-        Name -> settings, None for clean images.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    attacks: dict[str, PgdSettings | None] = {}
-    for name in (part.strip().lower() for part in names.split(",")):
-        steps = re.fullmatch(r"pgd-([1-9][0-9]{0,4})", name)
-        if name == "clean":
-            attacks[name] = None
-        elif steps:
-            attacks[name] = PgdSettings(int(steps[1]), default.step_size, default.epsilon)
-        else:
-            raise UserError("--attack", "a comma-separated list of clean and pgd-K, K from 1 to 99999", names)
-    return attacks
+#: A state is written at most this often; a killed evaluation loses no more than this and the round under way.
+KEEP_EVERY = 2.0
+#: Packages whose version may change the numbers.
+_DECISIVE = ("torch", "srat-fast", "pyautoattack")
+Progress = Callable[[str, int, int], None]
 
 
 def evaluate(
     run: str | Path,
     attacks: str = "clean,pgd-20",
     *,
+    epsilons: Sequence[float | str] = (),
+    weights: str = "last",
     changes: dict[str, Any] | None = None,
     device: str = "auto",
-    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    fresh: bool = False,
+    progress: Progress = lambda name, done, total: None,
 ) -> dict[str, Any]:
     """Accuracies of a run's saved model on its test images, in fp32, eager and eval mode.
 
+    An evaluation that was killed is taken up where it stopped when it is asked for again with the same weights, images,
+    attacks and versions, and gives the numbers that it would have given; a finished one is measured anew.
+
     Args:
         run: a run directory.
-        attacks: as for `parse_attacks`.
+        attacks: comma-separated, as in `srat_fast.attacks.named.NAMES`.
+        epsilons: radii, such as ["4/255", 0.1]; none for the run's own. PGD's and CW's step size scales along.
+        weights: "last", "best" (by validation) or "ema".
         changes: recipe fields to change, such as {"data.root": ..., "data.test_limit": 1000}.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        progress: told (attack, images done, images in all).
+        fresh: leave aside what an interrupted evaluation kept.
+        progress: told (row, images done, images in all).
 
     Returns:
-        Attack name -> {"overall", "well", "under", "balanced", "per_class", "seconds", "images", attack settings};
-        the same is appended to `evaluations` in the run's record.json, with whether the images are the run's own.
+        Row -> {"overall", "well", "under", "balanced", "per_class", "intervals", "seconds", "images", attack
+        parameters}. A row is an attack's name, with " eps E" behind it where there are several radii; `worst-case`
+        (an image counts as right where every attack of the call leaves it right) follows where several attacks are
+        asked for. The same joins `evaluations` in the run's record.json, with weights, versions and whether the
+        images are the run's own.
 
     Raises:
-        UserError: not a run, unknown attack, images missing.
+        UserError: not a run, an unknown attack, a radius out of range, images missing.
+        EvaluationFailure: non-finite logits, or an attack that left its ball: no number is given.
     """
-    directory = RunDirectory.open(Path(run))
-    recipe = recipe_from_dict(directory.read_json(RECIPE)).replace(changes or {}).resolve()
-    chosen = parse_attacks(attacks, eval_settings(recipe))
-    place = resolve_device(device)
-    model = load_model(directory.path / MODEL).to(place)
-    split = load_split(recipe)
-    loader = MemoryLoader(split.test, batch_size=recipe.run.eval_batch_size, device=place)
-    results: dict[str, Any] = {}
-    for name, attack in chosen.items():
-        started, done = time.perf_counter(), 0
+    own = recipe_from_dict(RunDirectory.open(Path(run)).read_json(RECIPE)).resolve()
+    changes = changes or {}
+    radii = _radii(own.replace(changes).resolve(), epsilons)
+    subject = open_subject(run, changes, weights=weights, device=device)
+    settings, classes = eval_settings(subject.recipe), len(subject.split.classes)
+    chosen = {
+        radius: parse_attacks(
+            attacks,
+            epsilon=radius,
+            step_size=settings.step_size,
+            classes=classes,
+            own_epsilon=settings.epsilon,
+        )
+        for radius in radii
+    }
+    started = time.perf_counter()
+    rows: dict[str, dict[str, Any]] = {}
+    partials: list[Path] = []
+    for radius, of_radius in chosen.items():
+        predictions: dict[str, Tensor] = {}
+        for name, attack in of_radius.items():
+            row = name if len(radii) == 1 or attack.epsilon is None else f"{name} eps {radius:.4g}"
+            outcome, labels, path = _attacked(subject, attack, row, fresh, progress)
+            partials.append(path)
+            predictions[row] = outcome.predictions
+            rows[row] = _row(outcome.predictions, labels, subject, outcome.seconds) | {
+                "collapsed": collapsed_class(outcome.predictions)
+            }
+            if attack.epsilon is not None:
+                rows[row] |= attack.parameters | {"epsilon": attack.epsilon}
+        if len([a for a in of_radius.values() if a.epsilon is not None]) > 1:
+            right = torch.stack([p == labels for p in predictions.values()]).all(dim=0)
+            row = "worst-case" if len(radii) == 1 else f"worst-case eps {radius:.4g}"
+            rows[row] = _row(torch.where(right, labels, -1), labels, subject, 0.0) | {
+                "of": list(predictions),
+                "epsilon": radius,
+            }
+    entry = _entry(subject, rows, time.perf_counter() - started)
+    amend_record(
+        subject.directory,
+        lambda record: record | {"evaluations": [*record.get("evaluations", []), entry]},
+    )
+    remove_partials(partials)
+    return rows
 
-        def report(images: int, name: str = name) -> None:
-            nonlocal done
-            done += images
-            progress(name, done, len(split.test))
 
-        with numerics(recipe.run.deterministic):
-            predictions, labels = predict(model, loader, attack, seed=recipe.seed, progress=report)
-        results[name] = accuracies(predictions, labels, split.well, split.under) | {
-            "collapsed": collapsed_class(predictions),
-            "images": len(split.test),
-            "seconds": time.perf_counter() - started,
-            "device": device_name(place),
-        }
-        if attack is not None:
-            results[name] |= {"steps": attack.steps, "step_size": attack.step_size, "epsilon": attack.epsilon}
-    record = directory.read_json(RECORD)
-    # a subset of the test images has a checksum of its own, which says nothing about the rest
-    subset = recipe.data.test_limit != record["recipe"]["data"]["test_limit"]
-    same = None if subset else split.checksum == record["data_checksum"]
-    entry = {"attacks": results, "data_checksum": split.checksum, "same_data": same, "versions": versions()}
-    directory.write_json(RECORD, record | {"evaluations": [*record.get("evaluations", []), entry]})
-    return results
+def _radii(recipe: Any, epsilons: Sequence[float | str]) -> list[float]:
+    """The radii, checked as the recipe's field is; each once."""
+    radii = [eval_settings(recipe.replace({"eval_attack.epsilon": value})).epsilon for value in epsilons]
+    return list(dict.fromkeys(radii)) or [eval_settings(recipe).epsilon]
+
+
+def _attacked(
+    subject: Subject, attack: NamedAttack, row: str, fresh: bool, progress: Progress
+) -> tuple[Outcome, Tensor, Path]:
+    """One attack, taken up where an earlier attempt stopped."""
+    recipe, total = subject.recipe, len(subject.split.test)
+    loader = MemoryLoader(subject.split.test, batch_size=recipe.run.eval_batch_size, device=subject.device)
+    identity = {
+        "weights": subject.weights_checksum,
+        "data": subject.split.checksum,
+        "attack": [attack.name, attack.epsilon, attack.parameters],
+        "seed": recipe.seed,
+        "batch": recipe.run.eval_batch_size,
+        "device": device_name(subject.device),
+        "versions": {name: version for name, version in versions().items() if name in _DECISIVE},
+    }
+    path = partial_path(subject.directory.path, attack.name, identity)
+    if fresh:
+        remove_partials([path])
+    kept, done = time.monotonic(), 0
+
+    def keep(outcome: Outcome) -> None:
+        nonlocal kept
+        if time.monotonic() - kept >= KEEP_EVERY or outcome.batch == len(loader):
+            save_partial(path, outcome)
+            kept = time.monotonic()
+
+    def report(images: int) -> None:
+        nonlocal done
+        done += images
+        progress(row, done, total)
+
+    progress(row, 0, total)
+    with numerics(recipe.run.deterministic):
+        outcome, labels = attack_images(
+            subject.model,
+            loader,
+            attack,
+            seed=recipe.seed,
+            outcome=load_partial(path, total),
+            progress=report,
+            keep=keep,
+        )
+    return outcome, labels, path
+
+
+def _row(predictions: Tensor, labels: Tensor, subject: Subject, seconds: float) -> dict[str, Any]:
+    """Accuracies with their intervals and conditions."""
+    well, under = subject.split.well, subject.split.under
+    return accuracies(predictions, labels, well, under) | {
+        "intervals": intervals(predictions, labels, well, under),
+        "images": len(labels),
+        "seconds": seconds,
+        "device": device_name(subject.device),
+    }
+
+
+def _entry(subject: Subject, rows: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What joins the record."""
+    return {
+        "attacks": rows,
+        "weights": subject.weights,
+        "weights_checksum": subject.weights_checksum,
+        "data_checksum": subject.split.checksum,
+        "same_data": subject.same_data,
+        "seed": subject.recipe.seed,
+        "batch_size": subject.recipe.run.eval_batch_size,
+        "precision": "fp32",
+        "seconds": seconds,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }

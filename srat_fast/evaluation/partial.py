@@ -1,0 +1,84 @@
+"""What an interrupted evaluation leaves: an outcome enters, a file that names all it depends on leaves, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from srat_fast.evaluation.survivors import Outcome
+from srat_fast.record import write_atomically
+
+#: Folder of a run for evaluations that are under way.
+FOLDER = "evaluation"
+
+
+def partial_path(run: Path, name: str, identity: dict[str, Any]) -> Path:
+    """Where the state of one attack of one evaluation is kept.
+
+    Args:
+        run: the run directory.
+        name: of the attack.
+        identity: everything that decides the numbers; another value is another file.
+
+    Returns:
+        Such as RUN/evaluation/pgd-100x5-0123456789abcdef.npz.
+    """
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return run / FOLDER / f"{name}-{digest[:16]}.npz"
+
+
+def save_partial(path: Path, outcome: Outcome) -> None:
+    """Write an outcome, atomically.
+
+    Args:
+        path: as `partial_path` gives it; its folder exists.
+        outcome: of any round.
+
+    Raises:
+        OSError: as the file system says; the former state stays.
+    """
+    content = io.BytesIO()
+    np.savez(
+        content,
+        predictions=outcome.predictions.numpy(),
+        position=np.array([outcome.batch, outcome.round]),
+        seconds=np.array(outcome.seconds),
+    )
+    write_atomically(path, content.getvalue())
+
+
+def load_partial(path: Path, images: int) -> Outcome | None:
+    """The outcome that `save_partial` wrote.
+
+    Args:
+        path: as `partial_path` gives it.
+        images: how many it must be about.
+
+    Returns:
+        The outcome, or None where there is none, or none that is whole: the archive carries checksums of its parts.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            predictions = torch.from_numpy(content["predictions"].astype(np.int64))
+            batch, number = (int(n) for n in content["position"])
+            seconds = float(content["seconds"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return Outcome(predictions, batch, number, seconds) if len(predictions) == images else None
+
+
+def remove_partials(paths: list[Path]) -> None:
+    """Take finished states away.
+
+    Args:
+        paths: files that may be there.
+    """
+    for path in paths:
+        path.unlink(missing_ok=True)

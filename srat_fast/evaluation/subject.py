@@ -1,0 +1,114 @@
+"""What is judged: a run directory and wishes enter; model, images, checksums and a place in the record leave."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from srat_fast.data.cache import exclusive
+from srat_fast.data.split import DataSplit, load_split
+from srat_fast.errors import UserError
+from srat_fast.evaluation.partial import FOLDER
+from srat_fast.hardware import resolve_device
+from srat_fast.models.files import load_model
+from srat_fast.models.resnet import ResNet18
+from srat_fast.recipe import Recipe, recipe_from_dict
+from srat_fast.record import BEST, EMA, MODEL, RECIPE, RECORD, RunDirectory
+
+#: `--weights` -> file of the run, and what keeps one.
+WEIGHTS = {
+    "last": (MODEL, "every run"),
+    "best": (BEST, "data.val_fraction > 0"),
+    "ema": (EMA, "optim.ema_decay > 0"),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished run, ready to be judged.
+
+    Attributes:
+        directory: the run.
+        recipe: resolved, with the wished changes.
+        device: where it runs.
+        model: fp32, in eval mode, on the device.
+        weights: "last", "best" or "ema".
+        weights_checksum: SHA-256 of the weights' file.
+        split: its images.
+        same_data: whether they are the run's own; None where a subset leaves that open.
+    """
+
+    directory: RunDirectory
+    recipe: Recipe
+    device: torch.device
+    model: ResNet18
+    weights: str
+    weights_checksum: str
+    split: DataSplit
+    same_data: bool | None
+
+
+def open_subject(run: str | Path, changes: dict[str, Any], *, weights: str, device: str) -> Subject:
+    """Load a run's weights and images.
+
+    Args:
+        run: a run directory.
+        changes: recipe fields to change.
+        weights: a key of `WEIGHTS`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Returns:
+        The subject; its directory can be written.
+
+    Raises:
+        UserError: not a run, no such weights, images missing, or the directory cannot be written.
+    """
+    if weights not in WEIGHTS:
+        raise UserError("--weights", f"one of {', '.join(WEIGHTS)}", weights)
+    directory = RunDirectory.open(Path(run))
+    name, kept = WEIGHTS[weights]
+    file = directory.path / name
+    if not file.is_file():
+        raise UserError("--weights", f"the run has no {name}; it is kept by {kept}", weights)
+    record = directory.read_json(RECORD)
+    recipe = recipe_from_dict(directory.read_json(RECIPE)).replace(changes).resolve()
+    place = resolve_device(device)
+    model = load_model(file).to(place).eval()
+    split = load_split(recipe)
+    # a subset of the test images has a checksum of its own, which says nothing about the rest
+    subset = recipe.data.test_limit != record["recipe"]["data"]["test_limit"]
+    same = None if subset else split.checksum == record["data_checksum"]
+    try:
+        (directory.path / FOLDER).mkdir(exist_ok=True)
+        with (directory.path / FOLDER / ".writable").open("w"):
+            pass
+        (directory.path / FOLDER / ".writable").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            "RUN", f"cannot be written, so its record could not be: {error.strerror}", str(run)
+        ) from None
+    checksum = hashlib.sha256(file.read_bytes()).hexdigest()
+    return Subject(directory, recipe, place, model, weights, checksum, split, same)
+
+
+def amend_record(
+    directory: RunDirectory, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Read, change and write record.json; of two processes that do so, each sees what the other wrote.
+
+    Args:
+        directory: the run.
+        change: record -> record.
+
+    Returns:
+        What was written.
+    """
+    with exclusive(directory.path / FOLDER / "record"):
+        record = change(directory.read_json(RECORD))
+        directory.write_json(RECORD, record)
+    return record
