@@ -1,6 +1,7 @@
 """SRAT and its baselines on imbalanced data: recipes in, trained and evaluated models out.
 
-`from srat_fast import Recipe, train, evaluate`; torch is imported only when `train` or `evaluate` is first used.
+`from srat_fast import Recipe, train, evaluate, audit`; torch is imported only when
+`train`, `evaluate` or `audit` is first used.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.recipe import Recipe, build_recipe
 
 if TYPE_CHECKING:
+    from srat_fast.evaluation.audit import audit
     from srat_fast.evaluation.runs import evaluate
     from srat_fast.training.trainer import train
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "TrainingFailure", "UserError", "build_recipe", "evaluate", "train"]
+__all__ = ["Recipe", "TrainingFailure", "UserError", "audit", "build_recipe", "evaluate", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +25,10 @@ def __getattr__(name: str) -> Any:
         from srat_fast.training.trainer import train
 
         return train
+    if name == "audit":
+        from srat_fast.evaluation.audit import audit
+
+        return audit
     if name == "evaluate":
         from srat_fast.evaluation.runs import evaluate
 

@@ -13,10 +13,12 @@ from srat_fast.errors import UserError
 
 #: What `--attack` takes, for help and error messages.
 NAMES = (
-    "clean, fgsm, pgd-K, pgd-KxR, cw-K, cw-KxR (K steps, R restarts), noise-R, apgd-ce, apgd-dlr, apgd-t, fab-t, "
-    "square, autoattack"
+    "clean, fgsm, pgd-K, cw-K, pgd-KxR, cw-KxR (K steps, R restarts), pgd-K@S (logits times S), noise-R, apgd-ce, "
+    "apgd-dlr, apgd-t, fab-t, square, autoattack"
 )
-_GRADIENT = re.compile(r"(pgd|cw)-([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,2}))?")
+_GRADIENT = re.compile(
+    r"(pgd|cw)-([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,2}))?(?:@([0-9]{1,6}(?:\.[0-9]{1,6})?))?"
+)
 _NOISE = re.compile(r"noise-([1-9][0-9]{0,3})")
 
 

@@ -41,7 +41,8 @@ class GradientRound:
         steps: k.
         step_size: alpha.
         loss: a key of `LOSSES`.
-        stream: of the start; PGD's first round has the trainer's own ("" of `srat_fast.attacks.named`).
+        stream: of the start.
+        scale: what the logits are multiplied with before the loss; the prediction is that of the logits as they are.
     """
 
     ball: LInfBall
@@ -49,6 +50,7 @@ class GradientRound:
     step_size: float
     loss: str
     stream: str
+    scale: float = 1.0
 
     def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """A uniform point of the ball.
@@ -77,7 +79,7 @@ class GradientRound:
         Returns:
             [B, C, H, W].
         """
-        loss = LOSSES[self.loss]
+        criterion = LOSSES[self.loss]
         return pgd(
             model,
             images,
@@ -86,7 +88,7 @@ class GradientRound:
             steps=self.steps,
             step_size=self.step_size,
             start=start,
-            loss=loss,
+            loss=lambda logits, labels: criterion(self.scale * logits, labels),
         )
 
 

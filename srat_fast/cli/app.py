@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli import data, doctor, evaluate, report, train
+from srat_fast.cli import audit, data, doctor, evaluate, report, train
 from srat_fast.cli.options import named_as_option, spelled_out
 from srat_fast.data.notices import printed
 from srat_fast.errors import Interrupted, TrainingFailure, UserError
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(audit.audit)
 app.command()(report.report)
 app.add_typer(data.app, name="data")
 app.command()(doctor.doctor)
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: without the program's name; None for the process's own.
 
     Raises:
-        SystemExit: 0 done, 1 a run failed, 2 bad input, 130 and 143 stopped by a signal.
+        SystemExit: 0 done, 1 a run failed, 2 bad input, 3 a suspicious audit, 130 and 143 stopped by a signal.
     """
     try:
         with printed():

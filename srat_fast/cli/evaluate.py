@@ -12,8 +12,8 @@ from srat_fast.cli.options import OPTION_FIELDS
 from srat_fast.cli.show import accuracy_table, per_class_table, wide_console
 
 _NAMES = (
-    "Comma-separated: clean, fgsm, pgd-K, pgd-KxR, cw-K, cw-KxR, noise-R, apgd-ce, apgd-dlr, apgd-t, fab-t, square, "
-    "autoattack."
+    "Comma-separated: clean, fgsm, pgd-K, cw-K, pgd-KxR, cw-KxR (K steps, R restarts), pgd-K@S (logits times S), "
+    "noise-R, apgd-ce, apgd-dlr, apgd-t, fab-t, square, autoattack."
 )
 
 

@@ -90,3 +90,21 @@ def per_class_table(rows: dict[str, dict[str, Any]], classes: Sequence[str], cou
             cells.append(percent(values["per_class"][c]) + (interval(pairs[c]) if pairs and roomy else ""))
         table.add_row(name, str(count), *cells)
     return table
+
+
+def audit_table(report: dict[str, Any]) -> Table:
+    """One line a check.
+
+    Args:
+        report: as `srat_fast.evaluation.audit.audit` gives it.
+
+    Returns:
+        A table: check, verdict, figure, threshold, and the figure in words.
+    """
+    table = Table("check", "verdict", "figure", "at most", "found", box=box.MARKDOWN)
+    for column in (2, 3):
+        table.columns[column].justify = "right"
+    for check in report["checks"]:
+        numbers = ["-" if check[key] is None else f"{check[key]:.2g}" for key in ("figure", "threshold")]
+        table.add_row(check["name"], check["verdict"], *numbers, check["found"])
+    return table

@@ -49,7 +49,7 @@ def save_partial(path: Path, outcome: Outcome) -> None:
         content,
         predictions=outcome.predictions.numpy(),
         position=np.array([outcome.batch, outcome.round]),
-        seconds=np.array(outcome.seconds),
+        measured=np.array([outcome.seconds, outcome.overshoot]),
     )
     write_atomically(path, content.getvalue())
 
@@ -68,10 +68,11 @@ def load_partial(path: Path, images: int) -> Outcome | None:
         with np.load(path, allow_pickle=False) as content:
             predictions = torch.from_numpy(content["predictions"].astype(np.int64))
             batch, number = (int(n) for n in content["position"])
-            seconds = float(content["seconds"])
+            seconds, overshoot = (float(n) for n in content["measured"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return Outcome(predictions, batch, number, seconds) if len(predictions) == images else None
+    outcome = Outcome(predictions, batch, number, seconds, overshoot)
+    return outcome if len(predictions) == images else None
 
 
 def remove_partials(paths: list[Path]) -> None:

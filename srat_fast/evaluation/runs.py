@@ -95,7 +95,7 @@ def evaluate(
                 "collapsed": collapsed_class(outcome.predictions)
             }
             if attack.epsilon is not None:
-                rows[row] |= attack.parameters | {"epsilon": attack.epsilon}
+                rows[row] |= attack.parameters | {"epsilon": attack.epsilon, "overshoot": outcome.overshoot}
         if len([a for a in of_radius.values() if a.epsilon is not None]) > 1:
             right = torch.stack([p == labels for p in predictions.values()]).all(dim=0)
             row = "worst-case" if len(radii) == 1 else f"worst-case eps {radius:.4g}"

@@ -7,14 +7,14 @@ taken up again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from srat_fast.attacks.named import NamedAttack
-from srat_fast.data.memory import MemoryLoader
 from srat_fast.errors import EvaluationFailure
 from srat_fast.seeds import seed_for
 
@@ -32,17 +32,34 @@ class Outcome:
         batch: the batch to go on with.
         round: the round of it to go on with.
         seconds: spent so far.
+        overshoot: how far the farthest example left its ball or [0, 1]: rounding, or the outcome would not be.
     """
 
     predictions: Tensor
     batch: int = 0
     round: int = 0
-    seconds: float = field(default=0.0)
+    seconds: float = 0.0
+    overshoot: float = 0.0
+
+
+class Batches(Protocol):
+    """Where images come from, always in the same batches: a `MemoryLoader` that does not shuffle is one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+
+    @property
+    def images_per_epoch(self) -> int:
+        """N."""
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images [B, C, H, W] in [0, 1], labels [B]) pairs."""
 
 
 def attack_images(
     model: nn.Module,
-    loader: MemoryLoader,
+    loader: Batches,
     attack: NamedAttack,
     *,
     seed: int,
@@ -90,7 +107,7 @@ def attack_images(
                 told = 0
                 for number in range(max(1, len(attack.rounds))):
                     if number >= state.round:
-                        state.predictions[rows] = _round(
+                        now, beyond = _round(
                             model,
                             images,
                             targets,
@@ -100,6 +117,8 @@ def attack_images(
                             (seed, batch),
                             state.predictions[rows],
                         )
+                        state.predictions[rows] = now
+                        state.overshoot = max(state.overshoot, beyond)
                         last = number + 1 >= len(attack.rounds)
                         state.batch, state.round = (batch + 1, 0) if last else (batch, number + 1)
                         state.seconds = time.perf_counter() - before
@@ -127,16 +146,16 @@ def _round(
     starts: list[Tensor | None],
     origin: tuple[int, int],
     known: Tensor,
-) -> Tensor:
-    """Predictions [B] on the CPU after one more round on a batch; `known` are those before it."""
+) -> tuple[Tensor, float]:
+    """Predictions [B] on the CPU after one more round on a batch (`known` are those before it), and the overshoot."""
     if not attack.rounds:
-        return _predicted(model, images, attack.name).cpu()
+        return _predicted(model, images, attack.name).cpu(), 0.0
     # the first round attacks wrong images as well: PGD-20 is then what it is in training, example by example
     chosen = torch.arange(len(labels), device=labels.device)
     if number:
         chosen = chosen[known.to(labels.device) == labels]
         if not len(chosen):
-            return known
+            return known, 0.0
     start, ball = starts[number], attack.ball
     assert ball is not None, "an attack with rounds has a ball"
     seed = seed_for(origin[0], "evaluation", attack.rounds[number].stream, origin[1]) % 2**32
@@ -147,7 +166,8 @@ def _round(
     examples = attack.rounds[number].examples(
         model, clean, labels if everything else labels[chosen], begin, seed
     )
-    outside = int((ball.overshoot(examples, clean) > TOLERANCE).sum())
+    overshoot = ball.overshoot(examples, clean)
+    outside = int((overshoot > TOLERANCE).sum())
     if outside:
         raise EvaluationFailure(
             f"{attack.name}: {outside} of {len(clean)} images left the ball of eps {ball.epsilon:.4g} or [0, 1]; "
@@ -155,7 +175,7 @@ def _round(
         )
     predictions = known.clone()
     predictions[chosen.cpu()] = _predicted(model, examples, attack.name).cpu()
-    return predictions
+    return predictions, float(overshoot.max())
 
 
 def _predicted(model: nn.Module, images: Tensor, name: str) -> Tensor:

@@ -1,0 +1,75 @@
+"""`srat-fast audit RUN`: a run directory enters; checks and one verdict are printed and join its record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from srat_fast.errors import UserError
+
+#: Exit code of an audit that found something.
+SUSPICIOUS = 3
+
+
+def audit(
+    run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")],
+    subset: Annotated[
+        str, typer.Option(help="At most this many test images, evenly over the classes, or all.")
+    ] = "200",
+    weights: Annotated[str, typer.Option(help="last, best (by validation) or ema.")] = "last",
+    surrogate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another run, to transfer attacks from.", show_default="a small network, trained now"
+        ),
+    ] = None,
+    autoattack: Annotated[
+        int,
+        typer.Option(min=0, help="Images for AutoAttack (pip install 'srat-fast[audit]'); 0 leaves it out."),
+    ] = 64,
+    queries: Annotated[int, typer.Option(min=1, help="Of the black-box attack, for each image.")] = 500,
+    data_root: Annotated[
+        str | None, typer.Option(help="Where the data set is.", show_default="the run's")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Is the run's robust accuracy to be believed? Exit code 0: reliable, 3: suspicious.
+
+    Fifteen or so checks, each with its figure, threshold and verdict; the verdict is stored in record.json and shown
+    wherever the run's accuracies are.
+    """
+    limit = None
+    if subset != "all":
+        if not subset.isdecimal() or int(subset) < 1:
+            raise UserError("--subset", "an integer >= 1, or all", subset)
+        limit = int(subset)
+
+    from rich.console import Console
+
+    from srat_fast.cli.show import audit_table, wide_console
+    from srat_fast.cli.watch import Watch
+    from srat_fast.evaluation.audit import audit_run, summary
+
+    with Watch(Console(stderr=True)) as watch:
+        report = audit_run(
+            run,
+            subset=limit,
+            weights=weights,
+            surrogate=surrogate,
+            autoattack=autoattack,
+            queries=queries,
+            changes={} if data_root is None else {"data.root": data_root},
+            device=device,
+            progress=watch,
+        )
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        out = wide_console()
+        out.print(audit_table(report))
+        out.print(summary(report), markup=False, highlight=False, soft_wrap=True)
+    return 0 if report["verdict"] == "reliable" else SUSPICIOUS
