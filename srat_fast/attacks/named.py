@@ -71,11 +71,20 @@ def named_attack(name: str, *, epsilon: float, step_size: float, classes: int) -
         draws = int(match[1])
         rounds = tuple(NoiseRound(ball, f"noise/{r}") for r in range(draws))
         return NamedAttack(name, epsilon, rounds, {"restarts": draws})
-    if match := _GRADIENT.fullmatch(name):
-        kind, steps, restarts = match[1], int(match[2]), int(match[3] or 1)
+    match = _GRADIENT.fullmatch(name)
+    if match and float(match[4] or 1) > 0:
+        kind, steps, restarts, scale = match[1], int(match[2]), int(match[3] or 1), float(match[4] or 1)
         loss = {"pgd": "ce", "cw": "cw"}[kind]
-        gradient = tuple(GradientRound(ball, steps, step_size, loss, f"{kind}/{r}") for r in range(restarts))
-        parameters = {"steps": steps, "step_size": step_size, "restarts": restarts, "loss": loss}
+        gradient = tuple(
+            GradientRound(ball, steps, step_size, loss, f"{kind}/{r}", scale) for r in range(restarts)
+        )
+        parameters = {
+            "steps": steps,
+            "step_size": step_size,
+            "restarts": restarts,
+            "loss": loss,
+            "scale": scale,
+        }
         return NamedAttack(name, epsilon, gradient, parameters)
     if name == "autoattack" or name in FEWEST_CLASSES:
         parts = STANDARD_PARTS if name == "autoattack" else (name,)

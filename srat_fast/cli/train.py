@@ -12,7 +12,7 @@ from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import METHODS
 from srat_fast.recipe import NAMED_RECIPES, to_toml
-from srat_fast.record import MUST, RECIPE
+from srat_fast.record import MUST, RECIPE, audit_verdict
 from srat_fast.training.stops import Stops
 
 if TYPE_CHECKING:
@@ -163,6 +163,9 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     console.print(accuracy_table(rows))
     if len(record["classes"]) <= 20:
         console.print(per_class_table(rows, record["classes"], record["counts"]))
+    console.print(
+        f"audit: {audit_verdict(record)} (srat-fast audit {target})", highlight=False, soft_wrap=True
+    )
     if record["collapsed"] is not None:
         console.print(
             f"collapsed: class {record['classes'][record['collapsed']]} takes more than 95 % of the predictions; "

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from srat_fast.errors import UserError
 from srat_fast.methods import METHODS
-from srat_fast.record import RECORD
+from srat_fast.record import RECORD, audit_verdict
 
 
 def find_records(directories: Iterable[Path]) -> list[dict[str, Any]]:
@@ -68,7 +68,8 @@ def summary_tables(records: Iterable[dict[str, Any]]) -> list[tuple[str, Table]]
         records: as `find_records` gives them.
 
     Returns:
-        (title, table) pairs. A run that did not finish has a note in place of numbers.
+        (title, table) pairs. A run that did not finish has a note in place of numbers; `audit` is the verdict of
+        `srat-fast audit`, or that there was none.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
@@ -79,6 +80,7 @@ def summary_tables(records: Iterable[dict[str, Any]]) -> list[tuple[str, Table]]
         table = Table("method", "seed", box=box.MARKDOWN)
         for name in ("standard", "standard under", "robust", "robust under"):
             table.add_column(name, justify="right")
+        table.add_column("audit")
         table.add_column("note")
         for run in sorted(runs, key=lambda r: (order.index(r["recipe"]["method"]), r["recipe"]["seed"])):
             cells = ["-"] * 4
@@ -88,6 +90,8 @@ def summary_tables(records: Iterable[dict[str, Any]]) -> list[tuple[str, Table]]
                     for kind in ("standard", "robust")
                     for part in ("overall", "under")
                 ]
-            table.add_row(run["recipe"]["method"], str(run["recipe"]["seed"]), *cells, _note(run))
+            table.add_row(
+                run["recipe"]["method"], str(run["recipe"]["seed"]), *cells, audit_verdict(run), _note(run)
+            )
         tables.append((title, table))
     return tables

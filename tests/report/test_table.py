@@ -67,6 +67,15 @@ def test_layout() -> None:
     ]
 
 
+def test_the_audit_stands_beside_the_number() -> None:
+    audited = [
+        changed(audit={"verdict": verdict}, seed=k) for k, verdict in enumerate(("reliable", "suspicious"))
+    ]
+    header, _, *rows = lines([*audited, changed(seed=2)])[1:]
+    assert header.split("|")[7].strip() == "audit"
+    assert [row.split("|")[7].strip() for row in rows] == ["reliable", "suspicious", "no audit"]
+
+
 def test_conditions_are_not_mixed() -> None:
     other = copy.deepcopy(RECORD)
     other["recipe"]["optim"]["epochs"] = 10

@@ -8,8 +8,10 @@ from srat_fast.evaluation.audit.checks import OTHER_LOSS, UNCONVERGED, WHOLE_RAN
 from srat_fast.evaluation.audit.evidence import Evidence
 from srat_fast.evaluation.survivors import TOLERANCE
 
-#: Factors for the logits: LDAM trains at 30 times the logits that are attacked.
-SCALES = (0.1, 10, 30, 100)
+#: LDAM trains at 30 times the logits that are attacked.
+LDAM_SCALE = "30"
+#: Median margins at which cross-entropy is neither flat nor saturated.
+MARGINS = (1.0, 4.0, 16.0)
 
 
 def below_clean(evidence: Evidence) -> Check:
@@ -72,20 +74,37 @@ def margin_loss(evidence: Evidence) -> Check:
 def logit_scale(evidence: Evidence) -> Check:
     """Multiplying the logits before cross-entropy (the prediction stays the same) finds little more.
 
+    The factors are LDAM's own and those that bring the median clean margin to `MARGINS`, whatever scale the model has.
+
     Args:
         evidence: of the audit.
 
     Returns:
         The check; its figure is the share of images that fall at the worst single factor only.
     """
+    top = torch.cat([evidence.logits(images).topk(2, dim=1).values for images, _ in evidence.batches.epoch()])
+    margin = float((top[:, 0] - top[:, 1]).median())  # [N, 2] -> scalar
+    usual = {_factor(wanted / margin) for wanted in MARGINS} if margin > 0 else set()
     base = evidence.right(evidence.quoted)
-    counts = {scale: int((base & ~evidence.right(f"{evidence.quoted}@{scale:g}")).sum()) for scale in SCALES}
-    worst = max(counts, key=lambda scale: counts[scale])
-    found = f"{counts[worst]} of {len(evidence)} images fall to {evidence.quoted} on {worst:g} x logits only"
+    counts = {
+        factor: int((base & ~evidence.right(f"{evidence.quoted}@{factor}")).sum())
+        for factor in (LDAM_SCALE, *sorted(usual - {LDAM_SCALE, "1"}, key=float))
+    }
+    worst = max(counts, key=lambda factor: counts[factor])
+    found = (
+        f"{counts[worst]} of {len(evidence)} images fall to {evidence.quoted} on {worst} x logits only, "
+        f"{counts[LDAM_SCALE]} on {LDAM_SCALE} x"
+    )
     meaning = (
         "the scale of the logits hides the gradient: it is attacked at another scale than it was trained at"
     )
     return few("logit scale", counts[worst], len(evidence), OTHER_LOSS, found, meaning)
+
+
+def _factor(value: float) -> str:
+    """A factor as attack names spell it: two digits that count, between 10^-6 and 10^6."""
+    digits = min(max(float(f"{value:.2g}"), 1e-6), 999999.0)
+    return f"{digits:.6f}".rstrip("0").rstrip(".")
 
 
 def _stronger(evidence: Evidence, name: str, attack: str, threshold: float, meaning: str) -> Check:

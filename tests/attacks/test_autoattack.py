@@ -1,0 +1,58 @@
+"""AutoAttack's parts through the package: the same as the package's own evaluation, quiet, and without side effects."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from srat_fast.attacks.autoattack import STANDARD_PARTS, PackageRound
+from srat_fast.attacks.threat import LInfBall
+
+package = pytest.importorskip("pyautoattack")
+
+
+@pytest.fixture
+def problem():
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 5))
+    images = torch.rand(12, 1, 4, 4, generator=generator)
+    labels = model(images).argmax(dim=1)
+    labels[0] = (labels[0] + 1) % 5  # one image is wrong as it is
+    return model, images, labels
+
+
+def test_the_parts_one_after_the_other_are_the_package_s_evaluation(problem) -> None:
+    model, images, labels = problem
+    ball, seed = LInfBall(0.03), 7
+    right = model(images).argmax(dim=1) == labels
+    after = {}
+    for part in STANDARD_PARTS:
+        examples = PackageRound(ball, part, 5).examples(model, images[right], labels[right], None, seed)
+        assert float(ball.overshoot(examples, images[right]).max()) < 1e-6
+        right[right.clone()] = model(examples).argmax(dim=1) == labels[right]
+        after[part] = int(right.sum())
+    with torch.random.fork_rng(devices=[]):
+        whole = package.AutoAttack(model, norm="Linf", eps=0.03, seed=seed, version="standard")
+        whole.apgd_targeted.n_target_classes = whole.fab.n_target_classes = 4
+        _, predictions = whole.run_standard_evaluation(images, labels, batch_size=12)
+    assert torch.equal(predictions == labels, right)
+    assert 0 < after["square"] < 11, "some fall, some stand: or the comparison says nothing"
+
+
+@pytest.mark.parametrize("part", ["apgd-ce", "apgd-dlr", "fab-t", "square"])
+def test_nothing_else_changes(part, problem, capfd) -> None:
+    model, images, labels = problem
+    last = images.contiguous(memory_format=torch.channels_last)
+    before, clean = torch.get_rng_state(), images.clone()
+    attack = PackageRound(LInfBall(0.03), part, 5, queries=20)
+    first = attack.examples(model, last, labels, None, 3)
+    assert torch.equal(first, attack.examples(model, last, labels, None, 3)), "equal seeds, equal examples"
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(images, clean)
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert not first.requires_grad
+    assert capfd.readouterr() == ("", "")
+    assert torch.equal(first[0], images[0]), "wrong as it is: left as it is"

@@ -1,0 +1,171 @@
+"""What passes, what is not run, what a broken model gets, and input that is none."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from srat_fast import UserError, audit
+from srat_fast.evaluation.audit import summary
+from srat_fast.evaluation.audit.checks import allowed, at_most, few, tail
+from tests.evaluation.audit.networks import EPSILON
+
+QUICK = {"epsilon": EPSILON, "steps": 10, "autoattack": 0, "queries": 50}
+
+
+def failed(report: dict) -> set[str]:
+    return {check["name"] for check in report["checks"] if check["verdict"] == "failed"}
+
+
+def test_an_honest_model_passes_with_autoattack(honest, natural, test_images) -> None:
+    pytest.importorskip("pyautoattack")
+    images, labels = test_images
+    before = torch.get_rng_state()
+    names: list[str] = []
+    report = audit(
+        honest, images, labels, epsilon=EPSILON, surrogate=natural, autoattack=10, queries=300,
+        progress=lambda name, done, total: names.append(name),
+    )  # fmt: skip
+    assert report["verdict"] == "reliable", summary(report)
+    assert summary(report) == "reliable"
+    assert report["problems"] == report["not_run"] == []
+    assert {check["verdict"] for check in report["checks"]} == {"passed"}
+    assert len(report["checks"]) == 17
+    assert report["subset"] == 100
+    assert report["attack"] == {"name": "pgd-20", "epsilon": 0.1, "step_size": 0.025, "steps": 20}
+    assert 0.5 < report["accuracy"]["robust"]["overall"] < report["accuracy"]["clean"]["overall"]
+    assert {"pgd-100", "pgd-20x5", "cw-20", "square", "autoattack", "noise-5"} <= set(names)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(p.grad is None and p.requires_grad for p in honest.parameters())
+    for check in report["checks"]:
+        assert check["meaning"]
+        assert check["figure"] <= check["threshold"]
+
+
+def test_what_cannot_be_run_is_named(natural, test_images, monkeypatch) -> None:
+    import importlib.util
+
+    images, labels = test_images
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "pyautoattack" else real(name, *rest)
+    )
+    report = audit(natural, images[:30], labels[:30], **(QUICK | {"autoattack": 5}))
+    assert report["not_run"] == ["transfer", "black box", "AutoAttack"]
+    assert summary(report) == "reliable (not run: transfer, black box, AutoAttack)"
+    reasons = {check["name"]: check["found"] for check in report["checks"]}
+    assert reasons["transfer"] == "no surrogate was given"
+    assert "pip install 'srat-fast[audit]'" in reasons["AutoAttack"]
+
+
+def test_a_surrogate_that_learned_nothing_is_no_test(natural, test_images) -> None:
+    images, labels = test_images
+    blank = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    report = audit(natural, images[:30], labels[:30], surrogate=blank, **QUICK)
+    (transfer,) = (check for check in report["checks"] if check["name"] == "transfer")
+    assert transfer["verdict"] == "not run"
+    assert "is right on" in transfer["found"]
+
+
+class With(nn.Module):
+    """A network with something wrong in how it is run."""
+
+    def __init__(self, inner: nn.Module, how) -> None:
+        super().__init__()
+        self.inner, self.how = inner, how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(self.inner(x))
+
+
+def some_nan(logits: Tensor) -> Tensor:
+    return torch.where(torch.arange(len(logits))[:, None] == 0, float("nan"), logits)
+
+
+def test_a_model_in_training_mode_is_caught(natural, test_images) -> None:
+    images, labels = test_images
+    model = nn.Sequential(natural, nn.BatchNorm1d(10)).train()
+    report = audit(model, images[:40], labels[:40], **QUICK)
+    assert {"mode", "batch independence"} <= failed(report)
+    assert "is in training mode" in report["problems"][0]
+    assert model.training, "its mode is left as it was"
+
+
+def test_half_precision_and_autocast_are_caught(natural, test_images) -> None:
+    images, labels = test_images
+    report = audit(With(natural, lambda z: z.bfloat16()).eval(), images[:20], labels[:20], **QUICK)
+    assert "logits are bfloat16" in report["problems"][0]
+    with torch.autocast("cpu", torch.bfloat16):
+        report = audit(natural, images[:20], labels[:20], **QUICK)
+    assert report["problems"][0] == "mode: autocast is on"
+
+
+def test_a_compiled_model_is_caught(natural, test_images) -> None:
+    images, labels = test_images
+    compiled = torch.compile(natural, backend="eager")
+    assert "mode" in failed(audit(compiled.eval(), images[:20], labels[:20], **QUICK))
+
+
+def test_logits_that_are_no_numbers_end_the_audit(natural, test_images) -> None:
+    images, labels = test_images
+    report = audit(With(natural, some_nan).eval(), images[:20], labels[:20], **QUICK)
+    assert {"finite logits", "measurable"} <= failed(report)
+    assert "no accuracy is reported" in report["problems"][-1]
+    assert report["accuracy"] == {}
+
+
+def test_a_constant_model_cannot_be_fooled_and_is_not_believed(test_images) -> None:
+    images, labels = test_images
+
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), 10).float()
+
+    report = audit(Constant().eval(), images, labels, **QUICK)
+    assert {"zero gradients", "larger radius"} <= failed(report)
+
+
+BAD = [
+    ({"images": torch.zeros(3, 64)}, r"\[N, C, H, W\] float32 is needed"),
+    ({"images": torch.full((4, 1, 8, 8), 1.5)}, r"pixels must lie in \[0, 1\]"),
+    ({"images": torch.full((4, 1, 8, 8), float("nan"))}, r"pixels must lie in \[0, 1\]"),
+    ({"labels": torch.zeros(3, dtype=torch.int64)}, "one for each image"),
+    ({"labels": torch.zeros(4)}, "one for each image"),
+    ({"epsilon": 0.0}, "epsilon = 0.0: a number > 0 and <= 1"),
+    ({"step_size": 2.0}, "step_size = 2.0"),
+    ({"steps": 0}, "steps = 0: an integer >= 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), BAD, ids=[says for _, says in BAD])
+def test_input_that_cannot_be(change, says, natural) -> None:
+    arguments = {"images": torch.zeros(4, 1, 8, 8), "labels": torch.zeros(4, dtype=torch.int64), **QUICK}
+    with pytest.raises(UserError, match=says):
+        audit(natural, **(arguments | change))
+
+
+def test_the_binomial_tail() -> None:
+    import scipy.stats
+
+    for count, total, share in (
+        (0, 10, 0.1),
+        (1, 200, 0.005),
+        (4, 200, 0.005),
+        (60, 10000, 0.005),
+        (200, 200, 0.03),
+    ):
+        expected = scipy.stats.binom.sf(count - 1, total, share)
+        assert tail(count, total, share) == pytest.approx(expected, abs=1e-9)
+
+
+def test_how_many_images_a_share_explains() -> None:
+    assert allowed(200, 0.005) == 3
+    assert allowed(10, 0.005) == 0
+    assert tail(4, 200, 0.005) < 0.05 <= tail(3, 200, 0.005)
+    assert 50 < allowed(10000, 0.005) < 70
+    assert few("x", 3, 200, 0.005, "", "").verdict == "passed"
+    assert few("x", 4, 200, 0.005, "", "").verdict == "failed"
+    assert at_most("x", math.nan, 1.0, "", "").verdict == "failed"
