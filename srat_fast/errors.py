@@ -72,7 +72,7 @@ class Interrupted(BaseException):
 
 
 class EvaluationFailure(TrainingFailure):
-    """A number that cannot be measured (non-finite logits, an attack outside its ball): refused, never reported.
+    """A number that cannot be measured (non-finite logits, no gradient, an attack outside its ball): refused.
 
     Args:
         problem: what was found, in how many images.

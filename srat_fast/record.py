@@ -284,10 +284,10 @@ def audit_verdict(record: dict[str, Any], weights: str = "last") -> str:
         weights: "last", "best" or "ema".
 
     Returns:
-        "reliable", "suspicious" or "no audit".
+        "reliable", "suspicious" or "not audited".
     """
     audited = record if weights == "last" else record.get(weights) or {}
-    return str((audited.get("audit") or {}).get("verdict", "no audit"))
+    return str((audited.get("audit") or {}).get("verdict", "not audited"))
 
 
 def versions() -> dict[str, str]:

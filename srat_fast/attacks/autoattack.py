@@ -90,8 +90,14 @@ class PackageRound:
         package = require_pyautoattack(f"the attack {self.part}")
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), _frozen(model), _quiet():
+            # float32 logits whatever the model gives: the package mixes them with float32 of its own
             whole = package.AutoAttack(
-                model, norm="Linf", eps=self.ball.epsilon, seed=seed, device=images.device, version="standard"
+                lambda x: model(x).float(),
+                norm="Linf",
+                eps=self.ball.epsilon,
+                seed=seed,
+                device=images.device,
+                version="standard",
             )
             targets = min(9, self.classes - 1)
             whole.apgd_targeted.n_target_classes = whole.fab.n_target_classes = targets

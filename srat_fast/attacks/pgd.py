@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from srat_fast.attacks.threat import LInfBall
+from srat_fast.errors import EvaluationFailure
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -96,13 +97,19 @@ def pgd(
 
     Returns:
         Adversarial images [B, C, H, W], detached.
+
+    Raises:
+        EvaluationFailure: the loss does not depend on the images through any gradient.
     """
     adversarial = (images if start is None else start).detach().clone()
     for _ in range(steps):
         adversarial.requires_grad_(True)
         with torch.enable_grad():
             value = loss(model(adversarial), labels)
-        (gradient,) = torch.autograd.grad(value, adversarial)
+        found = torch.autograd.grad(value, adversarial, allow_unused=True) if value.requires_grad else (None,)
+        if found[0] is None:
+            raise EvaluationFailure("no gradient reaches the images: the model is cut off from its input")
+        gradient = found[0]
         if zero is not None:
             zero += (gradient == 0).sum()
         adversarial = ball.step(adversarial.detach(), gradient, images, step_size, nonfinite)

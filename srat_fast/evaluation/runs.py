@@ -20,7 +20,7 @@ from srat_fast.evaluation.subject import Subject, amend_record, open_subject
 from srat_fast.evaluation.survivors import Outcome, attack_images
 from srat_fast.hardware import device_name, numerics
 from srat_fast.recipe import recipe_from_dict
-from srat_fast.record import RECIPE, RunDirectory, git_commit, versions
+from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
 
 #: A state is written at most this often; a killed evaluation loses no more than this and the round under way.
 KEEP_EVERY = 2.0
@@ -66,21 +66,22 @@ def evaluate(
         UserError: not a run, an unknown attack, a radius out of range, images missing.
         EvaluationFailure: non-finite logits, or an attack that left its ball: no number is given.
     """
-    own = recipe_from_dict(RunDirectory.open(Path(run)).read_json(RECIPE)).resolve()
+    directory = RunDirectory.open(Path(run))
+    own = recipe_from_dict(directory.read_json(RECIPE)).resolve()
     changes = changes or {}
     radii = _radii(own.replace(changes).resolve(), epsilons)
-    subject = open_subject(run, changes, weights=weights, device=device)
-    settings, classes = eval_settings(subject.recipe), len(subject.split.classes)
+    settings = eval_settings(own.replace(changes).resolve())
     chosen = {
         radius: parse_attacks(
             attacks,
             epsilon=radius,
             step_size=settings.step_size,
-            classes=classes,
+            classes=len(directory.read_json(RECORD)["classes"]),
             own_epsilon=settings.epsilon,
         )
         for radius in radii
     }
+    subject = open_subject(run, changes, weights=weights, device=device)
     started = time.perf_counter()
     rows: dict[str, dict[str, Any]] = {}
     partials: list[Path] = []

@@ -73,7 +73,7 @@ def test_the_audit_stands_beside_the_number() -> None:
     ]
     header, _, *rows = lines([*audited, changed(seed=2)])[1:]
     assert header.split("|")[7].strip() == "audit"
-    assert [row.split("|")[7].strip() for row in rows] == ["reliable", "suspicious", "no audit"]
+    assert [row.split("|")[7].strip() for row in rows] == ["reliable", "suspicious", "not audited"]
 
 
 def test_conditions_are_not_mixed() -> None:

@@ -11,6 +11,7 @@ from srat_fast.attacks.pgd import carlini_wagner, cross_entropy
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.evaluation.audit.checks import (
     DERIVATIVE,
+    FAILED,
     RECOMPOSED,
     REPEATED,
     ZERO_GRADIENT,
@@ -106,11 +107,18 @@ def independent(evidence: Evidence) -> Check:
     noise = torch.rand(images.shape, generator=generator, device=images.device)
     among = evidence.logits(torch.cat([noise, images]))[len(images) :]
     backwards = evidence.logits(images.flip(0)).flip(0)
-    alone = torch.cat([evidence.logits(image) for image in images.split(1)])
+    name, meaning = (
+        "batch independence",
+        "images are judged with the help of their neighbours, as by batch statistics",
+    )
+    try:
+        alone = torch.cat([evidence.logits(image) for image in images.split(1)])
+    except (ValueError, RuntimeError) as error:  # BatchNorm in training mode refuses a batch of one
+        reason = f"a single image cannot be judged: {str(error).splitlines()[0]}"
+        return Check(name, FAILED, None, RECOMPOSED, reason, meaning)
     figure = max(_difference(together, other) for other in (among, backwards, alone))
     found = f"batch size, order and company change logits by {figure:.1e} of the largest one"
-    meaning = "images are judged with the help of their neighbours, as by batch statistics"
-    return at_most("batch independence", figure, RECOMPOSED, found, meaning)
+    return at_most(name, figure, RECOMPOSED, found, meaning)
 
 
 def zero_gradients(evidence: Evidence) -> Check:

@@ -125,7 +125,23 @@ def test_a_constant_model_cannot_be_fooled_and_is_not_believed(test_images) -> N
             return torch.nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), 10).float()
 
     report = audit(Constant().eval(), images, labels, **QUICK)
-    assert {"zero gradients", "larger radius"} <= failed(report)
+    assert {"zero gradients", "measurable"} <= failed(report)
+    assert "no gradient reaches the images" in report["problems"][-1]
+
+
+def test_a_model_that_hides_its_input_is_not_believed(natural, test_images) -> None:
+    images, labels = test_images
+
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = natural
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.detach())
+
+    report = audit(Hidden().eval(), images, labels, **QUICK)
+    assert {"gradient against differences", "zero gradients", "measurable"} <= failed(report)
 
 
 BAD = [

@@ -1,0 +1,246 @@
+"""`evaluate` and `audit` on a trained run: what joins the record, what a kill leaves, and one line for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from srat_fast import build_recipe, evaluate, train
+from srat_fast.cli import main
+from srat_fast.record import audit_verdict
+
+RECIPE = {
+    "data.name": "digits", "method": "ce", "model.width": 4, "optim.epochs": 3, "attack.steps": 1,
+    "eval_attack.steps": 3, "run.device": "cpu", "run.tensorboard": False, "data.val_fraction": 0.1,
+    "data.test_limit": 100,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run of a few seconds, with a validation split and no moving average."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    train(build_recipe(None, RECIPE), run)
+    return run
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command."""
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return int(end.value.code or 0), captured.out, captured.err
+
+
+def record(run: Path) -> dict:
+    return json.loads((run / "record.json").read_text())
+
+
+def test_training_s_numbers_come_out_again(run) -> None:
+    rows = evaluate(run, "clean,pgd-3")
+    for row, kind in (("clean", "standard"), ("pgd-3", "robust")):
+        for part in ("overall", "well", "under", "per_class"):
+            assert rows[row][part] == record(run)[kind][part]
+    best = evaluate(run, "clean,pgd-3", weights="best")
+    assert best["pgd-3"]["per_class"] == record(run)["best"]["robust"]["per_class"]
+
+
+def test_rows_of_several_attacks_and_radii(run) -> None:
+    told: list[tuple[str, int, int]] = []
+    rows = evaluate(
+        run, "clean,fgsm,pgd-3,cw-3x2,noise-2", epsilons=["0.05", 0.1],
+        changes={"data.test_limit": 50}, progress=lambda *told_now: told.append(told_now),
+    )  # fmt: skip
+    names = ["fgsm", "pgd-3", "cw-3x2", "noise-2", "worst-case"]
+    assert list(rows) == ["clean"] + [f"{n} eps {e}" for e in ("0.05", "0.1") for n in names]
+    for epsilon in ("0.05", "0.1"):
+        others = [rows["clean"]] + [rows[f"{name} eps {epsilon}"] for name in names[:-1]]
+        worst = rows[f"worst-case eps {epsilon}"]
+        assert worst["overall"] <= min(row["overall"] for row in others)
+        assert worst["of"] == ["clean"] + [f"{name} eps {epsilon}" for name in names[:-1]]
+    assert rows["pgd-3 eps 0.1"]["step_size"] == 0.025
+    assert rows["pgd-3 eps 0.05"]["step_size"] == pytest.approx(0.0125)
+    assert (
+        rows["worst-case eps 0.1"]["overall"]
+        <= rows["worst-case eps 0.05"]["overall"]
+        < rows["clean"]["overall"]
+    )
+    low, high = rows["clean"]["intervals"]["overall"]
+    assert low < rows["clean"]["overall"] < high
+    entry = record(run)["evaluations"][-1]
+    assert entry["attacks"] == rows
+    assert entry["weights"] == "last"
+    assert entry["precision"] == "fp32"
+    assert {"torch", "python"} <= set(entry["versions"])
+    assert entry["same_data"] is None, "a subset says nothing about the rest"
+    assert told[0] == ("clean", 0, 50)
+    assert told[-1] == ("noise-2 eps 0.1", 50, 50)
+    assert not list((run / "evaluation").glob("*.npz")), "a finished evaluation leaves its result only"
+
+
+def test_a_killed_evaluation_goes_on_and_gives_the_same_numbers(run) -> None:
+    whole = evaluate(run, "pgd-20x4", changes={"run.eval_batch_size": 20})
+    entries = len(record(run)["evaluations"])
+    code = (
+        "import sys; from srat_fast.evaluation import runs; runs.KEEP_EVERY = 0.0; "
+        "runs.evaluate(sys.argv[1], 'pgd-20x4', changes={'run.eval_batch_size': 20}, device='cpu')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(run)])
+    deadline = time.monotonic() + 120
+    while not (kept := list((run / "evaluation").glob("pgd-20x4-*.npz"))):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(record(run)["evaluations"]) == entries
+    done: list[int] = []
+    again = evaluate(
+        run,
+        "pgd-20x4",
+        changes={"run.eval_batch_size": 20},
+        device="cpu",
+        progress=lambda _, d, t: done.append(d),
+    )
+    assert again["pgd-20x4"]["per_class"] == whole["pgd-20x4"]["per_class"]
+    assert done[-1] == 100
+    assert not any(path.exists() for path in kept)
+
+
+def test_another_device_s_or_version_s_state_is_not_taken_up(run, monkeypatch) -> None:
+    import torch
+
+    from srat_fast.evaluation import runs
+    from srat_fast.evaluation.survivors import Outcome
+
+    poisoned: list[Path] = []
+
+    def poison(path: Path, outcome: Outcome) -> None:
+        runs_save(path, Outcome(torch.zeros_like(outcome.predictions), 1, 0))
+        poisoned.append(path)
+
+    runs_save = runs.save_partial
+    monkeypatch.setattr(runs, "save_partial", poison)
+    monkeypatch.setattr(runs, "remove_partials", lambda paths: None)
+    honest = evaluate(run, "clean")["clean"]["overall"]
+    monkeypatch.undo()
+    assert poisoned[0].exists()
+    assert evaluate(run, "clean")["clean"]["overall"] == pytest.approx(0.1), "the state is what is taken up"
+    monkeypatch.setattr(runs, "save_partial", poison)
+    monkeypatch.setattr(runs, "remove_partials", lambda paths: None)
+    evaluate(run, "clean")
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "versions", lambda: {"torch": "0.0"})
+    assert evaluate(run, "clean")["clean"]["overall"] == honest, "another version's is not"
+    monkeypatch.undo()
+    assert evaluate(run, "clean", fresh=True)["clean"]["overall"] == honest
+
+
+def test_the_audit_joins_the_record_and_every_table(run, capsys) -> None:
+    code, out, _ = call(
+        capsys, "audit", run, "--subset", 30, "--autoattack", 0, "--queries", 20, "--device", "cpu"
+    )
+    report = record(run)["audit"]
+    assert code == {"reliable": 0, "suspicious": 3}[report["verdict"]]
+    assert report["subset"] == 30
+    assert [c["name"] for c in report["checks"]][-2:] == ["choice of the epoch", "recorded number"]
+    assert {c["name"]: c["verdict"] for c in report["checks"]}["AutoAttack"] == "not run"
+    assert out.splitlines()[-1].startswith(report["verdict"])
+    assert "(not run: " in out
+    for check in report["checks"]:
+        assert f"| {check['name']} " in out
+    assert f"audit of this run: {report['verdict']}" in call(capsys, "evaluate", run, "--attack", "clean")[1]
+    assert audit_verdict(record(run)) == report["verdict"]
+    assert report["weights_checksum"] == record(run)["evaluations"][-1]["weights_checksum"]
+    # of the other weights: beside their own numbers
+    other = call(
+        capsys, "audit", run, "--weights", "best", "--subset", 30, "--autoattack", 0, "--queries", 20, "--json",
+        "--surrogate", shutil.copytree(run, run.parent / "other"),
+    )  # fmt: skip
+    best = json.loads(other[1])
+    assert record(run)["best"]["audit"] == best
+    assert record(run)["audit"] == report
+    chosen = {c["name"]: c for c in best["checks"]}["choice of the epoch"]
+    assert (chosen["verdict"], "held-out training images" in chosen["found"]) == ("passed", True)
+
+
+def test_numbers_of_other_weights_or_an_epoch_chosen_by_test_images(run) -> None:
+    from srat_fast.evaluation.audit import run as room
+
+    content = record(run)
+    report = {"accuracy": {"robust": {"overall": content["robust"]["overall"]}}, "subset": 100}
+    assert room._recorded(content, "last", report).verdict == "passed"
+    content["robust"]["overall"] = min(1.0, content["robust"]["overall"] + 0.3)
+    assert room._recorded(content, "last", report).verdict == "failed"
+    assert room._choice(content, "best").verdict == "passed"
+    assert room._choice(content | {"validation_images": 0}, "best").verdict == "failed"
+
+
+BAD = [
+    (["evaluate", "--attack", "pgd"], "--attack = 'pgd': a comma-separated list of clean, fgsm"),
+    (["evaluate", "--eps", "0"], "--eps (eval_attack.epsilon) = '0': a number > 0 and <= 1"),
+    (["evaluate", "--eps", "4/255,2"], "--eps (eval_attack.epsilon) = '2': a number > 0 and <= 1"),
+    (["evaluate", "--epsilon", "x"], "--eps (eval_attack.epsilon) = 'x': a number"),
+    (["evaluate", "--subset", "0"], "--subset (data.test_limit) = '0': an integer >= 1"),
+    (["evaluate", "--batch-size", "0"], "run.eval_batch_size = '0': an integer >= 1"),
+    (["evaluate", "--weights", "first"], "--weights = 'first': one of last, best, ema"),
+    (
+        ["evaluate", "--weights", "ema"],
+        "--weights = 'ema': the run has no ema.safetensors; it is kept by optim.ema",
+    ),
+    (["audit", "--subset", "some"], "--subset = 'some': an integer >= 1, or all"),
+    (["audit", "--subset", "0"], "--subset = '0': an integer >= 1, or all"),
+    (["audit", "--weights", "ema"], "--weights = 'ema': the run has no ema.safetensors"),
+    (["audit", "--surrogate", "nowhere"], "RUN = 'nowhere': is not a finished run"),
+    (["audit", "--queries", "0"], "--queries"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_is_one_line_and_code_2(arguments, says, trained, capsys) -> None:
+    before = (trained / "record.json").read_bytes()
+    code, out, err = call(capsys, arguments[0], trained, *arguments[1:])
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1
+    assert (trained / "record.json").read_bytes() == before
+
+
+def test_a_run_as_its_own_surrogate(trained, capsys) -> None:
+    code, _, err = call(capsys, "audit", trained, "--surrogate", trained)
+    assert code == 2
+    assert "another run than the audited one is needed" in err
+
+
+def test_a_run_that_cannot_be_written(run, capsys) -> None:
+    shutil.rmtree(run / "evaluation", ignore_errors=True)
+    (run / "evaluation").write_text("in the way of the directory")
+    code, _, err = call(capsys, "evaluate", run)
+    assert code == 2
+    assert "cannot be written, so its record could not be" in err
+
+
+def test_logits_that_are_no_numbers_are_an_error_and_no_accuracy(run, capsys) -> None:
+    import safetensors.torch
+
+    state = safetensors.torch.load_file(run / "model.safetensors")
+    state["linear.bias"][0] = float("nan")
+    safetensors.torch.save_file(state, run / "model.safetensors")
+    code, out, err = call(capsys, "evaluate", run, "--attack", "clean")
+    assert (code, out) == (1, "")
+    assert "the logits of 100 of 100 images are not finite; no accuracy is reported" in err
+    assert "evaluations" not in record(run)
