@@ -1,7 +1,8 @@
-"""Writes README.md's result tables from committed results: `python benchmarks/readme.py` (`--check` only compares).
+"""Writes the result tables of README.md and docs/ from committed results (`--check` only compares).
 
-Each table stands between `<!-- results:NAME -->` (made from benchmarks/results/runs/NAME) or `<!-- speed:DEVICE -->`
-(made from benchmarks/results/DEVICE.jsonl) and `<!-- end -->`.
+Each table stands between `<!-- results:NAME -->` (made from benchmarks/results/runs/NAME), `<!-- audit:NAME/RUN -->`,
+`<!-- attacks:NAME -->` (their audits and evaluations) or `<!-- speed:DEVICE -->` (made from
+benchmarks/results/DEVICE.jsonl) and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from srat_fast.report.table import find_records, summary_tables
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
 
+from benchmarks.judging import attack_table, audit_table  # noqa: E402
 from benchmarks.rows import RESULTS, read  # noqa: E402
 from benchmarks.speed import speed_tables  # noqa: E402
 
@@ -39,23 +41,32 @@ def table(name: str, results: Path) -> str:
 
 
 def rendered(text: str, results: Path = RESULTS) -> str:
-    """README.md's text with every table made anew."""
+    """A page's text with every table made anew."""
     kinds = {
         "results": lambda name: table(name, results),
+        "audit": lambda name: audit_table(results / "runs" / name),
+        "attacks": lambda name: attack_table(
+            sorted(p.parent for p in (results / "runs" / name).glob("*/record.json"))
+        ),
         "speed": lambda name: speed_tables(read(results / f"{name}.jsonl")),
     }
-    pattern = re.compile(r"(<!-- (results|speed):([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    pattern = re.compile(r"(<!-- (results|audit|attacks|speed):([\w/-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
     return pattern.sub(lambda m: f"{m[1]}\n{kinds[m[2]](m[3])}\n\n{m[4]}", text)
 
 
 def main() -> int:
-    """Write the tables, or with --check say whether they are up to date."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = rendered(old)
-    if "--check" in sys.argv[1:]:
-        return int(old != new)
-    readme.write_text(new, encoding="utf-8")
+    """Write the tables, or with --check say which page is out of date."""
+    stale = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        old = page.read_text(encoding="utf-8")
+        new = rendered(old)
+        if old != new:
+            stale.append(page.name)
+            if "--check" not in sys.argv[1:]:
+                page.write_text(new, encoding="utf-8")
+    if stale and "--check" in sys.argv[1:]:
+        print("out of date: " + ", ".join(stale), file=sys.stderr)
+        return 1
     return 0
 
 

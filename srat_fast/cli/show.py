@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 #: Intervals stand in a table of classes with at most this many columns of accuracies; the record has them all.
@@ -106,5 +107,5 @@ def audit_table(report: dict[str, Any]) -> Table:
         table.columns[column].justify = "right"
     for check in report["checks"]:
         numbers = ["-" if check[key] is None else f"{check[key]:.2g}" for key in ("figure", "threshold")]
-        table.add_row(check["name"], check["verdict"], *numbers, check["found"])
+        table.add_row(check["name"], check["verdict"], *numbers, escape(check["found"]))
     return table
