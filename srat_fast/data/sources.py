@@ -43,7 +43,7 @@ def load_arrays(name: str, root: Path, image_size: int | None, mirror: str | Non
     if name == "npz":
         return load_npz(root, image_size)
     if name == "arrays":
-        problem = "the images were given in memory and are not on disk; only srat_fast.train(recipe, data=...) has them"
+        problem = "the images were given in memory and are not on disk; pass them again (data=...)"
         raise UserError("data.name", problem, name)
     make = _svhn if name == "svhn" else _cifar
     return prepared(prepared_key(name), lambda: make(name, root, mirror))

@@ -37,6 +37,7 @@ def evaluate(
     weights: str = "last",
     changes: dict[str, Any] | None = None,
     device: str = "auto",
+    data: Any = None,
     fresh: bool = False,
     progress: Progress = lambda name, done, total: None,
 ) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def evaluate(
         weights: "last", "best" (by validation) or "ema".
         changes: recipe fields to change, such as {"data.root": ..., "data.test_limit": 1000}.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
         fresh: leave aside what an interrupted evaluation kept.
         progress: told (row, images done, images in all).
 
@@ -81,7 +83,7 @@ def evaluate(
         )
         for radius in radii
     }
-    subject = open_subject(run, changes, weights=weights, device=device)
+    subject = open_subject(run, changes, weights=weights, device=device, data=data)
     started = time.perf_counter()
     rows: dict[str, dict[str, Any]] = {}
     partials: list[Path] = []

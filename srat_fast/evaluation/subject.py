@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from srat_fast.data.cache import exclusive
+from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.split import DataSplit, load_split
 from srat_fast.errors import UserError
 from srat_fast.evaluation.partial import FOLDER
@@ -53,7 +54,9 @@ class Subject:
     same_data: bool | None
 
 
-def open_subject(run: str | Path, changes: dict[str, Any], *, weights: str, device: str) -> Subject:
+def open_subject(
+    run: str | Path, changes: dict[str, Any], *, weights: str, device: str, data: Any = None
+) -> Subject:
     """Load a run's weights and images.
 
     Args:
@@ -61,6 +64,7 @@ def open_subject(run: str | Path, changes: dict[str, Any], *, weights: str, devi
         changes: recipe fields to change.
         weights: a key of `WEIGHTS`.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
 
     Returns:
         The subject; its directory can be written.
@@ -79,7 +83,7 @@ def open_subject(run: str | Path, changes: dict[str, Any], *, weights: str, devi
     recipe = recipe_from_dict(directory.read_json(RECIPE)).replace(changes).resolve()
     place = resolve_device(device)
     model = load_model(file).to(place).eval()
-    split = load_split(recipe)
+    split = load_split(recipe, None if data is None else arrays_from(data, recipe.data.image_size))
     # a subset of the test images has a checksum of its own, which says nothing about the rest
     subset = recipe.data.test_limit != record["recipe"]["data"]["test_limit"]
     same = None if subset else split.checksum == record["data_checksum"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from srat_fast import build_recipe, evaluate, train
+from srat_fast import UserError, build_recipe, evaluate, train
 from srat_fast.cli import main
 from srat_fast.record import audit_verdict
 
@@ -244,3 +244,19 @@ def test_logits_that_are_no_numbers_are_an_error_and_no_accuracy(run, capsys) ->
     assert (code, out) == (1, "")
     assert "the logits of 100 of 100 images are not finite; no accuracy is reported" in err
     assert "evaluations" not in record(run)
+
+
+def test_a_run_on_images_in_memory_is_judged_on_them(tmp_path) -> None:
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 40)
+    images = (generator.integers(0, 60, (80, 8, 8)) + 150 * labels[:, None, None]).astype(np.uint8)
+    data = {"train": (images, labels), "test": (images[::4], labels[::4])}
+    train(build_recipe("digits", {k: v for k, v in RECIPE.items() if k not in ("data.name", "data.test_limit")} | {
+        "data.imbalance": "none", "optim.batch_size": 16}), tmp_path / "r", data=data)  # fmt: skip
+    rows = evaluate(tmp_path / "r", "clean,pgd-3", data=data)
+    assert rows["pgd-3"]["overall"] == record(tmp_path / "r")["robust"]["overall"]
+    assert record(tmp_path / "r")["evaluations"][-1]["same_data"] is True
+    with pytest.raises(UserError, match="given in memory"):
+        evaluate(tmp_path / "r")

@@ -33,6 +33,7 @@ def audit_run(
     queries: int = QUERIES,
     changes: dict[str, Any] | None = None,
     device: str = "auto",
+    data: Any = None,
     progress: Progress = lambda name, done, total: None,
 ) -> dict[str, Any]:
     """Whether a run's robust accuracy is to be believed.
@@ -46,6 +47,7 @@ def audit_run(
         queries: of the Square attack, for each image.
         changes: recipe fields to change, such as {"data.root": ...}.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
         progress: told (attack, images done, images in all).
 
     Returns:
@@ -57,7 +59,7 @@ def audit_run(
     """
     started = time.perf_counter()
     limit = {} if subset is None else {"data.test_limit": subset}
-    subject = open_subject(run, (changes or {}) | limit, weights=weights, device=device)
+    subject = open_subject(run, (changes or {}) | limit, weights=weights, device=device, data=data)
     record = subject.directory.read_json(RECORD)
     settings = eval_settings(subject.recipe)
     other, origin = _surrogate(subject, surrogate, progress)
