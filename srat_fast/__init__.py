@@ -1,7 +1,6 @@
 """SRAT and its baselines on imbalanced data: recipes in, trained and evaluated models out.
 
-`from srat_fast import Recipe, train, evaluate, audit`; torch is imported only when
-`train`, `evaluate` or `audit` is first used.
+`from srat_fast import Recipe, train, evaluate, audit`; torch is imported only when the last three are first used.
 """
 
 from __future__ import annotations
@@ -12,12 +11,21 @@ from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.recipe import Recipe, build_recipe
 
 if TYPE_CHECKING:
-    from srat_fast.evaluation.audit import audit
+    from srat_fast.evaluation.audit import audit, audit_run
     from srat_fast.evaluation.runs import evaluate
     from srat_fast.training.trainer import train
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "TrainingFailure", "UserError", "audit", "build_recipe", "evaluate", "train"]
+__all__ = [
+    "Recipe",
+    "TrainingFailure",
+    "UserError",
+    "audit",
+    "audit_run",
+    "build_recipe",
+    "evaluate",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,10 +33,10 @@ def __getattr__(name: str) -> Any:
         from srat_fast.training.trainer import train
 
         return train
-    if name == "audit":
-        from srat_fast.evaluation.audit import audit
+    if name in ("audit", "audit_run"):
+        from srat_fast.evaluation import audit
 
-        return audit
+        return getattr(audit, name)
     if name == "evaluate":
         from srat_fast.evaluation.runs import evaluate
 

@@ -276,18 +276,21 @@ def _refuse_content(path: Path) -> None:
             raise UserError("--out", "is not empty; choose another directory or remove it", str(path))
 
 
-def audit_verdict(record: dict[str, Any], weights: str = "last") -> str:
+def audit_verdict(record: dict[str, Any], weights: str = "last", checksum: str | None = None) -> str:
     """What `srat-fast audit` said of a run's numbers, for every place that quotes them.
 
     Args:
         record: the content of record.json.
         weights: "last", "best" or "ema".
+        checksum: of the weights' file, where it is known: an audit of other weights does not count.
 
     Returns:
         "reliable", "suspicious" or "not audited".
     """
-    audited = record if weights == "last" else record.get(weights) or {}
-    return str((audited.get("audit") or {}).get("verdict", "not audited"))
+    audit = (record if weights == "last" else record.get(weights) or {}).get("audit") or {}
+    if checksum is not None and audit.get("weights_checksum", checksum) != checksum:
+        return "not audited (the record's audit is of other weights)"
+    return str(audit.get("verdict", "not audited"))
 
 
 def versions() -> dict[str, str]:

@@ -80,8 +80,10 @@ def evaluate(
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
     out = wide_console()
     out.print(accuracy_table(results))
-    out.print(f"audit of this run: {audit_verdict(record, weights)}", highlight=False, soft_wrap=True)
-    if record["evaluations"][-1]["same_data"] is False:
+    last = record["evaluations"][-1]
+    verdict = audit_verdict(record, weights, last["weights_checksum"])
+    out.print(f"audit of this run: {verdict}", highlight=False, soft_wrap=True)
+    if last["same_data"] is False:
         console.print(
             "note: the images differ from those of the run (another data checksum)", style="bold red"
         )

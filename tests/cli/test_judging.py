@@ -165,6 +165,9 @@ def test_the_audit_joins_the_record_and_every_table(run, capsys) -> None:
         assert f"| {check['name']} " in out
     assert f"audit of this run: {report['verdict']}" in call(capsys, "evaluate", run, "--attack", "clean")[1]
     assert audit_verdict(record(run)) == report["verdict"]
+    assert audit_verdict(record(run), checksum="another").startswith(
+        "not audited (the record's audit is of other"
+    )
     assert report["weights_checksum"] == record(run)["evaluations"][-1]["weights_checksum"]
     # of the other weights: beside their own numbers
     other = call(
