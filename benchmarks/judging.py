@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,17 @@ def attacks_of(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def _order(name: str) -> tuple[int, str, list[float]]:
+    """Clean first, AutoAttack last, between them by kind and numbers."""
+    kind, _, numbers = name.partition("-")
+    place = {"clean": 0, "autoattack": 2}.get(name, 1)
+    return place, kind.replace("pgd", "a"), [float(n) for n in re.findall(r"[0-9.]+", numbers)]
+
+
 def attack_table(runs: list[Path]) -> str:
     """Attacks by methods: overall and under accuracy in percent with the overall 95 % interval."""
     found = {r["recipe"]["method"]: attacks_of(r) for r in map(read, runs)}
-    names = dict.fromkeys(name for rows in found.values() for name in rows if name != "worst-case")
+    names = sorted({name for rows in found.values() for name in rows if name != "worst-case"}, key=_order)
     lines = [
         "| attack | " + " | ".join(f"{m} | {m}, under" for m in found) + " |",
         "|---|" + "--:|--:|" * len(found),
