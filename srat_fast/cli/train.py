@@ -41,7 +41,8 @@ def train(
     batch_size: Annotated[_Text, typer.Option(help="Images a step.", show_default="128")] = None,
     engine: Annotated[_Text, typer.Option(help="fast, or the slow reference.", show_default="fast")] = None,
     loader: Annotated[
-        _Text, typer.Option(help="memory: all images on the device.", show_default="memory")
+        _Text,
+        typer.Option(help="memory: all images on the device; ffcv: read from a file.", show_default="memory"),
     ] = None,
     attack_bn: Annotated[
         _Text, typer.Option(help="batch or running statistics in the attack.", show_default="batch")
