@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli import audit, data, doctor, evaluate, report, train
+from srat_fast.cli import audit, data, doctor, evaluate, report, theory, train
 from srat_fast.cli.options import named_as_option, spelled_out
 from srat_fast.data.notices import printed
 from srat_fast.errors import Interrupted, TrainingFailure, UserError
@@ -23,6 +23,7 @@ app.command()(evaluate.evaluate)
 app.command()(audit.audit)
 app.command()(report.report)
 app.add_typer(data.app, name="data")
+app.command()(theory.theory)
 app.command()(doctor.doctor)
 
 

@@ -109,3 +109,28 @@ def audit_table(report: dict[str, Any]) -> Table:
         numbers = ["-" if check[key] is None else f"{check[key]:.2g}" for key in ("figure", "threshold")]
         table.add_row(check["name"], check["verdict"], *numbers, escape(check["found"]))
     return table
+
+
+def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of any length of line as Markdown: what is wider than a terminal stays whole, for files and pagers.
+
+    Args:
+        rows: of equal keys, at least one; numbers get six digits, None is "-".
+
+    Returns:
+        Aligned lines.
+    """
+
+    def cell(value: object) -> str:
+        if value is None or (isinstance(value, float) and value != value):
+            return "-"
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+    lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    lines = [[text.replace("|", "\\|") for text in line] for line in lines]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )
