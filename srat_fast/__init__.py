@@ -1,10 +1,12 @@
 """SRAT and its baselines on imbalanced data: recipes in, trained and evaluated models out.
 
-`from srat_fast import Recipe, train, evaluate, audit`; torch is imported only when the last three are first used.
+`from srat_fast import Recipe, train, evaluate, audit, load, export`; torch is imported when one of the last
+five is first used.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from srat_fast.errors import TrainingFailure, UserError
@@ -13,6 +15,8 @@ from srat_fast.recipe import Recipe, build_recipe
 if TYPE_CHECKING:
     from srat_fast.evaluation.audit import audit, audit_run
     from srat_fast.evaluation.runs import evaluate
+    from srat_fast.sharing.export import export
+    from srat_fast.sharing.load import load
     from srat_fast.training.trainer import train
 
 __version__ = "0.1.0"
@@ -24,21 +28,23 @@ __all__ = [
     "audit_run",
     "build_recipe",
     "evaluate",
+    "export",
+    "load",
     "train",
 ]
 
+#: What needs torch -> where it is.
+_LATE = {
+    "audit": "srat_fast.evaluation.audit",
+    "audit_run": "srat_fast.evaluation.audit",
+    "evaluate": "srat_fast.evaluation.runs",
+    "export": "srat_fast.sharing.export",
+    "load": "srat_fast.sharing.load",
+    "train": "srat_fast.training.trainer",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "train":
-        from srat_fast.training.trainer import train
-
-        return train
-    if name in ("audit", "audit_run"):
-        from srat_fast.evaluation import audit
-
-        return getattr(audit, name)
-    if name == "evaluate":
-        from srat_fast.evaluation.runs import evaluate
-
-        return evaluate
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module 'srat_fast' has no attribute {name!r}")

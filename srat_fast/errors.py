@@ -71,6 +71,14 @@ class Interrupted(BaseException):
         super().__init__(problem)
 
 
+class ExportFailure(TrainingFailure):
+    """An exported file that does not give the run's logits back: exit code 1, and the file is not left behind.
+
+    Args:
+        problem: which format, and by how much it differs.
+    """
+
+
 class EvaluationFailure(TrainingFailure):
     """A number that cannot be measured (non-finite logits, no gradient, an attack outside its ball): refused.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,10 +35,12 @@ def resolve_device(wish: str) -> torch.device:
         The device.
 
     Raises:
-        UserError: CUDA was asked for and is not there.
+        UserError: CUDA was asked for and is not there, or it is none of these.
     """
     if wish == "auto":
         wish = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", wish):
+        raise UserError("run.device", "auto, cpu, cuda or cuda:N", wish)
     device = torch.device(wish)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -57,3 +57,9 @@ def test_float32_is_float32_inside_and_settings_are_put_back() -> None:
         assert torch.are_deterministic_algorithms_enabled()
     assert cudnn.allow_tf32 == before
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("wish", ["banana", "mps", "cuda:", "cuda:x", ""])
+def test_other_devices_are_one_line(wish) -> None:
+    with pytest.raises(UserError, match=r"run\.device = .*: auto, cpu, cuda or cuda:N"):
+        resolve_device(wish)

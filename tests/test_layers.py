@@ -17,7 +17,7 @@ LAYERS = {
     "errors": 0, "seeds": 0, "methods": 0, "datasets": 0, "recipe": 1, "record": 1,
     "data": 2, "models": 2, "hardware": 2, "figures": 2, "theory": 3,
     "attacks": 3, "losses": 3,
-    "evaluation": 4, "training": 5, "sweep": 6, "report": 6, "cli": 7, "__main__": 8,
+    "sharing": 3, "evaluation": 4, "training": 5, "sweep": 6, "report": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 STANDARD_ONLY = ("errors", "seeds", "methods", "datasets", "recipe", "record")
 #: scikit-learn and scipy are not among them: every installation has them, and several rooms compute with them.
@@ -32,6 +32,9 @@ OPTIONAL = (
     "tensorboard",
     "pyautoattack",
     "torchvision",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
 )
 
 

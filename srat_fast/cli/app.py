@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli import audit, data, doctor, evaluate, report, theory, train
+from srat_fast.cli import audit, data, doctor, evaluate, export, report, theory, train
 from srat_fast.cli.options import named_as_option, spelled_out
 from srat_fast.data.notices import printed
 from srat_fast.errors import Interrupted, TrainingFailure, UserError
@@ -22,6 +22,7 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(audit.audit)
 app.command()(report.report)
+app.command()(export.export)
 app.add_typer(data.app, name="data")
 app.command()(theory.theory)
 app.command()(doctor.doctor)

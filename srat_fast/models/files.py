@@ -56,17 +56,33 @@ def load_model(path: Path) -> ResNet18:
     except (OSError, SafetensorError) as error:
         raise UserError("RUN", f"its weights cannot be read: {error}", str(path)) from None
     try:
-        head = state.get("projection.2.weight")
-        model = ResNet18(
-            state["linear.weight"].shape[0],
-            channels=state["conv1.weight"].shape[1],
-            width=state["conv1.weight"].shape[0],
-            feature_dim=None if head is None else head.shape[0],
-            mean=torch.zeros(state["mean"].shape[1]) if "mean" in state else None,
-            std=torch.ones(state["mean"].shape[1]) if "mean" in state else None,
-        )
-        model.load_state_dict(state)
+        return model_from_state(state).eval()
     except (KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError("RUN", f"its weights are not those of this network: {reason}", str(path)) from None
-    return model.eval()
+
+
+def model_from_state(state: dict[str, Tensor]) -> ResNet18:
+    """A network with the weights of a state dict; its shape is read off the tensors.
+
+    Args:
+        state: as `ResNet18.state_dict` gives it.
+
+    Returns:
+        The model, float32 on the CPU, in training mode.
+
+    Raises:
+        KeyError: a weight that decides the shape is missing.
+        RuntimeError: names or shapes differ.
+    """
+    head = state.get("projection.2.weight")
+    model = ResNet18(
+        state["linear.weight"].shape[0],
+        channels=state["conv1.weight"].shape[1],
+        width=state["conv1.weight"].shape[0],
+        feature_dim=None if head is None else head.shape[0],
+        mean=torch.zeros(state["mean"].shape[1]) if "mean" in state else None,
+        std=torch.ones(state["mean"].shape[1]) if "mean" in state else None,
+    )
+    model.load_state_dict(state)
+    return model

@@ -1,0 +1,60 @@
+"""`srat-fast export RUN`: a run directory enters; checked model files and a model card leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from srat_fast.cli.options import OPTION_FIELDS
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")],
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Comma-separated: robustbench, safetensors, torch-export, onnx; or all.",
+        ),
+    ] = "safetensors",
+    weights: Annotated[str, typer.Option(help="last, best (by validation) or ema.")] = "last",
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the export.", show_default="RUN/export")
+    ] = None,
+    data_root: Annotated[
+        str | None, typer.Option(help="Where the data set is.", show_default="the run's")
+    ] = None,
+    real_batch: Annotated[
+        bool,
+        typer.Option(
+            "--real-batch/--no-real-batch", help="Compare logits on test images too, not on random ones only."
+        ),
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The model of a run for other programs: each file is read back and its logits compared with the run's."""
+    changes = {} if data_root is None else {OPTION_FIELDS["--data-root"]: data_root}
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from srat_fast.sharing.export import export as write
+
+    result = write(run, formats, weights=weights, out=out, changes=changes, real_batch=real_batch)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    table = Table("file", "format", "bytes", "largest difference of a logit", box=box.MARKDOWN)
+    for file in result["files"]:
+        table.add_row(file["file"], file["format"], str(file["bytes"]), f"{file['difference']:.2g}")
+    console = Console()
+    console.print(table)
+    console.print(f"{result['out']}: with MODEL_CARD.md", highlight=False, soft_wrap=True)
+    if result["same_data"] is False:
+        Console(stderr=True).print(
+            "note: the images differ from those of the run (another data checksum)", style="bold red"
+        )

@@ -1,0 +1,209 @@
+"""The model card: a run's record and what was exported enter, Markdown leaves. It states what was measured, no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from srat_fast.methods import METHODS
+
+#: The card's name beside the exported files.
+CARD = "MODEL_CARD.md"
+_WEIGHTS = {
+    "last": "the last epoch",
+    "best": "the best epoch by validation",
+    "ema": "the moving average of the weights",
+}
+
+
+def percent(value: float | None) -> str:
+    """A fraction for a table.
+
+    Args:
+        value: in [0, 1], or None where there was nothing to measure.
+
+    Returns:
+        Such as "63.11", or "-".
+    """
+    return "-" if value is None or value != value else f"{100 * value:.2f}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table.
+
+    Args:
+        head: its columns' names.
+        rows: of cells.
+
+    Returns:
+        Its lines; a bar inside a cell is escaped.
+    """
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _shape(data: dict[str, Any]) -> str:
+    if data["imbalance"] == "none":
+        return "class counts as they are"
+    return f"{data['imbalance']} imbalance, ratio {data['ratio']:g}"
+
+
+def verdicts(record: dict[str, Any], weights: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Every accuracy that was measured on the whole test set with these weights.
+
+    Args:
+        record: of the run.
+        weights: "last", "best" or "ema".
+
+    Returns:
+        (attack, images, accuracies) triples, first those of the run itself; later evaluations of the last epoch's
+        weights on the run's own images follow.
+    """
+    own = record if weights == "last" else record.get(weights, {})
+    attack = record["recipe"]["eval_attack"]
+    found = []
+    for kind, name in (
+        ("standard", "clean"),
+        ("robust", f"PGD-{attack['steps']}, eps {attack['epsilon']:.4g}"),
+    ):
+        if kind in own:
+            found.append((name, str(record["test_images"]), own[kind]))
+    for entry in record.get("evaluations", []):
+        if entry.get("weights", "last") != weights or not entry.get("same_data"):
+            continue
+        for name, result in entry["attacks"].items():
+            if name != "clean":
+                radius = (
+                    f", eps {result['epsilon']:.4g}" if "epsilon" in result and " eps " not in name else ""
+                )
+                found.append((f"{name}{radius} (evaluated later)", str(result["images"]), result))
+    return found
+
+
+def _training_images(recipe: dict[str, Any]) -> str:
+    """What training saw: PGD examples or clean images."""
+    attack = recipe["attack"]
+    examples = attack.get("examples", "method")
+    if examples == "method":
+        examples = "adversarial" if METHODS[recipe["method"]].adversarial else "clean"
+    if examples == "clean":
+        return "clean"
+    return (
+        f"PGD-{attack['steps']} examples, eps {attack['epsilon']:.4g}, step {attack['step_size']:.4g}, "
+        f"BatchNorm statistics: {attack['bn']}"
+    )
+
+
+def _audit(record: dict[str, Any], weights: str) -> str:
+    """What `srat-fast audit` found for these weights: in the record itself for the last ones, else in their part."""
+    audit = (record if weights == "last" else record.get(weights) or {}).get("audit")
+    if not audit:
+        return (
+            f"Not audited: `srat-fast audit` has not looked at the weights of {_WEIGHTS[weights]}. The robust "
+            "accuracy above is unchecked."
+        )
+    lines = [f"Verdict: **{audit['verdict']}**."]
+    lines += [f"- {problem}" for problem in audit.get("problems", [])]
+    not_run = [str(name) for name in audit.get("not_run", [])]
+    if not_run:
+        lines.append(f"- not run: {', '.join(not_run)}")
+    return "\n".join(lines)
+
+
+def model_card(
+    record: dict[str, Any],
+    *,
+    weights: str,
+    files: list[dict[str, Any]],
+    image: tuple[int, int],
+    normalised: bool,
+    checked_on: list[str],
+) -> str:
+    """The text of MODEL_CARD.md.
+
+    Args:
+        record: the run's record.json.
+        weights: "last", "best" or "ema".
+        files: of each export: "format", "title", "file", "bytes", "sha256", "difference", "snippet".
+        image: (channels, pixels).
+        normalised: whether the network normalises inside.
+        checked_on: the kinds of batches that the files were compared on.
+
+    Returns:
+        Markdown.
+    """
+    recipe = record["recipe"]
+    data, optim, evaluated = recipe["data"], recipe["optim"], recipe["eval_attack"]
+    channels, pixels = image
+    classes, counts = record["classes"], record["counts"]
+    inside = (
+        "per-channel normalisation is inside the model"
+        if normalised
+        else "the model normalises nothing, as in the paper"
+    )
+    parts = [
+        f"# {recipe['method']} on {data['name']} ({_shape(data)})",
+        "An image classifier trained by srat-fast with the method "
+        f"`{recipe['method']}`: CIFAR ResNet-18 of width {recipe['model']['width']}, {len(classes)} classes. "
+        f"These are the weights of {_WEIGHTS[weights]}.",
+        f"- Input: `[B, {channels}, {pixels}, {pixels}]`, float32, pixels in [0, 1]; {inside}.\n"
+        f"- Output: logits `[B, {len(classes)}]`, classes in this order: {', '.join(classes)}.",
+        "## Loading",
+        *(f"{file['title']} (`{file['file']}`):\n\n```python\n{file['snippet']}\n```" for file in files),
+        "## Accuracies",
+        "Percent, fp32, eager, eval mode. Under: the half of the classes with the fewest training images.",
+        table(
+            ["attack", "test images", "overall", "well", "under"],
+            [
+                [name, images, *(percent(values.get(part)) for part in ("overall", "well", "under"))]
+                for name, images, values in verdicts(record, weights)
+            ],
+        ),
+        "## Audit",
+        _audit(record, weights),
+        "## Data",
+        f"{sum(counts)} training images of {data['name']}, {_shape(data)}; "
+        f"SHA-256 of all images and labels: `{record['data_checksum']}`.",
+        table(
+            ["class", "training images"], [[name, str(n)] for name, n in zip(classes, counts, strict=True)]
+        ),
+        "## Recipe",
+        table(
+            ["", ""],
+            [
+                ["method, seed", f"{recipe['method']}, {recipe['seed']}"],
+                ["training images", _training_images(recipe)],
+                [
+                    "evaluation attack",
+                    f"PGD-{evaluated['steps']}, eps {evaluated['epsilon']:.4g}, step {evaluated['step_size']:.4g}",
+                ],
+                [
+                    "optimiser",
+                    f"SGD, lr {optim['lr']:g}, batch {optim['batch_size']}, {optim['epochs']} epochs",
+                ],
+                ["engine, precision", f"{recipe['run']['engine']}, {recipe['run']['precision']}"],
+                ["fingerprint", f"`{record['fingerprint']}`"],
+                ["versions", ", ".join(f"{name} {text}" for name, text in record["versions"].items())],
+                ["commit", str(record["git_commit"])],
+            ],
+        ),
+        "All fields are in `recipe.toml` beside this card; `srat-fast train --recipe recipe.toml` trains it again.",
+        "## Files",
+        f"Each was read back after writing and its logits compared with the run's on {' and '.join(checked_on)} "
+        "batches.",
+        table(
+            ["file", "format", "bytes", "SHA-256", "largest difference of a logit"],
+            [
+                [
+                    f"`{file['file']}`",
+                    file["format"],
+                    str(file["bytes"]),
+                    f"`{file['sha256']}`",
+                    f"{file['difference']:.2g}",
+                ]
+                for file in files
+            ],
+        ),
+        "## Licence",
+        "Not stated here: whoever publishes the weights chooses it, within the terms of the data.",
+    ]
+    return "\n\n".join(parts) + "\n"

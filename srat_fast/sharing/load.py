@@ -1,0 +1,143 @@
+"""A ready model from whatever there is: a run directory, a weights file or an exported file enters, a module leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from srat_fast.errors import UserError
+from srat_fast.hardware import resolve_device
+from srat_fast.models.files import model_from_state
+from srat_fast.models.foreign import load_foreign
+from srat_fast.models.resnet import ResNet18
+from srat_fast.record import BEST, EMA, MODEL, RECIPE
+
+#: --weights -> file of a run.
+WEIGHTS = {"last": MODEL, "best": BEST, "ema": EMA}
+_ABSENT = {
+    "best": "it was trained without data.val_fraction",
+    "ema": "it was trained without optim.ema_decay",
+}
+#: What wrappers put before each name: torch.compile, DistributedDataParallel.
+_WRAPPERS = ("_orig_mod.", "module.")
+#: RobustBench's names of the normalisation (its models with `mu` and `sigma`) -> ours.
+_RENAMED = {"mu": "mean", "sigma": "std"}
+
+
+class Program(nn.Module):
+    """A torch.export program as a module: it knows eval mode only, as it was exported in it.
+
+    Args:
+        program: as `ExportedProgram.module()` gives it.
+    """
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+        self.training = False
+
+    def train(self, mode: bool = True) -> Program:
+        """Nothing to do for eval mode.
+
+        Args:
+            mode: False; an exported program cannot be trained.
+
+        Returns:
+            Itself.
+
+        Raises:
+            UserError: for True.
+        """
+        if mode:
+            raise UserError("", "an exported program knows eval mode only; load the run to train it further")
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits: [B, C, H, W] in [0, 1] -> [B, classes]."""
+        return self.program(images)
+
+
+def load(
+    path: str | Path, *, device: str = "cpu", weights: str = "last", trusted: bool = False
+) -> ResNet18 | Program:
+    """The model of a run or of a file, ready to use: eval mode, float32, images in [0, 1] -> logits.
+
+    Normalisation is inside the model. Its parameters keep `requires_grad`, so that it can be attacked and trained on.
+
+    Args:
+        path: a run directory, a directory that `srat-fast export` wrote, or a file: .safetensors, or .pt and .pth
+            with a state dict (ours, or of the common CIFAR ResNet-18; prefixes of torch.compile and
+            DistributedDataParallel are taken off), or .pt2.
+        device: "cpu", "cuda", "cuda:N" or "auto".
+        weights: of a run: "last" epoch, "best" epoch by validation, or "ema", the moving average.
+        trusted: the file's origin is trusted. Needed for .pt2 only: torch reads such programs with pickle, so a
+            stranger's file could run code. The other kinds are read as tensors and nothing else.
+
+    Returns:
+        The module. `features` of a `ResNet18` gives the penultimate features.
+
+    Raises:
+        UserError: nothing there, weights that the run did not keep, or a file that is damaged or not this network's.
+    """
+    if weights not in WEIGHTS:
+        raise UserError("weights", f"one of {', '.join(WEIGHTS)}", weights)
+    place = resolve_device(device)
+    file = _file_of(Path(path), weights)
+    if file.suffix == ".pt2":
+        return _load_program(file, trusted).to(place)
+    if file.suffix == ".onnx":
+        raise UserError(
+            "path", f"is for other runtimes: onnxruntime.InferenceSession({file.name!r}) runs it", str(file)
+        )
+    return _network(load_foreign(file), file).to(place)
+
+
+def _file_of(path: Path, weights: str) -> Path:
+    """The one file to read."""
+    if path.is_file():
+        if weights != "last":
+            raise UserError("weights", "is for run directories; a file holds one set of weights", weights)
+        return path
+    if not path.is_dir():
+        raise UserError("path", "no such run directory or file", str(path))
+    if (path / RECIPE).is_file():
+        file = path / WEIGHTS[weights]
+        if not file.is_file():
+            reason = _ABSENT.get(weights, "it is not finished")
+            raise UserError("weights", f"the run {path} kept no such weights: {reason}", weights)
+        return file
+    exported = [path / f"model{suffix}" for suffix in (".safetensors", ".pt", ".pt2", ".onnx")]
+    found = next((file for file in exported if file.is_file()), None)
+    if found is None:
+        raise UserError("path", f"is neither a run (no {RECIPE}) nor an export (no model.*)", str(path))
+    return found
+
+
+def _network(state: dict[str, Tensor], file: Path) -> ResNet18:
+    """Our network with a state dict whose names may be wrapped or RobustBench's."""
+    plain = {}
+    for name, tensor in state.items():
+        while name.startswith(_WRAPPERS):
+            name = name.partition(".")[2]
+        plain[_RENAMED.get(name, name)] = tensor
+    try:
+        return model_from_state(plain).eval()
+    except (KeyError, RuntimeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError("path", f"its weights are not those of this network: {reason}", str(file)) from None
+
+
+def _load_program(file: Path, trusted: bool) -> Program:
+    if not trusted:
+        raise UserError(
+            "path",
+            "is a torch.export program, which may run code when it is read; load(path, trusted=True) where you trust "
+            "its origin, or take the run or a .safetensors file",
+            str(file),
+        )
+    try:
+        return Program(torch.export.load(file).module())
+    except Exception as error:  # a damaged archive raises whatever its parser stumbles over
+        raise UserError("path", f"cannot be read: {' '.join(str(error).split())[:200]}", str(file)) from None
