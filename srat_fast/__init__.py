@@ -1,7 +1,7 @@
 """SRAT and its baselines on imbalanced data: recipes in, trained and evaluated models out.
 
-`from srat_fast import Recipe, train, evaluate, audit, load, export`; torch is imported when one of the last
-five is first used.
+`from srat_fast import Recipe, train, evaluate, audit, analyse, load, export`; torch is imported when one of the last
+six is first used.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.recipe import Recipe, build_recipe
 
 if TYPE_CHECKING:
+    from srat_fast.evaluation.analyses import analyse
     from srat_fast.evaluation.audit import audit, audit_run
     from srat_fast.evaluation.runs import evaluate
     from srat_fast.sharing.export import export
@@ -24,6 +25,7 @@ __all__ = [
     "Recipe",
     "TrainingFailure",
     "UserError",
+    "analyse",
     "audit",
     "audit_run",
     "build_recipe",
@@ -35,6 +37,7 @@ __all__ = [
 
 #: What needs torch -> where it is.
 _LATE = {
+    "analyse": "srat_fast.evaluation.analyses",
     "audit": "srat_fast.evaluation.audit",
     "audit_run": "srat_fast.evaluation.audit",
     "evaluate": "srat_fast.evaluation.runs",

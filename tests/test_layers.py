@@ -118,6 +118,7 @@ def test_optional_packages_enter_through_one_file_each() -> None:
         "srat_fast.report.build",
         "srat_fast.data.plan",
         "srat_fast.figures.canvas",
+        "srat_fast.figures.analysis",
         "srat_fast.theory.files",
     ],
 )

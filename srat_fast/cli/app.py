@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli import audit, data, doctor, evaluate, export, report, theory, train
+from srat_fast.cli import analyse, audit, data, doctor, evaluate, export, report, theory, train
 from srat_fast.cli.options import named_as_option, spelled_out
 from srat_fast.data.notices import printed
 from srat_fast.errors import Interrupted, TrainingFailure, UserError
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(analyse.analyse)
 app.command()(audit.audit)
 app.command()(report.report)
 app.command()(export.export)

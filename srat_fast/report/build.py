@@ -107,11 +107,19 @@ def _drawings(groups: list[Group], runs: list[Run]) -> list[Drawing]:
     from srat_fast.report.figures.counts import count_drawings
     from srat_fast.report.figures.curves import curve_drawings
     from srat_fast.report.figures.epsilon import epsilon_drawings
+    from srat_fast.report.figures.features import feature_drawings
     from srat_fast.report.figures.images import image_drawings
 
     drawings = axis_drawings(runs)
     for group in groups:
-        for drawn in (count_drawings, class_drawings, epsilon_drawings, curve_drawings, image_drawings):
+        for drawn in (
+            count_drawings,
+            class_drawings,
+            epsilon_drawings,
+            curve_drawings,
+            feature_drawings,
+            image_drawings,
+        ):
             drawings += drawn(group)
     return drawings
 

@@ -11,10 +11,13 @@ PAPER_FIGURES = {
         "srat-fast reproduce fig1",
     ),
     "fig2": ("two classes: accuracy against the weight ratio", "srat-fast reproduce fig2"),
-    "fig3": ("penultimate features, t-SNE, by training", "srat-fast analyse RUN for runs of natural and ce"),
+    "fig3": (
+        "penultimate features, t-SNE, by training",
+        "srat-fast analyse RUN... for runs of natural and ce",
+    ),
     "fig4": (
         "penultimate features, t-SNE, by method",
-        "srat-fast analyse RUN for runs of ce, drcb-ldam and srat-ldam",
+        "srat-fast analyse RUN... for runs of ce, drcb-ldam and srat-ldam",
     ),
     "fig5": ("accuracy against the weight ratio", "srat-fast reproduce fig5"),
     "fig6": ("accuracy against lambda (loss.separation_weight)", "srat-fast reproduce fig6"),

@@ -1,0 +1,105 @@
+"""`srat-fast analyse RUN...`: runs enter; separability, confusion and figures are printed and join the runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from srat_fast.cli.options import OPTION_FIELDS
+from srat_fast.cli.show import markdown_table, percent
+
+
+def analyse(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")],
+    weights: Annotated[str, typer.Option(help="last, best (by validation) or ema.")] = "last",
+    subset: Annotated[
+        str | None,
+        typer.Option(help="At most this many test images, evenly over the classes.", show_default="all"),
+    ] = None,
+    data_root: Annotated[
+        str | None, typer.Option(help="Where the data set is.", show_default="the run's")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    points: Annotated[int, typer.Option(help="Of t-SNE at most; 0 leaves it out.")] = 1000,
+    together: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also draw the t-SNE of all runs side by side: a .svg, .png or .pdf file.", metavar="FILE"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How separable a run's classes are, clean and attacked: features, t-SNE, confusion, accuracy against count."""
+    given = {"--subset": subset, "--data-root": data_root}
+    changes = {OPTION_FIELDS[option]: value for option, value in given.items() if value is not None}
+
+    from rich.console import Console
+
+    from srat_fast.errors import UserError
+    from srat_fast.evaluation.analyses import analyse as study
+    from srat_fast.figures.analysis import draw_panels, panel, read_analysis
+    from srat_fast.figures.canvas import save, suffix_of
+    from srat_fast.record import RunDirectory
+
+    if together is not None:
+        suffix_of(together, "--together")
+        if points == 0:
+            raise UserError("--points", "t-SNE is left out, so there is nothing to draw --together", points)
+    for run in runs:  # all are runs, before hours go into the first
+        RunDirectory.open(run)
+    console = Console(stderr=True)
+    results: dict[str, dict[str, Any]] = {}
+    with console.status("analysing") as status:
+        for run in runs:
+            results[str(run)] = study(
+                run,
+                weights=weights,
+                changes=changes,
+                device=device,
+                points=points,
+                progress=lambda name, done, total: status.update(f"{name}: {done}/{total}"),
+            )
+        if together is not None:
+            panels = []
+            for run in runs:
+                analysis, arrays = read_analysis(run, weights)
+                panels.append(panel(analysis, arrays, "clean", run.resolve().name))
+            save(draw_panels(panels), together, "--together")
+    if as_json:
+        from srat_fast.record import plain_json
+
+        typer.echo(json.dumps(plain_json(results), indent=2, allow_nan=False))
+        return
+    _print(results)
+    for name, result in results.items():
+        if result["same_data"] is False:
+            console.print(
+                f"note: the images differ from those of {name} (another data checksum)", style="bold red"
+            )
+
+
+def _print(results: dict[str, dict[str, Any]]) -> None:
+    """One line for each run and view."""
+
+    def number(value: float | None) -> str:
+        return "-" if value is None or value != value else f"{value:.3g}"
+
+    rows = [
+        {
+            "run": run,
+            "view": view,
+            "accuracy, %": percent(result[view]["accuracy"]["overall"]),
+            "under, %": percent(result[view]["accuracy"]["under"]),
+            "under taken for well, %": percent(result[view]["under_taken_by_well"]),
+            "silhouette": number(result[view]["silhouette"]),
+            "cosine silhouette": number(result[view]["silhouette_cosine"]),
+            "scatter ratio": number(result[view]["scatter_ratio"]),
+            "Spearman of accuracy and count": number(result[view]["count_correlation"]["spearman"]),
+        }
+        for run, result in results.items()
+        for view in ("clean", "attacked")
+    ]
+    typer.echo(markdown_table(rows))

@@ -1,0 +1,222 @@
+"""The paper's analyses of a run: a run directory enters; features, separability, confusion and figures leave."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from srat_fast.data.memory import MemoryLoader
+from srat_fast.errors import UserError
+from srat_fast.evaluation import separability
+from srat_fast.evaluation.accuracy import PgdSettings, accuracies, predict
+from srat_fast.evaluation.judge import eval_settings
+from srat_fast.evaluation.subject import open_subject
+from srat_fast.figures.analysis import draw
+from srat_fast.figures.canvas import save
+from srat_fast.hardware import numerics
+from srat_fast.models.resnet import ResNet18
+from srat_fast.record import RunDirectory, versions, write_atomically
+
+#: Fewest points that t-SNE makes sense of.
+_FEWEST = 8
+
+
+def files_of(weights: str) -> tuple[str, str, str]:
+    """Where an analysis goes within its run.
+
+    Args:
+        weights: "last", "best" or "ema".
+
+    Returns:
+        (analysis, features, directory of figures).
+    """
+    suffix = "" if weights == "last" else f"-{weights}"
+    return f"analysis{suffix}.json", f"features{suffix}.npz", f"figures{suffix}"
+
+
+class _Recorder(nn.Module):
+    """The model, keeping the penultimate features of its verdicts: of what it sees without gradients, so not of PGD."""
+
+    def __init__(self, model: ResNet18) -> None:
+        super().__init__()
+        self.model = model
+        self.kept: list[Tensor] = []
+        self.training = model.training  # `predict` puts back what it found, here and below
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.model.features(images)
+        if not torch.is_grad_enabled():
+            self.kept.append(features.float().cpu())
+        return self.model.classify(features)
+
+
+def observe(
+    model: ResNet18,
+    loader: MemoryLoader,
+    attack: PgdSettings | None,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda images: None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Penultimate features and predictions, on clean images or PGD examples: those that the reported accuracy is of.
+
+    Args:
+        model: float32.
+        loader: the images, without augmentation.
+        attack: as for `accuracy.predict`.
+        seed: of the attack's start.
+        progress: told the number of images done after each batch.
+
+    Returns:
+        (features [N, D] float32, predictions [N], labels [N]).
+    """
+    recorder = _Recorder(model)
+    predictions, labels = predict(recorder, loader, attack, seed=seed, progress=progress)
+    features = torch.cat(recorder.kept)
+    assert len(features) == len(labels), "one verdict an image"
+    return features.numpy(), predictions.numpy(), labels.numpy()
+
+
+def describe(
+    features: np.ndarray,
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    *,
+    counts: list[int],
+    well: list[int],
+    under: list[int],
+    seed: int,
+) -> dict[str, Any]:
+    """The numbers of one view, clean or attacked.
+
+    Args:
+        features: [N, D].
+        predictions: [N].
+        labels: [N].
+        counts: training images per class.
+        well: labels of the well-represented half.
+        under: of the other half.
+        seed: of samples.
+
+    Returns:
+        "accuracy" as `accuracies` gives it, "confusion", "scatter_ratio", the silhouettes, "count_correlation", and
+        "under_taken_by_well": the share of rare classes' images that are taken for a frequent class.
+    """
+    matrix = separability.confusion(predictions, labels, len(counts))
+    accuracy = accuracies(torch.from_numpy(predictions), torch.from_numpy(labels), well, under)
+    return {
+        "accuracy": accuracy,
+        "confusion": matrix.tolist(),
+        "under_taken_by_well": separability.taken_by(matrix, under, well),
+        "count_correlation": separability.rank_correlation(counts, accuracy["per_class"]),
+        "scatter_ratio": separability.scatter_ratio(features, labels),
+        **separability.silhouettes(features, labels, seed=seed),
+    }
+
+
+def analyse(
+    run: str | Path,
+    *,
+    weights: str = "last",
+    changes: dict[str, Any] | None = None,
+    device: str = "auto",
+    points: int = 1000,
+    data: Any = None,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> dict[str, Any]:
+    """Features, separability, confusion and accuracy against class count, clean and under the run's evaluation attack.
+
+    Writes analysis.json (the result), features.npz (`clean_features` and `attacked_features` [N, D] float32, `labels`,
+    `clean_predictions`, `attacked_predictions` [N], `index` [M] of the points of `clean_embedding` and
+    `attacked_embedding` [M, 2]) and figures as SVG and PNG into the run; with other weights than the last epoch's,
+    analysis-best.json and so on.
+
+    Args:
+        run: a run directory.
+        weights: "last", "best" or "ema".
+        changes: recipe fields to change, such as {"data.test_limit": 1000}.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        points: of t-SNE at most, evenly over the classes; 0 leaves t-SNE out.
+        data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
+        progress: told (what is done, images done, images in all).
+
+    Returns:
+        The content of analysis.json: what was analysed, and "clean" and "attacked" as `describe` gives them.
+
+    Raises:
+        UserError: not a run, images missing, weights that it did not keep, or the run cannot be written to.
+    """
+    if points != 0 and points < _FEWEST:
+        raise UserError("--points", f"0 or an integer >= {_FEWEST}", points)
+    started = time.perf_counter()
+    subject = open_subject(run, changes or {}, weights=weights, device=device, data=data)
+    recipe, model, split = subject.recipe, subject.model, subject.split
+    loader = MemoryLoader(split.test, batch_size=recipe.run.eval_batch_size, device=subject.device)
+    attack = eval_settings(recipe)
+    views, arrays = {}, {}
+    for name, settings in (("clean", None), ("attacked", attack)):
+        done = 0
+
+        def report(images: int, name: str = name) -> None:
+            nonlocal done
+            done += images
+            progress(name, done, len(split.test))
+
+        with numerics(recipe.run.deterministic):
+            seen = observe(model, loader, settings, seed=recipe.seed, progress=report)
+        arrays[f"{name}_features"], arrays[f"{name}_predictions"], arrays["labels"] = seen
+        views[name] = describe(
+            *seen, counts=split.counts, well=split.well, under=split.under, seed=recipe.seed
+        )
+    if points and len(split.test) >= _FEWEST:
+        arrays["index"] = separability.spread_sample(arrays["labels"], points, recipe.seed)
+        for name in views:
+            progress(f"t-SNE, {name}", 0, len(arrays["index"]))
+            chosen = arrays[f"{name}_features"][arrays["index"]]
+            arrays[f"{name}_embedding"] = separability.embed(chosen, seed=recipe.seed)
+    result = {
+        "method": recipe.method,
+        "data": recipe.data.name,
+        "imbalance": recipe.data.imbalance,
+        "ratio": recipe.data.ratio,
+        "seed": recipe.seed,
+        "weights": weights,
+        "weights_checksum": subject.weights_checksum,
+        "images": len(split.test),
+        "classes": list(split.classes),
+        "counts": split.counts,
+        "well": split.well,
+        "under": split.under,
+        "attack": {"steps": attack.steps, "step_size": attack.step_size, "epsilon": attack.epsilon},
+        "data_checksum": split.checksum,
+        "same_data": subject.same_data,
+        "versions": versions(),
+        "seconds": time.perf_counter() - started,
+        **views,
+    }
+    _write(subject.directory, weights, result, arrays)
+    return result
+
+
+def _write(
+    directory: RunDirectory, weights: str, result: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    """The numbers, the arrays and the figures, each whole or not at all."""
+    analysis, features, figures = files_of(weights)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    try:
+        write_atomically(directory.path / features, buffer.getvalue())
+        directory.write_json(analysis, result)
+    except OSError as error:
+        raise UserError("RUN", f"cannot be written: {error.strerror}", str(directory.path)) from None
+    for stem, drawn in draw(result, arrays).items():
+        for suffix in (".svg", ".png"):
+            save(drawn, directory.path / figures / f"{stem}{suffix}", "RUN")

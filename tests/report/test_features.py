@@ -1,0 +1,52 @@
+"""t-SNE panels in a report: of runs that were analysed, with their separability; damaged analyses are passed over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from srat_fast.report.build import build_report
+from tests.report.conftest import CLASSES, make_record, write_run
+
+
+def analysed(run: Path, method: str, silhouette: float) -> Path:
+    """Leave in a run what `srat-fast analyse` leaves, as far as the report reads it."""
+    generator = np.random.default_rng(0)
+    view = {"silhouette": silhouette, "scatter_ratio": 2.5}
+    content = {"method": method, "classes": CLASSES, "under": [2, 3], "clean": view, "attacked": view}
+    (run / "analysis.json").write_text(json.dumps(content))
+    np.savez(
+        run / "features.npz",
+        labels=np.arange(40) % 4,
+        index=np.arange(0, 40, 2),
+        clean_embedding=generator.normal(size=(20, 2)),
+        attacked_embedding=generator.normal(size=(20, 2)),
+    )
+    return run
+
+
+def test_analysed_runs_are_set_side_by_side(tmp_path) -> None:
+    for method, silhouette in (("natural", 0.625), ("ce", 0.125)):
+        analysed(write_run(tmp_path / method, make_record(method=method)), method, silhouette)
+    write_run(tmp_path / "focal", make_record(method="focal"))
+    torn = analysed(write_run(tmp_path / "ldam", make_record(method="ldam")), "ldam", 0.75)
+    (torn / "features.npz").write_bytes(b"torn")
+    made = build_report([tmp_path])
+    (clean,) = (path for path in made.directory.glob("figures/features-clean*.svg"))
+    text = clean.read_text()
+    assert "silhouette 0.625, scatter ratio 2.5" in text
+    assert "silhouette 0.125" in text
+    assert "silhouette 0.75" not in text
+    assert list(made.directory.glob("figures/features-attacked*.png"))
+    missing = {name for name, _, _ in made.missing}
+    assert "fig3" not in missing
+    assert "fig4" in missing, "without srat-ldam there is no Fig. 4"
+    assert "natural: silhouette 0.625" in (made.directory / "report.html").read_text()
+
+
+def test_without_analyses_there_are_none(study) -> None:
+    made = build_report([study])
+    assert not [name for name in made.figures if name.startswith("features")]
+    assert {"fig3", "fig4"} <= {name for name, _, _ in made.missing}
