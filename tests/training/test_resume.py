@@ -58,3 +58,19 @@ def test_a_resumed_run_equals_the_uninterrupted_one(boundary, engine, whole, tmp
     assert out.exists() == bool(boundary)
     train(recipe, out, resume="auto")
     assert_equal_runs(whole(engine), out)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run__precision": "bf16", "attack__bn": "running"},
+        {"optim__momentum": 0, "optim__ema_decay": 0, "data__val_fraction": 0, "model__normalize": "dataset"},
+    ],
+)
+def test_other_recipes_resume_too(changes, tmp_path) -> None:
+    recipe = short(**changes)
+    train(recipe, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", stops=StopAfter(3))
+    train(recipe, tmp_path / "run", resume="must")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
