@@ -98,7 +98,9 @@ class Checkpoints:
         text = json.dumps(manifest, indent=1, allow_nan=False).encode()
         total = sum(sizes.values()) + len(text)
         try:
-            self.directory.mkdir(exist_ok=True)
+            if not self.directory.exists():
+                self.directory.mkdir()
+                _sync_directory(self.directory.parent)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             for file, content in (files | {MANIFEST: text}).items():

@@ -42,7 +42,8 @@ class Stops:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # None is a handler that was not installed from Python, which cannot be put back: the default then
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if self._pipe is not None and self._thread is not None:
             signal.set_wakeup_fd(self._wakeup)
             os.close(self._pipe[1])  # the listener reads the end of the pipe and ends
@@ -68,8 +69,16 @@ class Stops:
                     if came not in CODES:
                         continue
                     if self.signal is not None:
+                        _tell("\x1b[?25h")  # the cursor that a progress bar hides
                         os._exit(CODES[came])
                     self.signal = came
+                    _tell(f"\n{came.name}: saving at the next step; once more ends at once\n")
+
+
+def _tell(text: str) -> None:
+    """Say it to a person at a terminal; logs have the line that the program ends with."""
+    if os.isatty(2):
+        os.write(2, text.encode())
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
