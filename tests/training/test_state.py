@@ -1,0 +1,84 @@
+"""The state of a run as files: every random stream comes back, or begins anew in a known way."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks.checkpoints import measure
+from srat_fast.record import RunDirectory
+from srat_fast.seeds import seed_for
+from srat_fast.training import state
+from srat_fast.training.epochs import EpochRunner
+from srat_fast.training.progress import ProgressView
+from srat_fast.training.setup import prepare, resolve_hardware
+from tests.training.short_runs import short
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """A run before its first step."""
+    setup = prepare(*resolve_hardware(short()))
+    run = RunDirectory.create(tmp_path / "run")
+    yield setup, EpochRunner(setup, ProgressView("", Console(quiet=True)), 1, run.path), run
+    run.release()
+
+
+def drawn(setup) -> list[float]:
+    """The next number of each stream."""
+    noise = torch.rand(1, generator=setup.engine.noise)
+    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.standard_normal(),
+            float(torch.rand(1)), float(noise)]  # fmt: skip
+
+
+def test_every_random_stream_comes_back(parts) -> None:
+    setup, runner, run = parts
+    drawn(setup)  # gauss and standard_normal keep a second number for the next call: it is part of the state
+    files = state.capture(setup, runner, run, {"best": None}, {})
+    expected = drawn(setup)
+    assert drawn(setup) != expected
+    assert state.restore(setup, runner, run, files) == {"best": None}
+    assert drawn(setup) == expected
+
+
+def test_a_state_of_another_kind_of_device_begins_the_noise_anew(parts) -> None:
+    setup, runner, run = parts
+    files = state.capture(setup, runner, run, {"best": None}, {})
+    content = torch.load(io.BytesIO(files[state.STATE]), weights_only=True)
+    content["noise_device"], content["noise"] = "cuda", torch.zeros(16, dtype=torch.uint8)
+    content["position"] |= {"epoch": 2, "batch": 1}
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    state.restore(setup, runner, run, files | {state.STATE: buffer.getvalue()})
+    assert setup.engine.noise.initial_seed() == seed_for(setup.recipe.seed, "attack", 2, 1)
+    assert (runner.epoch, runner.batch) == (2, 1)
+
+
+def test_tensors_stay_where_they_are(parts) -> None:
+    """Captured graphs and compiled code keep pointing at them."""
+    setup, runner, run = parts
+    engine = setup.engine
+    tensors = [*engine.state(), *runner.ema.module.state_dict().values()]
+    places = [t.data_ptr() for t in tensors]
+    files = state.capture(setup, runner, run, {"best": None}, {})
+    with torch.no_grad():
+        for tensor in engine.model.parameters():
+            tensor.add_(1.0)
+    state.restore(setup, runner, run, files)
+    after = [*engine.state(), *runner.ema.module.state_dict().values()]
+    assert [t.data_ptr() for t in after] == places
+    weights = dict(engine.model.state_dict())
+    assert weights.keys() == runner.ema.module.state_dict().keys()
+    assert all(torch.equal(weights[k], runner.ema.module.state_dict()[k]) for k in weights)
+
+
+def test_the_benchmark_of_saves_runs(tmp_path: Path) -> None:
+    found = measure(2, tmp_path)
+    assert found["bytes"] > 100_000
+    assert min(found.values()) > 0
