@@ -18,6 +18,8 @@ STACKS = "hang.txt"
 COMPILING = 1800.0
 #: Seconds after the limit at which a timer outside of Python acts, for hangs that stop Python's threads as well.
 _LAST_RESORT = 30.0
+#: Seconds without a tick of the watchdog itself that mean that the process was stopped from outside, not hanging.
+_STOPPED = 10.0
 
 
 class Watchdog:
@@ -60,8 +62,14 @@ class Watchdog:
     def _watch(self) -> None:
         tick = min(1.0, self._seconds / 4)
         with (self._directory / STACKS).open("a", encoding="utf-8") as file:
+            last = time.monotonic()
             while not self._ended.wait(tick):
-                left = self._deadline - time.monotonic()
+                now = time.monotonic()
+                if (
+                    now - last > tick + _STOPPED
+                ):  # the whole process stood still: Ctrl-Z, a suspended job or machine
+                    self._deadline += now - last
+                last, left = now, self._deadline - now
                 if left < 0:
                     self._end(file.fileno())
                 # where Python itself is stuck, this thread is too: then faulthandler's own thread acts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -78,6 +79,30 @@ def test_a_hang_that_stops_python_itself_is_ended_too(tmp_path) -> None:
     )
     assert ended.returncode == 1
     assert "holds_pythons_lock" in (tmp_path / STACKS).read_text()
+
+
+PAUSED = """
+import sys, time
+from pathlib import Path
+from srat_fast.training import watchdog
+watchdog._STOPPED = 1.0
+with watchdog.Watchdog(2.0, Path(sys.argv[1]), lambda problem: None) as dog:
+    dog.beat()
+    print("ready", flush=True)
+    time.sleep(1.5)  # less than the limit, with the pause more than it
+"""
+
+
+def test_a_process_that_was_stopped_from_outside_did_not_hang(tmp_path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PAUSED, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def test_progress_and_allowances_keep_it_quiet(tmp_path) -> None:
