@@ -21,8 +21,8 @@ def audit_table(run: Path) -> str:
     report = record["audit"]
     lines = ["| check | verdict | found |", "|---|---|---|"]
     lines += [f"| {c['name']} | {c['verdict']} | {c['found']} |" for c in report["checks"]]
-    problems = "; ".join(report["problems"])
-    verdict = audit_verdict(record) + (f": {problems}" if problems else "")
+    failed = ", ".join(check["name"] for check in report["checks"] if check["verdict"] == "failed")
+    verdict = audit_verdict(record) + (f": {failed}" if failed else "")
     attack = report["attack"]
     method = record["recipe"]["method"]
     of = f"`{method}`, {attack['name']} at eps {attack['epsilon']:g}, {report['subset']} test images"
