@@ -15,7 +15,7 @@ import torch
 from srat_fast import TrainingFailure, build_recipe, train
 from srat_fast.cli import main
 from srat_fast.errors import Interrupted
-from tests.training.test_resume import StopAfter
+from tests.training.short_runs import StopAfter
 
 SHORT = {
     "data.name": "digits",

@@ -13,7 +13,7 @@ from srat_fast import build_recipe, evaluate, train
 from srat_fast.data.arrays import ImageArrays, ImageSet, checksum
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.errors import Interrupted, UserError
-from tests.training.test_resume import StopAfter
+from tests.training.short_runs import StopAfter
 
 
 class ClassLabel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import safetensors.torch
 import torch
 
 from srat_fast import Recipe, build_recipe
+from srat_fast.training.stops import Stops
 
 SHORT = {
     "data.name": "digits",
@@ -31,6 +33,21 @@ SHORT = {
 #: What of a line of metrics.jsonl does not depend on the clock.
 EXACT = ("epoch", "lr", "loss", "classification", "separation", "train_accuracy", "nonfinite_gradients",
          "zero_gradient_share", "validation")  # fmt: skip
+
+
+class StopAfter(Stops):
+    """Asks to stop at the n-th boundary, without a signal."""
+
+    def __init__(self, boundaries: int) -> None:
+        super().__init__()
+        self._left = boundaries
+
+    @property
+    def requested(self) -> bool:
+        if self._left == 0:
+            self.signal = signal.SIGTERM
+        self._left -= 1
+        return self.signal is not None
 
 
 def short(**changes: Any) -> Recipe:

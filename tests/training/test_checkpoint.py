@@ -17,8 +17,7 @@ from srat_fast import TrainingFailure, train
 from srat_fast.errors import Interrupted, UserError
 from srat_fast.record import RunDirectory
 from srat_fast.training.checkpoint import MANIFEST, Checkpoints, Damaged, read
-from tests.training.short_runs import assert_equal_runs, metrics, record, short
-from tests.training.test_resume import StopAfter
+from tests.training.short_runs import StopAfter, assert_equal_runs, metrics, record, short
 
 FILES = {"a": b"\x00" * 5000, "b": b"text"}
 

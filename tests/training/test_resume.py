@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import functools
-import signal
 from pathlib import Path
 
 import pytest
 
 from srat_fast import train
 from srat_fast.errors import Interrupted
-from srat_fast.training.stops import Stops
-from tests.training.short_runs import assert_equal_runs, record, short
-
-
-class StopAfter(Stops):
-    """Asks to stop at the n-th boundary, without a signal."""
-
-    def __init__(self, boundaries: int) -> None:
-        super().__init__()
-        self._left = boundaries
-
-    @property
-    def requested(self) -> bool:
-        if self._left == 0:
-            self.signal = signal.SIGTERM
-        self._left -= 1
-        return self.signal is not None
+from tests.training.short_runs import StopAfter, assert_equal_runs, record, short
 
 
 @pytest.fixture(scope="module")
