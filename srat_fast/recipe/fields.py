@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import typing
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ def setting(default: Any, doc: str, **spec: Any) -> Any:
     return dataclasses.field(default=default, metadata={"spec": Spec(doc, **spec)})
 
 
+@functools.cache
 def _kind(annotation: Any) -> type:
     """The plain type behind `int | None` or `tuple[int, ...] | None`."""
     options = [t for t in typing.get_args(annotation) if t is not type(None)]

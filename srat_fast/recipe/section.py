@@ -20,6 +20,10 @@ class Section:
             object.__setattr__(self, name, value)  # the only moment at which a frozen section is written
 
 
+#: Resolving annotations is slow, and a sweep's plan makes ten thousand recipes.
+_KNOWN: dict[type, list[tuple[str, Any, Spec]]] = {}
+
+
 def fields_of(section: type) -> list[tuple[str, Any, Spec]]:
     """(name, annotation, spec) of each field of `section`, in order.
 
@@ -29,9 +33,11 @@ def fields_of(section: type) -> list[tuple[str, Any, Spec]]:
     Returns:
         One triple a field that has a `Spec`.
     """
-    hints = typing.get_type_hints(section)
-    return [
-        (field.name, hints[field.name], field.metadata["spec"])
-        for field in dataclasses.fields(section)
-        if "spec" in field.metadata
-    ]
+    if section not in _KNOWN:
+        hints = typing.get_type_hints(section)
+        _KNOWN[section] = [
+            (field.name, hints[field.name], field.metadata["spec"])
+            for field in dataclasses.fields(section)
+            if "spec" in field.metadata
+        ]
+    return _KNOWN[section]

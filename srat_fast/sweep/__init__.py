@@ -1,0 +1,1 @@
+"""Sweeps: a spec enters; many trained runs and a table with their statistics leave."""

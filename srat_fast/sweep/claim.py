@@ -1,0 +1,182 @@
+"""No trial is run twice: a trial's id enters; the right to run it, or none, leaves.
+
+A claim is the file `claims/<id>.<n>`, made by a hard link, which fails where the name exists: on a network file system too,
+where locks may not hold. Taking over a dead driver's claim n means making n + 1, so of two that try one wins; claims are never
+removed, so a number is never given twice. A driver on the same host is dead when its process is; one elsewhere when it has not
+touched its claim for `LEASE` seconds by the file system's own clock. Who loses a claim that way (a frozen host that
+wakes) sees n + 1 at its next heartbeat and ends its trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+from srat_fast.sweep.hosts import alive, identity_of
+
+#: Seconds without a sign of life after which a driver on another host counts as dead.
+LEASE = 60.0
+BEAT = LEASE / 6
+
+
+class Claim:
+    """The right to run one trial.
+
+    Args:
+        path: its file.
+        number: n.
+    """
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path, self.number = path, number
+
+    def beat(self) -> None:
+        """Give a sign of life; a full disk does not stop it."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+
+    @property
+    def lost(self) -> bool:
+        """Whether another driver took the trial over."""
+        return self.path.with_suffix(f".{self.number + 1}").exists()
+
+    def release(self) -> None:
+        """Give the right back: the next claim may be made at once."""
+        with contextlib.suppress(OSError):  # then it lapses by itself: our process ends, or its lease does
+            self.path.with_suffix(f".{self.number}").write_text("{}")
+
+
+class Claims:
+    """The claims of a sweep.
+
+    Args:
+        directory: where they lie; made if needed.
+        lease: seconds, as `LEASE`.
+    """
+
+    def __init__(self, directory: Path, lease: float = LEASE) -> None:
+        self._directory, self._lease = directory, lease
+        self._known: dict[str, int] = {}
+        self._held: dict[str, Claim] = {}
+        self._stop = threading.Event()
+        self._heart: threading.Thread | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in os.listdir(directory):
+            trial, _, number = name.rpartition(".")
+            if number.isdecimal():
+                self._known[trial] = max(int(number), self._known.get(trial, -1))
+
+    def _path(self, trial: str, number: int) -> Path:
+        return self._directory / f"{trial}.{number}"
+
+    def _latest(self, trial: str) -> int:
+        number = self._known.get(trial, -1)
+        while self._path(trial, number + 1).exists():
+            number += 1
+        self._known[trial] = number
+        return number
+
+    def holder(self, trial: str) -> dict[str, Any] | None:
+        """Who runs a trial now.
+
+        Args:
+            trial: its id.
+
+        Returns:
+            What the live claim says; None where nobody does.
+        """
+        number = self._latest(trial)
+        if number < 0:
+            return None
+        path = self._path(trial, number)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if "driver" not in content:
+                return None  # given back
+            living = alive(content["driver"])
+            if living is None:
+                living = self._now() - path.stat().st_mtime < self._lease
+        except (OSError, ValueError):
+            return None  # an empty file is what a host leaves that lost its power
+        return content if living else None
+
+    def _now(self) -> float:
+        """The file system's clock: hosts' own may differ by more than a lease."""
+        probe = self._directory / f"clock-{uuid.uuid4().hex}"
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def take(self, trial: str) -> Claim | None:
+        """Claim a trial.
+
+        Args:
+            trial: its id.
+
+        Returns:
+            The claim, kept alive by a thread until it is released; None where another has it.
+
+        Raises:
+            OSError: the file system refuses, such as when it is full.
+        """
+        if self.holder(trial) is not None:
+            return None
+        number = self._known.get(trial, -1) + 1
+        path = self._path(trial, number)
+        text = json.dumps({"driver": identity_of(os.getpid())}).encode()
+        if not _create(path, text):
+            return None
+        self._known[trial] = number
+        claim = self._held[trial] = Claim(path, number)
+        if self._heart is None:
+            self._heart = threading.Thread(target=self._beat, daemon=True, name="claims")
+            self._heart.start()
+        return claim
+
+    def release(self, trial: str) -> None:
+        """Give a claim back.
+
+        Args:
+            trial: its id.
+        """
+        self._held.pop(trial).release()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(min(BEAT, self._lease / 6)):
+            for claim in list(self._held.values()):
+                claim.beat()
+
+    def close(self) -> None:
+        """Give everything back and end the thread."""
+        self._stop.set()
+        for trial in list(self._held):
+            self.release(trial)
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Make a file with its content, or find that it exists; there is no moment at which it is there and empty."""
+    temporary = path.with_name(f"new-{uuid.uuid4().hex}")
+    try:
+        temporary.write_bytes(content)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+            raise
+        try:  # no hard links here: exclusive creation, empty for a moment
+            with open(path, "xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
