@@ -1,10 +1,10 @@
 """No trial is run twice: a trial's id enters; the right to run it, or none, leaves.
 
-A claim is the file `claims/<id>.<n>`, made by a hard link, which fails where the name exists: on a network file system too,
-where locks may not hold. Taking over a dead driver's claim n means making n + 1, so of two that try one wins; claims are never
-removed, so a number is never given twice. A driver on the same host is dead when its process is; one elsewhere when it has not
-touched its claim for `LEASE` seconds by the file system's own clock. Who loses a claim that way (a frozen host that
-wakes) sees n + 1 at its next heartbeat and ends its trial.
+A claim is the file `claims/<id>.<n>`, made by a hard link, which fails where the name exists: on a network file
+system too, where locks may not hold. Taking over a dead driver's claim n means making n + 1, so of two that try one
+wins; claims are never removed, so a number is never given twice. A driver on the same host is dead when its process
+is; one elsewhere when it has not touched its claim for `LEASE` seconds by the file system's own clock. Who loses a
+claim that way (a frozen host that wakes) sees n + 1 and ends its trial.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Claim:
     def release(self) -> None:
         """Give the right back: the next claim may be made at once."""
         with contextlib.suppress(OSError):  # then it lapses by itself: our process ends, or its lease does
-            self.path.with_suffix(f".{self.number}").write_text("{}")
+            self.path.write_text("{}")
 
 
 class Claims:
@@ -95,15 +95,15 @@ class Claims:
         if number < 0:
             return None
         path = self._path(trial, number)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if "driver" not in content:
-                return None  # given back
-            living = alive(content["driver"])
-            if living is None:
-                living = self._now() - path.stat().st_mtime < self._lease
-        except (OSError, ValueError):
-            return None  # an empty file is what a host leaves that lost its power
+        text = path.read_text(encoding="utf-8")
+        content = (
+            json.loads(text) if text else {"driver": {}}
+        )  # empty: just being made, or its host lost its power
+        if "driver" not in content:
+            return None  # given back
+        living = alive(content["driver"])
+        if living is None:
+            living = self._now() - path.stat().st_mtime < self._lease
         return content if living else None
 
     def _now(self) -> float:
@@ -140,6 +140,17 @@ class Claims:
             self._heart = threading.Thread(target=self._beat, daemon=True, name="claims")
             self._heart.start()
         return claim
+
+    def lost(self, trial: str) -> bool:
+        """Whether another driver has taken over a trial that we hold.
+
+        Args:
+            trial: its id.
+
+        Returns:
+            True if this host was away for longer than a lease.
+        """
+        return self._held[trial].lost
 
     def release(self, trial: str) -> None:
         """Give a claim back.

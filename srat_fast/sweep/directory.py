@@ -70,7 +70,7 @@ class SweepDirectory:
         Raises:
             UserError: the directory cannot be written, or holds a sweep that the spec does not continue.
         """
-        make_plan(spec, source)  # a bad spec leaves nothing behind
+        plan = make_plan(spec, source)  # a bad spec leaves nothing behind
         if path.is_dir() and any(path.iterdir()) and not (path / PLAN).exists():
             if not all(entry.name.startswith(".") for entry in path.iterdir()):
                 raise UserError("--out", "is not empty and not a sweep; choose another directory", str(path))
@@ -79,7 +79,7 @@ class SweepDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             with exclusive(path / PLAN):
-                sweep = cls(path, cls._merged(path, spec, source, other_code))
+                sweep = cls(path, cls._merged(path, plan, spec, source, other_code))
                 for name in ("runs", "logs", "state", "claims", "recipes"):
                     (path / name).mkdir(exist_ok=True)
         except OSError as error:
@@ -87,8 +87,7 @@ class SweepDirectory:
         return sweep
 
     @classmethod
-    def _merged(cls, path: Path, spec: Spec, source: str, other_code: bool) -> Plan:
-        plan = make_plan(spec, source)
+    def _merged(cls, path: Path, plan: Plan, spec: Spec, source: str, other_code: bool) -> Plan:
         if (path / PLAN).exists():
             old = cls.open(path).plan
             if old.code != plan.code:

@@ -1,0 +1,221 @@
+"""`srat-fast sweep`: a spec enters, trained runs leave; `status`, `retry`, `table`, `run-one` serve its directory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from srat_fast.cli import sweep_show
+from srat_fast.errors import UserError
+
+ENGINES = ("local", "ray")
+
+
+class _SpecOrCommand(TyperGroup):
+    """`sweep SPEC.toml` is `sweep run SPEC.toml`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_SpecOrCommand,
+    no_args_is_help=True,
+    help="Many runs from one spec: `srat-fast sweep SPEC.toml` plans them, runs them and goes on where it stopped.",
+)
+
+_Directory = Annotated[Path, typer.Argument(help="A sweep's directory.", metavar="DIR")]
+
+
+@app.callback()
+def _group() -> None:
+    """Many runs from one spec: `srat-fast sweep SPEC.toml` plans them, runs them and goes on where it stopped."""
+
+
+@app.command()
+def run(
+    spec: Annotated[Path, typer.Argument(help="The spec: base recipe, axes, seeds.", metavar="SPEC.toml")],
+    out: Annotated[
+        Path | None, typer.Option(help="The sweep's directory.", show_default="sweeps/<spec's name>")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and stop; nothing is written.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster, HOST:PORT or auto.", show_default="auto")
+    ] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="With ray and no shared disk: bring run directories back.")
+    ] = False,
+    gpus: Annotated[
+        str | None, typer.Option(help="Such as 0,2; none for the CPU.", show_default="all visible")
+    ] = None,
+    slots_per_gpu: Annotated[
+        int | None, typer.Option(help="Trials at a time on each GPU.", show_default="1")
+    ] = None,
+    cpu_slots: Annotated[
+        int | None, typer.Option(help="Trials at a time on the CPU.", show_default="one a core")
+    ] = None,
+    images_per_second: Annotated[
+        float | None, typer.Option(help="Training speed of a trial, for the first estimate.")
+    ] = None,
+    stall_timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds without progress after which a trial is ended and tried again.",
+            show_default="never",
+        ),
+    ] = None,
+    min_free: Annotated[
+        float, typer.Option(help="MiB of disk that stay free; below, the sweep pauses.")
+    ] = 100.0,
+    other_code: Annotated[
+        bool, typer.Option("--other-code", help="Go on with a plan that another version of the code made.")
+    ] = False,
+) -> int:
+    """Plan a spec's runs and run them: finished ones are skipped, interrupted ones resumed, failed ones tried again."""
+    from rich.console import Console
+
+    from srat_fast.sweep.spec import read_tree, spec_from_tree
+
+    parsed = spec_from_tree(read_tree(spec), spec.parent, spec.stem)
+    return run_spec(
+        parsed, str(spec), out if out is not None else Path("sweeps") / spec.stem, Console(), dry_run=dry_run,
+        engine=engine, address=address, collect=collect, gpus=gpus, slots_per_gpu=slots_per_gpu, cpu_slots=cpu_slots,
+        images_per_second=images_per_second, stall_timeout=stall_timeout, min_free=min_free, other_code=other_code,
+    )  # fmt: skip
+
+
+def run_spec(
+    spec: Any, source: str, out: Path, console: Any, *, dry_run: bool, engine: str, address: str | None, collect: bool,
+    gpus: str | None, slots_per_gpu: int | None, cpu_slots: int | None, images_per_second: float | None,
+    stall_timeout: float | None, min_free: float, other_code: bool,
+) -> int:  # fmt: skip
+    """Run a spec, as the options of `srat-fast sweep` say; `reproduce` does so too."""
+    from srat_fast.sweep.directory import SweepDirectory
+    from srat_fast.sweep.local import LocalEngine, Options
+    from srat_fast.sweep.plan import make_plan
+    from srat_fast.sweep.prepare import prepare_data
+    from srat_fast.sweep.slots import make_slots, mps_is_running
+    from srat_fast.sweep.spec import BadSpec
+    from srat_fast.sweep.status import read_status
+    from srat_fast.sweep.view import SweepView
+
+    if engine not in ENGINES:
+        raise UserError("--engine", f"one of {', '.join(ENGINES)}", engine)
+    for option, value, low in (
+        ("--images-per-second", images_per_second, 0),
+        ("--stall-timeout", stall_timeout, 0),
+    ):
+        if value is not None and value <= low:
+            raise UserError(option, "a number > 0", value)
+    if min_free < 0:
+        raise UserError("--min-free", "a number >= 0", min_free)
+    for option, given in (("--address", address is not None), ("--collect", collect)):
+        if given and engine != "ray":
+            raise UserError(option, "has an effect with --engine ray only")
+    try:
+        plan = make_plan(spec, source)
+        devices = {str(recipe.get("run.device", "auto")) for recipe in plan.recipes}
+        if engine == "ray":
+            from srat_fast.sweep.ray_engine import RayEngine, cluster_slots
+
+            if gpus is not None:
+                raise UserError("--gpus", "the cluster's nodes say what they have", gpus)
+            slots = cluster_slots(address or "auto", devices, slots_per_gpu, cpu_slots)
+        else:
+            slots = make_slots(devices, gpus, slots_per_gpu, cpu_slots)
+        if dry_run:
+            sweep_show.show_plan(console, plan, slots, images_per_second, None)
+            return 0
+        sweep = SweepDirectory.create(out, spec, source, other_code=other_code)
+    except BadSpec as error:
+        for line in error.problems:
+            print(f"error: {line}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    status = read_status(sweep, progress=False)
+    sweep_show.show_plan(console, sweep.plan, slots, images_per_second, status)
+    if any(slot.gpu is not None and slot.share > 1 for slot in slots):
+        console.print(
+            "MPS runs on this machine and is shared by the trials"
+            if mps_is_running()
+            else "MPS does not run here: trials on one GPU take turns",
+            highlight=False,
+        )
+    left = [row.trial for row in status.rows if row.status not in ("done", "failed")]
+    options = Options(stall_timeout, int(min_free * 2**20), images_per_second)
+    with SweepView(sweep.plan.title, console) as view:
+        if engine == "ray":
+            return RayEngine(sweep, slots, view, options, collect=collect).run()
+        prepare_data(sweep, left, view.line)
+        code = LocalEngine(sweep, slots, view, options).run()
+    if code == 1:
+        console.print(
+            f"reasons: srat-fast sweep status {out}; again: srat-fast sweep retry {out}", highlight=False
+        )
+    return code
+
+
+@app.command()
+def status(
+    directory: _Directory,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="A line for every trial.")] = False,
+) -> None:
+    """Counts, running trials, and the reason and traceback of each failed one."""
+    from srat_fast.sweep.directory import SweepDirectory
+    from srat_fast.sweep.status import read_status
+
+    sweep = SweepDirectory.open(directory)
+    found = read_status(sweep)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(sweep_show.status_json(sweep, found)))
+        return
+    from rich.console import Console
+
+    sweep_show.show_status(Console(), sweep, found, every)
+
+
+@app.command()
+def retry(
+    directory: _Directory,
+    trials: Annotated[
+        list[str] | None,
+        typer.Argument(help="Ids or indices; without, every failed one.", metavar="TRIAL..."),
+    ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Start again from the first epoch: the run directory is moved aside."),
+    ] = False,
+) -> None:
+    """Put failed trials back in the queue; the next `sweep` runs them."""
+    from srat_fast.sweep.retry import requeue
+
+    for line in requeue(directory, trials or [], fresh):
+        typer.echo(line)
+
+
+@app.command("run-one")
+def run_one(
+    directory: _Directory,
+    index: Annotated[int, typer.Argument(help="Of the trial, from 0 (sweep status --all).", metavar="INDEX")],
+) -> int:
+    """Run a single trial here, such as one task of a batch system's array job."""
+    from rich.console import Console
+
+    from srat_fast.sweep.directory import SweepDirectory
+    from srat_fast.sweep.single import run_single
+    from srat_fast.sweep.view import SweepView
+
+    sweep = SweepDirectory.open(directory)
+    with SweepView(sweep.plan.title, Console()) as view:
+        return run_single(sweep, index, view)

@@ -1,0 +1,140 @@
+"""What `srat-fast sweep` prints: plans and states enter; tables and lines leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.estimate import duration, estimate
+from srat_fast.sweep.plan import Plan
+from srat_fast.sweep.slots import Slot
+from srat_fast.sweep.status import STATUSES, Row, Status
+
+_CELLS = 30
+
+
+def show_plan(
+    console: Console, plan: Plan, slots: list[Slot], images_per_second: float | None, status: Status | None
+) -> None:
+    """The plan: cells, runs, slots and the time that they will take.
+
+    Args:
+        console: where it is printed.
+        plan: of the sweep.
+        slots: where its trials will run.
+        images_per_second: as the user states it.
+        status: of a sweep that is under way; None for a new one.
+    """
+    seeds: dict[int, list[int]] = {}
+    for trial in plan.trials:
+        seeds.setdefault(trial.cell, []).append(trial.seed)
+    table = Table("cell", *plan.axes, "seeds", "images an epoch", title=plan.title, box=box.MARKDOWN)
+    for cell, values in list(enumerate(plan.cells))[:_CELLS]:
+        mine = next((t for t in plan.trials if t.cell == cell), None)
+        if mine is None:  # the same runs as another cell's
+            continue
+        images = mine.images // plan.recipe(mine).optim.epochs
+        shown = [str(values.get(name, plan.recipes[cell].get(name, "default"))) for name in plan.axes]
+        table.add_row(str(cell), *shown, ", ".join(map(str, seeds[cell])), str(images))
+    console.print(table)
+    if len(plan.cells) > _CELLS:
+        console.print(f"and {len(plan.cells) - _CELLS} more cells")
+    for note in plan.notes:
+        console.print(note, highlight=False)
+    left = plan.trials
+    text = f"{len(plan.trials)} runs in {len(plan.cells)} cells"
+    if status is not None and status.counts["queued"] < len(plan.trials):
+        left = [row.trial for row in status.rows if row.status not in ("done", "failed")]
+        text += ": " + ", ".join(f"{status.counts[name]} {name}" for name in STATUSES if status.counts[name])
+    guess = estimate(left, len(slots), status.finished() if status else (), images_per_second)
+    gpus = len({slot.gpu for slot in slots if slot.gpu is not None})
+    names = ", ".join(slot.name for slot in slots[:4]) + (", ..." if len(slots) > 4 else "")
+    console.print(f"{text}; {len(slots)} at a time ({names})", highlight=False, soft_wrap=True)
+    hours = f", {guess.seconds * gpus / 3600:.1f} GPU hours" if gpus and guess.seconds is not None else ""
+    console.print(
+        f"estimated time: {duration(guess.seconds)}{hours} ({guess.source})", highlight=False, soft_wrap=True
+    )
+
+
+def _failure(row: Row) -> str:
+    """The last lines of what ended a trial."""
+    attempts = row.state.get("attempts") or [{}]
+    return str(attempts[-1].get("traceback") or "")
+
+
+def show_status(console: Console, sweep: SweepDirectory, status: Status, every: bool) -> None:
+    """Counts, running trials and failures.
+
+    Args:
+        console: where it is printed.
+        sweep: the sweep.
+        status: its trials'.
+        every: whether each trial has a line.
+    """
+    total = len(status.rows)
+    counts = ", ".join(f"{status.counts[name]} {name}" for name in STATUSES if status.counts[name])
+    console.print(f"{sweep.plan.title}: {total} runs: {counts}", highlight=False, soft_wrap=True)
+    running = status.of("running")
+    left = [row.trial for row in status.rows if row.status not in ("done", "failed")]
+    if running:
+        table = Table("running", "where", "epoch", "images/s", "attempt", box=box.MARKDOWN)
+        for row in running:
+            where = str(row.state["running"].get("where", ""))
+            host = str(row.state["running"]["host"]).partition(":")[0]
+            attempt = str(len(row.state["attempts"]) + 1)
+            table.add_row(row.trial.name, f"{host} {where}", str(row.epoch), f"{row.speed:,.0f}", attempt)
+        console.print(table)
+        console.print(f"{sum(row.speed for row in running):,.0f} images/s in all", highlight=False)
+        guess = estimate(left, len(running), status.finished())
+        console.print(f"left: {duration(guess.seconds)} ({guess.source})", highlight=False, soft_wrap=True)
+    for row in status.of("failed"):
+        console.print(
+            f"failed: {row.trial.name}: {row.state.get('reason')}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        trace = _failure(row)
+        if trace:
+            console.print(trace, highlight=False, markup=False, soft_wrap=True)
+        console.print(f"    log: {sweep.log(row.trial)}", highlight=False, markup=False, soft_wrap=True)
+    if every:
+        table = Table("index", "id", "status", "attempts", "run", box=box.MARKDOWN)
+        for row in status.rows:
+            attempts = str(len(row.state.get("attempts", [])))
+            table.add_row(str(row.trial.index), row.trial.id, row.status, attempts, row.trial.name)
+        console.print(table)
+
+
+def status_json(sweep: SweepDirectory, status: Status) -> dict[str, Any]:
+    """The status for programs.
+
+    Args:
+        sweep: the sweep.
+        status: its trials'.
+
+    Returns:
+        {"title", "counts", "trials": [...]}.
+    """
+    return {
+        "title": sweep.plan.title,
+        "counts": {name: status.counts[name] for name in STATUSES},
+        "trials": [
+            {
+                "index": row.trial.index,
+                "id": row.trial.id,
+                "run": str(sweep.run(row.trial)),
+                "status": row.status,
+                "attempts": len(row.state.get("attempts", [])),
+                "reason": row.state.get("reason"),
+                "traceback": _failure(row) if row.status == "failed" else None,
+                "epoch": row.epoch,
+                "images_per_second": row.speed or row.state.get("images_per_second"),
+            }
+            for row in status.rows
+        ],
+    }
