@@ -100,7 +100,8 @@ def run_spec(
 ) -> int:  # fmt: skip
     """Run a spec, as the options of `srat-fast sweep` say; `reproduce` does so too."""
     from srat_fast.sweep.directory import SweepDirectory
-    from srat_fast.sweep.local import LocalEngine, Options
+    from srat_fast.sweep.driver import Options
+    from srat_fast.sweep.local import LocalEngine
     from srat_fast.sweep.plan import make_plan
     from srat_fast.sweep.prepare import prepare_data
     from srat_fast.sweep.slots import make_slots, mps_is_running
@@ -219,3 +220,39 @@ def run_one(
     sweep = SweepDirectory.open(directory)
     with SweepView(sweep.plan.title, Console()) as view:
         return run_single(sweep, index, view)
+
+
+@app.command()
+def table(
+    directory: _Directory,
+    baseline: Annotated[
+        str | None, typer.Option(help="Method to compare with, seed by seed.", show_default="the spec's")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of the bootstrap intervals.")] = 0.95,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Each class's accuracy too.")] = False,
+    out: Annotated[
+        list[Path] | None, typer.Option(help="Also a file: .md, .csv, .parquet or .tex; repeatable.")
+    ] = None,
+) -> None:
+    """The paper's table: mean and deviation over seeds, intervals, a paired test, the paper's numbers beside."""
+    from srat_fast.sweep.directory import SweepDirectory
+
+    print_table(SweepDirectory.open(directory), baseline, confidence, per_class, out or [])
+
+
+def print_table(
+    sweep: Any, baseline: str | None, confidence: float, per_class: bool, out: list[Path]
+) -> None:
+    """Print a sweep's table and write it to files; `reproduce` does so too."""
+    from srat_fast.sweep.table import build_table
+    from srat_fast.sweep.write import to_markdown, write_table
+
+    methods = sorted({sweep.plan.recipe(trial).method for trial in sweep.plan.trials})
+    if baseline is not None and baseline not in methods:
+        raise UserError("--baseline", f"this sweep runs {', '.join(methods)}", baseline)
+    if not 0 < confidence < 1:
+        raise UserError("--confidence", "a number > 0 and < 1", confidence)
+    content = build_table(sweep, baseline, confidence=confidence, per_class=per_class)
+    for path in out:
+        write_table(content, path)
+    typer.echo(to_markdown(content), nl=False)

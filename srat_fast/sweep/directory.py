@@ -145,6 +145,17 @@ class SweepDirectory:
         write_atomically(path, to_toml(self.plan.recipe(trial)).encode())
         return path
 
+    def state_path(self, trial: Trial) -> Path:
+        """Where a trial's state lies.
+
+        Args:
+            trial: of this sweep.
+
+        Returns:
+            Its path, there or not.
+        """
+        return self.path / "state" / f"{trial.id}.json"
+
     def state(self, trial: Trial) -> dict[str, Any]:
         """What the drivers know of a trial.
 
@@ -155,7 +166,7 @@ class SweepDirectory:
             {"status", "attempts", ...}; {"status": "queued", "attempts": []} for one that was never started.
         """
         try:
-            with open(self.path / "state" / f"{trial.id}.json", "rb") as file:
+            with open(self.state_path(trial), "rb") as file:
                 return json.loads(file.read())
         except (OSError, ValueError):
             return {"status": "queued", "attempts": []}
@@ -171,7 +182,7 @@ class SweepDirectory:
             OSError: it cannot be written.
         """
         text = json.dumps(plain_json(state), allow_nan=False)
-        write_atomically(self.path / "state" / f"{trial.id}.json", text.encode())
+        write_atomically(self.state_path(trial), text.encode())
 
     def record(self, trial: Trial) -> dict[str, Any] | None:
         """A trial's record.

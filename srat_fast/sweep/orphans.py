@@ -8,31 +8,40 @@ import signal
 import time
 from typing import Any
 
+from srat_fast.sweep.claim import LEASE
+from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.hosts import alive
+from srat_fast.sweep.plan import Trial
 
 #: Seconds that a trial has for saving after its driver died.
 _GRACE = 60.0
-_asked: dict[tuple[int, int], float] = {}
+_first_seen: dict[tuple[int, int], float] = {}
 
 
-def still_running(state: dict[str, Any]) -> bool:
-    """Whether a trial's last process still lives on this host, though nobody holds its claim.
+def still_running(sweep: SweepDirectory, trial: Trial, state: dict[str, Any]) -> bool:
+    """Whether a trial's last process still lives, though nobody holds its claim: two must never write one directory.
 
-    The kernel told it to save and exit when its driver died. After a minute it is killed: two processes must never
-    write one run directory. Of another host's nothing is known; there the claim's lease lapsed, and with it the host.
+    The kernel told it to save and exit when its driver died. After a minute it is killed. Of another host's nothing is
+    known but the state file, which whoever watches the trial touches: it counts as running until a lease after that.
 
     Args:
+        sweep: the sweep.
+        trial: whose claim the caller holds.
         state: of the trial.
 
     Returns:
-        True while it lives.
+        True while it lives, or may live.
     """
     running = state.get("running")
-    if not running or alive(running) is not True:
+    living = alive(running) if running else False
+    if living is None:
+        with contextlib.suppress(FileNotFoundError):
+            path = sweep.state_path(trial)
+            return time.time() - path.stat().st_mtime < LEASE
+    if not running or not living:
         return False
     key = int(running["pid"]), int(running.get("ticks", 0))
-    first = _asked.setdefault(key, time.monotonic())
-    if time.monotonic() - first > _GRACE:
+    if time.monotonic() - _first_seen.setdefault(key, time.monotonic()) > _GRACE:
         with contextlib.suppress(ProcessLookupError):
             os.kill(key[0], signal.SIGKILL)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,9 @@ from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.hosts import identity_of, this_host
 from srat_fast.sweep.outcome import TAIL, Verdict, attempt_entry, judge, read_ending
 from srat_fast.sweep.plan import Trial
+
+#: What a trial's process runs; its arguments are this process's id, then a command and its options.
+CHILD = [sys.executable, "-m", "srat_fast.sweep.child"]
 
 
 def child_environment(sweep: Path, threads: int | None, gpu: str | None, cpu_only: bool) -> dict[str, str]:
@@ -53,7 +57,7 @@ def spawn(arguments: list[str], environment: dict[str, str], log: Any) -> subpro
     Returns:
         The process, in a session of its own: a Ctrl-C at the terminal reaches the driver only.
     """
-    command = [sys.executable, "-m", "srat_fast.sweep.child", str(os.getpid()), *arguments]
+    command = [*CHILD, str(os.getpid()), *arguments]
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
     )
@@ -100,6 +104,11 @@ class TrialProcess:
             self.kill()
             self.process.wait()
             raise
+
+    def beat(self) -> None:
+        """Show drivers on other hosts that the trial is being watched."""
+        with contextlib.suppress(OSError):
+            os.utime(self.sweep.state_path(self.trial))
 
     def stop(self) -> None:
         """Ask it to save and exit (SIGTERM); asking again does nothing, for a second signal would not wait."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from srat_fast.errors import UserError
 from srat_fast.sweep.claim import Claims
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.local import LocalEngine, Options
+from srat_fast.sweep.driver import Options
+from srat_fast.sweep.local import LocalEngine
 from srat_fast.sweep.prepare import prepare_data
 from srat_fast.sweep.slots import Slot, cores, visible_gpus
 from srat_fast.sweep.view import SweepView

@@ -1,0 +1,250 @@
+"""What every engine does around its trials: a sweep enters; claimed trials leave, verdicts come back."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from srat_fast.sweep.claim import Claims
+from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.estimate import estimate
+from srat_fast.sweep.orphans import still_running
+from srat_fast.sweep.outcome import Verdict
+from srat_fast.sweep.plan import Trial
+from srat_fast.sweep.process import finished_fields
+from srat_fast.sweep.status import read_status
+from srat_fast.sweep.view import Running, Snapshot, SweepView
+
+#: Exit codes of a sweep besides 0 (all done), 2 (bad input), 130 and 143 (stopped).
+SOME_FAILED, PAUSED = 1, 3
+#: Seconds between two looks at trials that another driver runs.
+_ELSEWHERE = 1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an engine treats its trials.
+
+    Attributes:
+        stall: seconds without progress after which a trial is stopped and tried again; None for never.
+        min_free: bytes that stay free on the sweep's disk; below, the sweep pauses before it starts another trial.
+        images_per_second: for the first estimate.
+    """
+
+    stall: float | None = None
+    min_free: int = 100 * 2**20
+    images_per_second: float | None = None
+
+
+class Stop:
+    """Whether a signal has asked for the end, and how often."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.times = 0
+
+    def note(self, number: int, frame: Any) -> None:
+        """A signal's handler.
+
+        Args:
+            number: of the signal.
+            frame: not used.
+        """
+        self.signal = self.signal or number
+        self.times += 1
+
+    @property
+    def code(self) -> int | None:
+        """The exit code that follows: 130 for Ctrl-C, 143 for SIGTERM and SIGUSR1; None without a signal."""
+        return None if self.signal is None else 130 if self.signal == signal.SIGINT else 143
+
+
+@contextmanager
+def stopped_by_signals(stop: Stop) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGUSR1 (a batch system's warning) are noted in `stop` instead of ending the process.
+
+    Args:
+        stop: told of each.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, stop.note) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Driver:
+    """The queue of a sweep, under claims, and its counts.
+
+    Args:
+        sweep: what to run.
+        view: told of everything.
+        options: how.
+        only: the trials to run; None for all.
+    """
+
+    def __init__(
+        self, sweep: SweepDirectory, view: SweepView, options: Options, only: list[Trial] | None = None
+    ) -> None:
+        self.sweep, self.view, self.options = sweep, view, options
+        self.claims = Claims(sweep.path / "claims")
+        self.stop = Stop()
+        self.paused = ""
+        status = read_status(sweep, progress=False)
+        self.finished = status.finished()
+        self.done, self.failed = status.counts["done"], status.counts["failed"]
+        chosen = status.rows if only is None else [status.rows[trial.index] for trial in only]
+        self.queue = deque(row.trial for row in chosen if row.status not in ("done", "failed"))
+        self.elsewhere: deque[Trial] = deque()  # run by another driver, or by a process that still has to end
+        self._looked = 0.0
+
+    @property
+    def ending(self) -> bool:
+        """Whether no further trial is to be started."""
+        return self.stop.signal is not None or bool(self.paused)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether trials are left to start."""
+        return not self.ending and bool(self.queue or self.elsewhere)
+
+    def next_trial(self) -> Trial | None:
+        """Claim the next trial that is not done and that nobody runs.
+
+        Returns:
+            The trial, whose claim is held until `settle`; None where there is none just now.
+
+        Raises:
+            OSError: the file system refuses; a full disk pauses the sweep instead.
+        """
+        if not self.queue and self.elsewhere and time.monotonic() - self._looked > _ELSEWHERE:
+            self._looked = time.monotonic()
+            self.queue, self.elsewhere = self.elsewhere, deque()
+        while self.queue and not self.ending:
+            if shutil.disk_usage(self.sweep.path).free < self.options.min_free:
+                self.pause(f"less than {self.options.min_free / 2**20:,.0f} MiB (--min-free) are free")
+                return None
+            trial = self.queue.popleft()
+            try:
+                if self.claims.take(trial.id) is None:
+                    self.elsewhere.append(trial)
+                elif self._to_run(trial):
+                    return trial
+                else:
+                    self.claims.release(trial.id)
+            except OSError as error:
+                self.queue.appendleft(trial)
+                self.disk(error)
+        return None
+
+    def _to_run(self, trial: Trial) -> bool:
+        """Whether a trial that was just claimed is still to be run."""
+        state = self.sweep.state(trial)
+        if state["status"] == "failed":
+            self.failed += 1
+        elif self._is_finished(trial, state):
+            self.done += 1
+            self.finished.append((trial, float(state.get("seconds") or 0)))
+        elif still_running(self.sweep, trial, state):
+            self.elsewhere.append(trial)
+        else:
+            return True
+        return False
+
+    def _is_finished(self, trial: Trial, state: dict[str, Any]) -> bool:
+        """Whether the record says so; a state whose driver died before it could write that is put right."""
+        record = self.sweep.record(trial)
+        if record is None or record.get("status") != "finished":
+            return False
+        if state["status"] != "done":
+            state.pop("running", None)
+            state |= {"status": "done", "reason": "finished"} | finished_fields(record)
+            self.sweep.write_state(trial, state)
+        return True
+
+    def settle(self, trial: Trial, verdict: Verdict | None, state: dict[str, Any]) -> None:
+        """Count a trial's end and give its claim back.
+
+        Args:
+            trial: as `next_trial` gave it.
+            verdict: what follows; None where that could not be written down, so that it must run again.
+            state: of the trial.
+        """
+        self.claims.release(trial.id)
+        if verdict is None:
+            self.queue.append(trial)
+        elif verdict.status == "done":
+            self.done += 1
+            seconds = float(state.get("seconds") or 0)
+            self.finished.append((trial, seconds))
+            self.view.line(f"done: {trial.name} ({seconds:.0f} s)")
+        elif verdict.status == "failed":
+            self.failed += 1
+            self.view.line(f"failed: {trial.name}: {verdict.reason}")
+        else:
+            self.queue.append(trial)
+            if verdict.status == "retry":
+                self.view.line(f"again later: {trial.name}: {verdict.reason}")
+            if verdict.pause:
+                self.pause(verdict.reason)
+
+    def pause(self, reason: str) -> None:
+        """Start nothing more, end what runs, and say why.
+
+        Args:
+            reason: in words; the first one counts.
+        """
+        free = shutil.disk_usage(self.sweep.path).free
+        self.paused = (
+            self.paused or f"{reason} ({free / 2**20:,.0f} MiB free at {self.sweep.path}); free some space"
+        )
+
+    def disk(self, error: OSError) -> None:
+        """Pause if the disk is full.
+
+        Args:
+            error: as the system gave it.
+
+        Raises:
+            OSError: it is another one.
+        """
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise error
+        self.pause("the disk is full")
+
+    def snapshot(self, running: list[Running], trials: list[Trial], slots: int) -> Snapshot:
+        """How far the sweep is.
+
+        Args:
+            running: this driver's trials.
+            trials: the same, as the plan has them.
+            slots: trials at a time.
+
+        Returns:
+            Counts and an estimate for the rest.
+        """
+        waiting = [*self.queue, *self.elsewhere]
+        left = estimate([*waiting, *trials], slots, self.finished, self.options.images_per_second)
+        return Snapshot(self.done, self.failed, len(waiting), running, left)
+
+    def exit_code(self) -> int:
+        """How the sweep ended, said in a line where it did not run through.
+
+        Returns:
+            0 all done, 1 some failed, 3 paused, 130 or 143 stopped.
+        """
+        if self.stop.code is not None:
+            return self.stop.code
+        if self.paused:
+            self.view.line(f"paused: {self.paused}, then run the same command again")
+            return PAUSED
+        return SOME_FAILED if self.failed else 0

@@ -1,0 +1,1 @@
+"""The paper's tables and figures as sweep specs (TOML files beside this one), and its numbers."""

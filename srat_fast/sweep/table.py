@@ -1,0 +1,212 @@
+"""The paper's table from a sweep: records enter; rows with statistics, the paper's numbers and marks leave."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from srat_fast.methods import METHODS
+from srat_fast.recipe import Recipe, flatten
+from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.published import METRICS, departures, published
+from srat_fast.sweep.statistics import Comparison, Summary, compare, summarize
+
+_SETTING = ("data.name", "data.root", "data.imbalance", "data.ratio", "data.classes")
+
+
+@dataclass
+class Entry:
+    """One figure of one row.
+
+    Attributes:
+        kind: standard or robust.
+        part: overall, under, or class:NAME.
+        summary: over seeds, in percent.
+        against: the baseline's comparison; None for the baseline itself, or without one.
+        paper: the paper's number; None where there is none.
+    """
+
+    kind: str
+    part: str
+    summary: Summary
+    against: Comparison | None
+    paper: float | None
+
+    @property
+    def off(self) -> float | None:
+        """Ours minus the paper's, in percent points."""
+        return None if self.paper is None or not self.summary.n else self.summary.mean - self.paper
+
+
+@dataclass
+class Line:
+    """One method (and whatever else varies) on one data set.
+
+    Attributes:
+        setting: the data set and its imbalance, in words.
+        label: the method and the other axes.
+        values: axis -> value, for files.
+        entries: in the order of `METRICS`, then classes.
+        seeds: of the finished runs.
+        marks: what a reader must know: missing runs, audits, collapses.
+    """
+
+    setting: str
+    label: str
+    values: dict[str, Any]
+    entries: list[Entry]
+    seeds: list[int]
+    marks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TableData:
+    """A sweep's results.
+
+    Attributes:
+        title: of the sweep.
+        baseline: label that the others are compared with; None for none.
+        confidence: of the intervals.
+        lines: grouped by setting, methods in the paper's order.
+        notes: on the whole.
+    """
+
+    title: str
+    baseline: str | None
+    confidence: float
+    lines: list[Line]
+    notes: list[str]
+
+    def settings(self) -> dict[str, list[Line]]:
+        """The lines of each data set.
+
+        Returns:
+            Setting -> lines.
+        """
+        groups: dict[str, list[Line]] = {}
+        for line in self.lines:
+            groups.setdefault(line.setting, []).append(line)
+        return groups
+
+
+def _setting(recipe: Recipe) -> str:
+    data = recipe.data
+    shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance}, ratio {data.ratio:g}"
+    chosen = getattr(data, "classes", None)
+    return f"{data.name} ({shape}{f', classes {chosen}' if chosen not in (None, 'all') else ''})"
+
+
+def _label(recipe: Recipe, axes: list[str]) -> str:
+    values = flatten(recipe)
+    rest = [
+        f"{name.rpartition('.')[2]} = {values[name]}"
+        for name in axes
+        if name not in _SETTING and name != "method"
+    ]
+    return ", ".join([recipe.method, *rest])
+
+
+def _marks(records: dict[int, dict[str, Any]], wanted: int) -> list[str]:
+    marks = []
+    if len(records) < wanted:
+        marks.append(f"{len(records)} of {wanted} runs finished")
+    verdicts = {seed: (record.get("audit") or {}).get("verdict") for seed, record in records.items()}
+    for name, seeds in (
+        ("not audited", [s for s, v in verdicts.items() if v is None]),
+        ("audit suspicious", [s for s, v in verdicts.items() if v not in (None, "reliable")]),
+        ("collapsed to one class", [s for s, r in records.items() if r.get("collapsed") is not None]),
+    ):
+        if seeds:
+            which = "all" if len(seeds) == len(records) else f"seed {', '.join(map(str, sorted(seeds)))}"
+            marks.append(f"{name}: {which}")
+    return marks
+
+
+def _values(records: dict[int, dict[str, Any]], kind: str, part: str) -> dict[int, float]:
+    """Seed -> percent; a run that has nothing to measure there is left out."""
+    found = {}
+    for seed, record in records.items():
+        if part.startswith("class:"):
+            value = record[kind]["per_class"][list(record["classes"]).index(part.removeprefix("class:"))]
+        else:
+            value = record[kind][part]
+        if value is not None and not math.isnan(value):
+            found[seed] = 100.0 * value
+    return found
+
+
+def build_table(
+    sweep: SweepDirectory, baseline: str | None = None, *, confidence: float = 0.95, per_class: bool = False
+) -> TableData:
+    """The results of a sweep's finished runs.
+
+    Args:
+        sweep: finished or not.
+        baseline: method to compare with; None for the spec's.
+        confidence: of the intervals.
+        per_class: whether each class has its entries too.
+
+    Returns:
+        The table.
+    """
+    plan = sweep.plan
+    baseline = baseline or plan.baseline
+    records: dict[int, dict[int, dict[str, Any]]] = {}
+    wanted: dict[int, int] = {}
+    recipes: dict[int, Recipe] = {}
+    for trial in plan.trials:
+        wanted[trial.cell] = wanted.get(trial.cell, 0) + 1
+        recipes.setdefault(trial.cell, plan.recipe(trial))
+        record = sweep.record(trial)
+        if record is not None and record.get("status") == "finished":
+            records.setdefault(trial.cell, {})[trial.seed] = record
+    axes = [a for a in plan.axes if a != "seed"]
+    base_cells = {_group(recipes[c], axes): c for c in recipes if recipes[c].method == baseline}
+    lines, commits, other = [], set(), set()
+    for cell, recipe in recipes.items():
+        mine = records.get(cell, {})
+        commits |= {record.get("git_commit") for record in mine.values()}
+        against = base_cells.get(_group(recipe, axes))
+        figures = list(METRICS)
+        if per_class and mine:
+            classes = next(iter(mine.values()))["classes"]
+            figures += [(kind, f"class:{name}") for kind in ("standard", "robust") for name in classes]
+        numbers = published(recipe)
+        if numbers is not None:
+            other |= set(departures(recipe))
+        entries = []
+        for k, (kind, part) in enumerate(figures):
+            values = _values(mine, kind, part)
+            comparison = None
+            if against is not None and against != cell:
+                comparison = compare(values, _values(records.get(against, {}), kind, part))
+            paper = numbers[k] if numbers is not None and k < len(METRICS) else None
+            entries.append(Entry(kind, part, summarize(list(values.values()), confidence), comparison, paper))
+        flat = flatten(recipe)
+        said = {name: flat[name] for name in dict.fromkeys([*_SETTING[:1], *_SETTING[2:4], "method", *axes])}
+        lines.append(
+            Line(
+                _setting(recipe),
+                _label(recipe, axes),
+                said,
+                entries,
+                sorted(mine),
+                _marks(mine, wanted[cell]),
+            )
+        )
+    order = {line.setting: k for k, line in reversed(list(enumerate(lines)))}
+    methods = list(METHODS)
+    lines.sort(key=lambda line: (order[line.setting], methods.index(line.values["method"])))
+    notes = []
+    if len(commits) > 1:
+        notes.append(f"the runs are of {len(commits)} commits: {', '.join(sorted(str(c) for c in commits))}")
+    if other:
+        notes.append(f"not the paper's recipe, so its numbers are no target: {', '.join(sorted(other))}")
+    return TableData(plan.title, baseline, confidence, lines, notes)
+
+
+def _group(recipe: Recipe, axes: list[str]) -> tuple[str, ...]:
+    """What two rows must share to be compared: everything that varies but the method."""
+    values = flatten(recipe)
+    return (_setting(recipe), *(str(values[name]) for name in axes if name != "method"))
