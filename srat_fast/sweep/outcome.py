@@ -9,9 +9,20 @@ from typing import Any
 
 #: Exit codes of `srat-fast train` after it saved on a signal.
 STOPPED = (130, 143)
+#: Exit code of `run.watchdog_seconds`.
+HUNG = 124
 #: Characters of a log's end that are looked through; a trial's own words stay in its log.
 TAIL = 16000
-_FULL = ("No space left on device", "Disk quota exceeded", "[Errno 28]", "[Errno 122]")
+_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "[Errno 28]",
+    "[Errno 122]",
+    "the disk is full",
+    "is full; make room",
+)
+#: What `train` says when the directory's lock is held: the process of an earlier attempt has yet to end.
+_LOCKED = "another process is training in it"
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,8 @@ def read_ending(
     if code == 0 and status == "finished":
         return Ending("finished", "")
     said = str((record or {}).get("problem") or "") if status == "failed" else ""
-    if hung:
-        return Ending("hung", "made no progress and was stopped")
+    if hung or code == HUNG:
+        return Ending("hung", "made no progress and was stopped", _traceback(log))
     if any(word in log or word in said for word in _FULL):
         return Ending("disk", "the disk is full")
     if asked and (code in STOPPED or code < 0):
@@ -94,6 +105,8 @@ def read_ending(
     if code == 0:
         return Ending("crashed", "ended with exit code 0, but its record does not say that it finished")
     problem = said if said and code == 1 else _last_line(log).removeprefix("error: ")
+    if code == 2 and _LOCKED in problem:
+        return Ending("killed", problem)
     if code == 2:
         return Ending("input", problem)
     kind = "memory" if "out of memory" in problem.lower() or "OutOfMemoryError" in problem else "crashed"

@@ -28,6 +28,7 @@ ABBREVIATIONS = {
     "precision": "run.precision",
     "deterministic": "run.deterministic",
     "device": "run.device",
+    "watchdog": "run.watchdog_seconds",
 }
 _KEYS = (
     "title",

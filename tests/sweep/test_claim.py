@@ -1,0 +1,115 @@
+"""Claims: one winner however many try, dead holders are followed, living ones never."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from srat_fast.sweep import hosts
+from srat_fast.sweep.claim import Claims
+
+RACER = """
+import sys, time
+from pathlib import Path
+from srat_fast.sweep.claim import Claims
+claims = Claims(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+won = [trial for trial in range(200) if claims.take(f"{trial:012x}")]
+print(*won, flush=True)
+sys.stdin.readline()  # claims of a process that has ended may be taken over
+"""
+
+
+def test_of_many_processes_one_wins(tmp_path) -> None:
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for racer in racers:
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        racer.stdin.write("\n")
+        racer.stdin.flush()
+    won = [trial for racer in racers for trial in racer.stdout.readline().split()]
+    for racer in racers:
+        racer.communicate("\n")
+    assert sorted(won, key=int) == [str(k) for k in range(200)]
+
+
+def test_a_dead_holder_is_followed_once(tmp_path) -> None:
+    code = (
+        "import sys, os; from pathlib import Path; from srat_fast.sweep.claim import Claims; "
+        "assert Claims(Path(sys.argv[1])).take('a'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    first, second = Claims(tmp_path), Claims(tmp_path)
+    assert first.take("a") is not None
+    assert second.take("a") is None
+    assert (tmp_path / "a.1").exists()
+    first.release("a")
+    assert second.take("a") is not None
+    assert first.take("a") is None
+    first.close()
+    second.close()
+
+
+def foreign(path: Path, age: float) -> None:
+    """A claim of a driver on another host, last touched some time ago."""
+    path.write_text(json.dumps({"driver": {"host": "elsewhere:0:0", "pid": 1, "ticks": 1}}))
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def test_another_hosts_claim_lapses_with_its_lease(tmp_path) -> None:
+    foreign(tmp_path / "a.0", 1.0)
+    claims = Claims(tmp_path, lease=30.0)
+    assert claims.take("a") is None
+    foreign(tmp_path / "a.0", 31.0)
+    claim = claims.take("a")
+    assert claim is not None
+    assert claim.number == 1
+    claims.close()
+
+
+def test_the_one_who_slept_notices(tmp_path) -> None:
+    sleeper = Claims(tmp_path)
+    assert sleeper.take("a") is not None
+    assert not sleeper.lost("a")
+    foreign(tmp_path / "a.1", 0.0)  # another driver took it over meanwhile
+    assert sleeper.lost("a")
+    sleeper.close()
+    assert Claims(tmp_path).take("a") is None
+
+
+def test_claims_are_kept_alive(tmp_path) -> None:
+    claims = Claims(tmp_path, lease=0.6)
+    claims.take("a")
+    os.utime(tmp_path / "a.0", (0, 0))
+    time.sleep(0.5)
+    assert time.time() - (tmp_path / "a.0").stat().st_mtime < 5
+    claims.close()
+
+
+def test_a_claim_that_is_just_being_made_counts(tmp_path) -> None:
+    (tmp_path / "a.0").touch()
+    assert Claims(tmp_path).take("a") is None
+
+
+def test_a_process_is_not_its_successor() -> None:
+    mine = hosts.identity_of(os.getpid())
+    assert hosts.alive(mine) is True
+    assert hosts.alive(mine | {"ticks": mine["ticks"] - 1}) is False
+    assert hosts.alive(mine | {"host": "elsewhere:0:0"}) is None
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    identity = hosts.identity_of(child.pid)
+    child.wait()
+    assert hosts.alive(identity) is False
