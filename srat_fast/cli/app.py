@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli import analyse, audit, data, doctor, evaluate, export, report, sweep, theory, train
+from srat_fast.cli import analyse, audit, data, doctor, evaluate, export, report, reproduce, sweep, theory, train
 from srat_fast.cli.options import named_as_option, spelled_out
 from srat_fast.data.notices import printed
 from srat_fast.errors import Interrupted, TrainingFailure, UserError
@@ -27,6 +27,7 @@ app.command()(export.export)
 app.add_typer(data.app, name="data")
 app.command()(theory.theory)
 app.add_typer(sweep.app, name="sweep")
+app.command()(reproduce.reproduce)
 app.command()(doctor.doctor)
 
 

@@ -52,6 +52,9 @@ def show_plan(
         text += ": " + ", ".join(f"{status.counts[name]} {name}" for name in STATUSES if status.counts[name])
     guess = estimate(left, len(slots), status.finished() if status else (), images_per_second)
     gpus = len({slot.gpu for slot in slots if slot.gpu is not None})
+    if not slots:
+        console.print(text, highlight=False, soft_wrap=True)
+        return
     names = ", ".join(slot.name for slot in slots[:4]) + (", ..." if len(slots) > 4 else "")
     console.print(f"{text}; {len(slots)} at a time ({names})", highlight=False, soft_wrap=True)
     hours = f", {guess.seconds * gpus / 3600:.1f} GPU hours" if gpus and guess.seconds is not None else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays
+from srat_fast.data.classes import chosen_labels
 from srat_fast.data.folder import class_files, class_folders
 from srat_fast.data.imbalance import imbalanced_counts, limited_counts
 from srat_fast.data.npz import npz_counts, npz_size
@@ -39,10 +40,10 @@ def _root(recipe: Recipe) -> Path:
 
 
 def base_counts(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple[list[int], list[str]]:
-    """Training images per class of the full set, without decoding an image.
+    """Training images per class of the full set (of `data.classes`, where some are chosen), without decoding an image.
 
     Args:
-        recipe: its `data.name` and `data.root` matter.
+        recipe: its `data` section matters.
         arrays: the images, for a set in memory.
 
     Returns:
@@ -51,6 +52,12 @@ def base_counts(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple[list
     Raises:
         UserError: a set of one's own that is not there.
     """
+    counts, names = _whole_counts(recipe, arrays)
+    labels = chosen_labels(recipe.data.classes, names)
+    return [counts[label] for label in labels], [names[label] for label in labels]
+
+
+def _whole_counts(recipe: Recipe, arrays: ImageArrays | None) -> tuple[list[int], list[str]]:
     facts, root = DATASETS[recipe.data.name], _root(recipe)
     if arrays is not None:
         counts = np.bincount(arrays.train.labels, minlength=len(arrays.classes))

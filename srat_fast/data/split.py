@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays, ImageSet, checksum
+from srat_fast.data.classes import only_classes
 from srat_fast.data.files import in_memory, load_files
 from srat_fast.data.imbalance import draw_subset, halves, limited_counts
 from srat_fast.data.plan import planned_counts
@@ -79,6 +80,7 @@ def split_arrays(arrays: ImageArrays, recipe: Recipe) -> DataSplit:
     Raises:
         UserError: a class left with no images.
     """
+    arrays = only_classes(arrays, recipe.data.classes)
     data, classes = recipe.data, len(arrays.classes)
     assert data.subset_seed is not None, "the recipe is resolved"
     counts = planned_counts(recipe, np.bincount(arrays.train.labels, minlength=classes).tolist())

@@ -24,6 +24,10 @@ class Data(Section):
         None, "base URL (http, https or file) under which archives are looked for first; checksums hold all the same",
         auto="SRAT_FAST_MIRROR where it is set, then the publisher", identity=False,
     )  # fmt: skip
+    classes: str = setting(
+        "all", "classes to use: all, or names or labels separated by commas, the well-represented first",
+        source="paper, Figs. 2, 10-12",
+    )  # fmt: skip
     imbalance: str = setting(
         "exp", "shape of the class counts; none keeps them as they are", choices=("none", "exp", "step"),
         source="paper, Appendix A.1",

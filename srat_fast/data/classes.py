@@ -1,0 +1,71 @@
+"""Some classes of a data set: names or labels enter; a smaller set in their order, relabelled from 0, leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from srat_fast.data.arrays import ImageArrays, ImageSet
+from srat_fast.errors import UserError
+
+ALL = "all"
+
+
+def chosen_labels(text: str, names: Sequence[str]) -> list[int]:
+    """The labels that `data.classes` names.
+
+    Args:
+        text: "all", or names or labels separated by commas; the first are the well-represented ones.
+        names: of all classes, in label order.
+
+    Returns:
+        Labels of the full set, in the order of the text.
+
+    Raises:
+        UserError: an unknown class, one that is named twice, or fewer than two.
+    """
+    if text == ALL:
+        return list(range(len(names)))
+    labels = []
+    for part in (part.strip() for part in text.split(",")):
+        if part in names:
+            labels.append(list(names).index(part))
+        elif part.isdecimal() and int(part) < len(names):
+            labels.append(int(part))
+        else:
+            known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise UserError("data.classes", f"{part!r} is none of its classes: {known}", text)
+    if len(set(labels)) < len(labels):
+        raise UserError("data.classes", "names a class twice", text)
+    if len(labels) < 2:
+        raise UserError("data.classes", "at least two classes, separated by commas, or all", text)
+    return labels
+
+
+def only_classes(arrays: ImageArrays, text: str) -> ImageArrays:
+    """The images of some classes.
+
+    Args:
+        arrays: a whole data set.
+        text: as for `chosen_labels`.
+
+    Returns:
+        Their images; the label of each is its position in the text.
+
+    Raises:
+        UserError: as `chosen_labels`.
+    """
+    labels = chosen_labels(text, arrays.classes)
+    if text == ALL:
+        return arrays
+    position = np.full(len(arrays.classes), -1, np.int64)
+    position[labels] = np.arange(len(labels))
+
+    def chosen(images: ImageSet) -> ImageSet:
+        kept = images.select(np.flatnonzero(position[images.labels] >= 0))
+        return ImageSet(kept.images, position[kept.labels])
+
+    return ImageArrays(
+        chosen(arrays.train), chosen(arrays.test), tuple(arrays.classes[label] for label in labels)
+    )

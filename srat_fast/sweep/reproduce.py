@@ -1,0 +1,110 @@
+"""The paper's tables and figures as sweeps: a name, a scale and a number of seeds enter; a spec leaves."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from srat_fast.errors import UserError
+from srat_fast.sweep.spec import Spec, spec_from_tree
+
+SCALES = ("smoke", "paper")
+#: What smoke scale changes everywhere: that everything runs, in minutes on a CPU; its numbers mean nothing.
+_SMOKE = {
+    "dataset": "digits",
+    "epochs": 4,
+    "model.width": 4,
+    "attack.steps": 2,
+    "eval_attack.steps": 5,
+    "data.test_limit": 100,
+    "run.tensorboard": False,
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A table or figure.
+
+    Attributes:
+        name: such as "table4".
+        title: what it shows.
+        numbering: where its number, and what stands behind it, is known from.
+        per_class: whether it shows each class.
+        tree: the spec's TOML document at paper scale, with what smoke scale changes under "smoke".
+    """
+
+    name: str
+    title: str
+    numbering: str
+    per_class: bool
+    tree: dict[str, Any]
+
+
+def item_names() -> list[str]:
+    """The tables and figures that can be reproduced.
+
+    Returns:
+        Names: tables, then figures, each by number.
+    """
+    found = []
+    for entry in files("srat_fast.sweep.paper").iterdir():
+        match = re.fullmatch(r"(table|fig)(\d+)\.toml", entry.name)
+        if match:
+            found.append((match[1] == "fig", int(match[2]), entry.name.removesuffix(".toml")))
+    return [name for _, _, name in sorted(found)]
+
+
+def load_item(name: str) -> Item:
+    """A table or figure.
+
+    Args:
+        name: one of `item_names`.
+
+    Returns:
+        The item.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in item_names():
+        raise UserError("ITEM", f"one of {', '.join(item_names())}", name)
+    tree = tomllib.loads((files("srat_fast.sweep.paper") / f"{name}.toml").read_text(encoding="utf-8"))
+    numbering, per_class = tree.pop("numbering"), tree.pop("per_class", False)
+    return Item(name, tree["title"], numbering, per_class, tree)
+
+
+def item_spec(item: Item, scale: str, seeds: int) -> Spec:
+    """The sweep of a table or figure.
+
+    Args:
+        item: as loaded.
+        scale: "paper" for the real thing, "smoke" for minutes on digits.
+        seeds: runs of each cell.
+
+    Returns:
+        The spec.
+
+    Raises:
+        UserError: an unknown scale, or no seed.
+    """
+    if scale not in SCALES:
+        raise UserError("--scale", f"one of {', '.join(SCALES)}", scale)
+    if seeds < 1:
+        raise UserError("--seeds", "an integer >= 1", seeds)
+    tree = {key: value for key, value in item.tree.items() if key != "smoke"}
+    tree["seeds"] = seeds
+    if scale == "smoke":
+        smoke = item.tree.get("smoke", {})
+        tree["title"] = f"{item.title} (smoke scale on digits: shows that it runs)"
+        tree["recipe"] = "digits"
+        base = {key: value for key, value in tree["base"].items() if key != "dataset"}
+        base = {**base, **smoke.get("base", {})}
+        if isinstance(base.get("data"), dict):  # data.classes of the real set, unless smoke names its own
+            base["data"] = {k: v for k, v in base["data"].items() if f"data.{k}" not in base}
+        tree["base"] = {**base, **_SMOKE}
+        tree["axes"] = smoke.get("axes", tree["axes"])
+    return spec_from_tree(tree, Path("."), item.name)

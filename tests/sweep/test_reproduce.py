@@ -1,0 +1,72 @@
+"""The paper's tables and figures: each is a valid plan at both scales, and one runs from end to end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from srat_fast.errors import UserError
+from srat_fast.sweep.plan import make_plan
+from srat_fast.sweep.reproduce import item_names, item_spec, load_item
+
+NAMES = [f"table{n}" for n in range(1, 11)] + [f"fig{n}" for n in (1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 15, 16)]
+
+
+def test_every_item_is_there() -> None:
+    assert item_names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_scales_are_valid_plans(name) -> None:
+    item = load_item(name)
+    assert item.numbering
+    smoke, paper = (make_plan(item_spec(item, scale, 2), name) for scale in ("smoke", "paper"))
+    assert {smoke.recipe(t).data.name for t in smoke.trials} == {"digits"}
+    for trial in paper.trials:
+        recipe = paper.recipe(trial)
+        assert (recipe.optim.epochs, recipe.model.width, recipe.data.limit) == (200, 64, None)
+    assert {t.seed for t in paper.trials} == {0, 1}
+    assert sum(t.work for t in smoke.trials) < 1e-4 * sum(t.work for t in paper.trials)
+
+
+def test_tables_have_the_methods_of_the_paper() -> None:
+    plan = make_plan(item_spec(load_item("table4"), "paper", 1), "table4")
+    assert len(plan.trials) == 11
+    recipe = plan.recipe(plan.trials[0])
+    assert (recipe.data.name, recipe.data.imbalance, recipe.data.ratio) == ("cifar10", "exp", 100)
+
+
+def test_bad_names_and_scales() -> None:
+    with pytest.raises(UserError, match="one of table1, table2"):
+        load_item("fig3")
+    with pytest.raises(UserError, match="one of smoke, paper"):
+        item_spec(load_item("fig1"), "large", 1)
+    with pytest.raises(UserError, match="an integer >= 1"):
+        item_spec(load_item("fig1"), "smoke", 0)
+
+
+def test_paper_scale_prints_the_plan_and_gpu_hours_only(stage) -> None:
+    code, text = stage.call("reproduce", "fig6", "--images-per-second", "20000")
+    assert code == 0, text
+    assert "81 runs" in text
+    assert "GPU hours" in text
+    assert "as given" in text
+    assert "not run: --run does" in text
+    assert not (stage.path / "reproduce").exists()
+
+
+@pytest.mark.slow
+def test_smoke_scale_from_end_to_end(stage) -> None:
+    code, text = stage.call(
+        "reproduce", "fig10", "--scale", "smoke", "--seeds", "1", "--cpu-slots", "2", real=True, timeout=280
+    )
+    assert code == 0, text
+    out = stage.path / "reproduce" / "fig10-smoke"
+    records = [json.loads(path.read_text()) for path in out.glob("runs/*/record.json")]
+    assert len(records) == 6
+    assert {tuple(r["classes"]) for r in records} == {("0", "8")}
+    assert {tuple(r["counts"]) for r in records} == {(124, 1)}
+    assert (out / "table.md").read_text() in text
+    assert "ce, weight_ratio = 100" in text
+    assert "standard accuracy of each class" in text

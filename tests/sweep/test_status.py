@@ -1,0 +1,172 @@
+"""Status: derived from states, records and processes, quick for 10,000 trials; slots; estimates; the live view."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from srat_fast.errors import UserError
+from srat_fast.sweep import slots
+from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.estimate import duration, estimate
+from srat_fast.sweep.hosts import this_host
+from srat_fast.sweep.plan import Trial
+from srat_fast.sweep.spec import spec_from_tree
+from srat_fast.sweep.status import read_status
+from srat_fast.sweep.view import Running, Snapshot, SweepView
+
+
+def sweep_of(path: Path, text: str) -> SweepDirectory:
+    return SweepDirectory.create(path, spec_from_tree(tomllib.loads(text), path, "t"), "t.toml")
+
+
+def fill(sweep: SweepDirectory, every: int) -> None:
+    """As a sweep leaves it: most are done, every so many have failed."""
+    for trial in sweep.plan.trials:
+        failed = trial.index % every == 0
+        sweep.run(trial).mkdir()
+        if not failed:
+            (sweep.run(trial) / "record.json").write_text('{"status": "finished"}')
+        state = {
+            "status": "failed" if failed else "done",
+            "seconds": 2.0,
+            "attempts": [{"kind": "x", "exit": 0}],
+        }
+        (sweep.state_path(trial)).write_text(json.dumps(state))
+
+
+def test_ten_thousand_trials_in_seconds(tmp_path) -> None:
+    """The promise is 3 s; processor time, as others may be busy here."""
+    sweep = sweep_of(tmp_path / "s", "seeds = 10000\n[base]\ndataset = 'digits'")
+    fill(sweep, 10)
+    before = time.process_time()
+    status = read_status(SweepDirectory.open(tmp_path / "s"))
+    spent = time.process_time() - before
+    assert status.counts == {"done": 9000, "failed": 1000}
+    assert len(status.finished()) == 9000
+    assert spent < 6
+
+
+def test_each_status(tmp_path) -> None:
+    sweep = sweep_of(tmp_path / "s", "seeds = 7\n[base]\ndataset = 'digits'")
+    trials = sweep.plan.trials
+    dead = {"host": this_host(), "pid": 2**22 - 1, "ticks": 1, "where": "cpu 0", "started": 0}
+    sweep.run(trials[1]).mkdir()  # begun, its driver died before it wrote a state
+    sweep.write_state(trials[2], {"status": "running", "running": dead, "attempts": []})
+    sweep.run(trials[2]).mkdir()
+    sweep.run(trials[3]).mkdir()  # finished, its driver died before it noticed
+    (sweep.run(trials[3]) / "record.json").write_text('{"status": "finished", "seconds": {"total": 3.0}}')
+    sweep.write_state(trials[4], {"status": "done", "attempts": []})  # its directory was removed
+    sweep.run(trials[5]).mkdir()
+    (sweep.run(trials[5]) / "record.json").write_text('{"status": "fini')
+    sweep.state_path(trials[6]).write_text("{")  # torn by a power cut
+    status = read_status(sweep)
+    found = [row.status for row in status.rows]
+    assert found == ["queued", "interrupted", "interrupted", "done", "queued", "interrupted", "queued"]
+    assert status.finished() == [(trials[3], 3.0)]
+
+
+def test_a_running_trial_is_shown_with_its_speed(stage) -> None:
+    stage.spec(seeds=[0], axes={"method": ["ce"]})
+    stage.behave({"0": ["epochs:200"]})
+    driver = stage.start("sweep", "spec.toml", "--out", str(stage.out), "--cpu-slots", "1", "--min-free", "0")
+    try:
+        end = time.monotonic() + 30
+        while not list(stage.out.glob("runs/*/metrics.jsonl")):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        code, text = stage.call("sweep", "status", str(stage.out))
+    finally:
+        driver.terminate()
+        driver.communicate(timeout=30)
+    assert code == 0, text
+    assert "1 running" in text
+    assert "500 images/s in all" in text
+
+
+def test_slots(monkeypatch) -> None:
+    monkeypatch.setattr(slots, "visible_gpus", lambda: [])
+    monkeypatch.setattr(slots, "cores", lambda: 8)
+    found = slots.make_slots({"auto"}, cpu_slots=4)
+    assert [(s.gpu, s.threads, s.share) for s in found] == [(None, 2, 4)] * 4
+    assert 1 <= len(slots.make_slots({"cpu"})) <= 8
+    for arguments, says in (
+        ({"slots_per_gpu": 2}, "no trial runs on a GPU"),
+        ({"gpus": "0"}, "visible here: none"),
+        ({"cpu_slots": 0}, "an integer >= 1"),
+    ):
+        with pytest.raises(UserError, match=says):
+            slots.make_slots({"auto"}, **arguments)
+    with pytest.raises(UserError, match="has no GPU"):
+        slots.make_slots({"cuda"})
+    monkeypatch.setattr(slots, "visible_gpus", lambda: ["0", "3"])
+    found = slots.make_slots({"auto"}, slots_per_gpu=2)
+    assert [(s.gpu, s.share) for s in found] == [("0", 2), ("3", 2), ("0", 2), ("3", 2)]
+    assert [s.gpu for s in slots.make_slots({"cuda"}, gpus="3")] == ["3"]
+    assert slots.make_slots({"auto"}, gpus="none")[0].gpu is None
+    assert slots.make_slots({"cpu"})[0].gpu is None
+    for devices, arguments, says in (
+        ({"auto"}, {"cpu_slots": 2}, "--gpus none"),
+        ({"cpu"}, {"gpus": "0"}, "every run of this sweep has run.device = cpu"),
+        ({"auto", "cpu"}, {}, "need a sweep each"),
+        ({"auto"}, {"gpus": "1"}, "visible here: 0, 3"),
+    ):
+        with pytest.raises(UserError, match=says):
+            slots.make_slots(devices, **arguments)
+
+
+def test_gpus_are_seen_without_cuda(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(slots, "Path", lambda text: tmp_path if "nvidia/gpus" in text else Path(text))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for bus in ("0000:17:00.0", "0000:65:00.0"):
+        (tmp_path / bus).mkdir()
+    assert slots.visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-abc")
+    assert slots.visible_gpus() == ["GPU-abc"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert slots.visible_gpus() == []
+
+
+def trial(work: float, images: int = 100) -> Trial:
+    return Trial(0, "a", "a", 0, 0, work, images)
+
+
+def test_estimates() -> None:
+    left = [trial(4.0), trial(2.0), trial(2.0)]
+    guess = estimate(left, 2, [(trial(1.0), 10.0), (trial(3.0), 30.0)])
+    assert (guess.trial_seconds, guess.seconds) == (80.0, 40.0)
+    assert guess.source == "from 2 finished run(s) of this sweep"
+    assert estimate(left, 8, [(trial(1.0), 10.0)]).seconds == 40.0, "not less than the longest trial"
+    stated = estimate(left, 1, images_per_second=10.0)
+    assert stated.seconds == 30.0
+    assert "given 10 training images/s" in stated.source
+    unknown = estimate(left, 1)
+    assert (unknown.seconds, unknown.source[:7]) == (None, "unknown")
+    assert [duration(s) for s in (None, 59, 61, 7500, 10**6)] == [
+        "unknown",
+        "59 s",
+        "1 min",
+        "2 h 05 min",
+        "11.6 days",
+    ]
+
+
+def test_the_view_is_live_on_a_terminal_and_lines_elsewhere() -> None:
+    guess = estimate([trial(1.0)] * 4, 2, [(trial(1.0), 60.0)])
+    snapshot = Snapshot(3, 1, 2, [Running("a-run", "cpu 0", time.time() - 30, 120.0, 2)], guess)
+    for terminal in (False, True):
+        text = io.StringIO()
+        with SweepView("title", Console(file=text, force_terminal=terminal, width=120)) as view:
+            view.update(snapshot)
+            view.line("done: [x]")
+        shown = text.getvalue()
+        assert "3 of 7 done, 1 running, 2 queued, 1 failed; 120 images/s; about 2 min left" in shown
+        assert "done: [x]" in shown
+        assert ("a-run" in shown) == terminal
+        assert ("\x1b" in shown) == terminal

@@ -1,0 +1,200 @@
+"""Tables: statistics against plain formulas, the paper's numbers, marks, and every format."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import statistics
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from srat_fast.errors import UserError
+from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.published import METRICS, departures, published
+from srat_fast.sweep.spec import spec_from_tree
+from srat_fast.sweep.statistics import compare, summarize
+from srat_fast.sweep.table import build_table
+from srat_fast.sweep.write import to_latex, to_markdown, write_table
+
+VALUES = {"ce": [0.48, 0.50, 0.52], "srat-ldam": [0.63, 0.64, 0.68]}
+
+
+def finished_sweep(path: Path, spec: str, values: dict, **record: object) -> SweepDirectory:
+    """A sweep whose runs have finished with given accuracies; None where one has not."""
+    sweep = SweepDirectory.create(path, spec_from_tree(tomllib.loads(spec), path, "t"), "t.toml")
+    for trial in sweep.plan.trials:
+        value = values[sweep.plan.recipe(trial).method][trial.seed]
+        if value is None:
+            continue
+        part = {"overall": value, "under": value / 2, "well": value, "per_class": [value, 1 - value]}
+        content = {
+            "status": "finished", "standard": part, "robust": part | {"overall": value - 0.2}, "collapsed": None,
+            "classes": ["cat", "dog"], "git_commit": "abc", "audit": {"verdict": "reliable"},
+        }  # fmt: skip
+        sweep.run(trial).mkdir(parents=True)
+        (sweep.run(trial) / "record.json").write_text(json.dumps(content | record))
+    return sweep
+
+
+CIFAR = "seeds = 3\nbaseline = 'ce'\n[base]\ndataset = 'cifar10'\n[axes]\nmethod = ['ce', 'srat-ldam']"
+
+
+def test_summary() -> None:
+    values = [63.1, 64.0, 62.2, 65.5]
+    found = summarize(values)
+    assert found.n == 4
+    assert found.mean == pytest.approx(statistics.mean(values))
+    assert found.std == pytest.approx(statistics.stdev(values))
+    assert min(values) <= found.low < found.mean < found.high <= max(values)
+    assert summarize(values) == found, "the same resamples each time"
+    wide = summarize(values, confidence=0.99)
+    assert wide.low < found.low
+    assert (summarize([1.0]).std, summarize([1.0]).low) == (None, None)
+    assert summarize([]).n == 0
+    assert math.isnan(summarize([]).mean)
+    assert summarize([2.0, 2.0]).std == 0.0
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    hits = [
+        found.low <= 0.0 <= found.high
+        for found in (summarize(generator.normal(size=30).tolist(), 0.9) for _ in range(60))
+    ]
+    assert 0.75 < sum(hits) / len(hits) < 1.0
+
+
+def test_paired_test() -> None:
+    ours, base = {0: 5.0, 1: 6.0, 2: 8.0, 7: 99.0}, {0: 4.0, 1: 5.5, 2: 6.0, 9: 0.0}
+    found = compare(ours, base)
+    differences = [1.0, 0.5, 2.0]
+    t = statistics.mean(differences) / (statistics.stdev(differences) / math.sqrt(3))
+    assert (found.n, found.difference) == (3, pytest.approx(3.5 / 3))
+    assert found.p == pytest.approx(
+        1 - t / math.sqrt(2 + t * t)
+    )  # Student's distribution with 2 degrees of freedom
+    assert compare({0: 1.0}, {0: 2.0}).p is None
+    assert compare({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0}).p is None, "equal differences have no deviation"
+    assert compare({0: 1.0}, {1: 2.0}).n == 0
+
+
+def test_the_papers_numbers_stand_beside(tmp_path) -> None:
+    sweep = finished_sweep(tmp_path / "s", CIFAR, VALUES)
+    table = build_table(sweep)
+    ce, srat = table.lines
+    assert [e.paper for e in srat.entries] == [63.11, 65.60, 34.22, 32.55]
+    assert srat.entries[0].summary.mean == pytest.approx(65.0)
+    assert srat.entries[0].off == pytest.approx(65.0 - 63.11)
+    assert ce.entries[0].against is None
+    assert srat.entries[0].against.difference == pytest.approx(15.0)
+    assert table.notes == []
+    text = to_markdown(table)
+    assert "| srat-ldam | 3 | 65.00 ± 2.65 (paper 63.11: +1.89) |" in text
+    assert "; +15.00, p = " in text
+    assert "cifar10 (exp, ratio 100)" in text
+
+
+def test_other_recipes_are_no_target(tmp_path) -> None:
+    spec = CIFAR.replace("[axes]", "epochs = 4\nmodel.width = 16\n[axes]")
+    table = build_table(finished_sweep(tmp_path / "s", spec, VALUES))
+    (note,) = table.notes
+    assert "model.width = 16, optim.epochs = 4" in note
+    sweep = SweepDirectory.open(tmp_path / "s")
+    recipe = sweep.plan.recipe(sweep.plan.trials[0])
+    assert departures(recipe) == ["model.width = 16", "optim.epochs = 4"]
+    assert published(recipe.replace({"data.ratio": 50})) is None
+    assert len(METRICS) == len(published(recipe))
+
+
+@pytest.mark.parametrize(
+    ("record", "mark"),
+    [
+        ({"audit": {"verdict": "suspicious"}}, "audit suspicious: all"),
+        ({"audit": None}, "not audited: all"),
+        ({"collapsed": 1}, "collapsed to one class: all"),
+        ({}, ""),
+    ],
+)
+def test_marks(tmp_path, record, mark) -> None:
+    table = build_table(finished_sweep(tmp_path / "s", CIFAR, VALUES, **record))
+    assert [line.marks for line in table.lines] == [[mark] if mark else []] * 2
+    assert mark in to_markdown(table)
+    assert mark in to_latex(table)
+
+
+def test_runs_that_are_missing_are_marked_and_left_out(tmp_path) -> None:
+    values = {"ce": [0.5, None, 0.6], "srat-ldam": [None, None, None]}
+    table = build_table(finished_sweep(tmp_path / "s", CIFAR, values))
+    assert table.lines[0].marks == ["2 of 3 runs finished"]
+    assert table.lines[0].entries[0].summary.mean == pytest.approx(55.0)
+    assert table.lines[1].marks == ["0 of 3 runs finished"]
+    assert "| srat-ldam | 0 | - (paper 63.11) |" in to_markdown(table)
+
+
+def test_axes_and_settings(tmp_path) -> None:
+    spec = (
+        "seeds = 3\nbaseline = 'ce'\n[base]\ndataset = 'digits'\n[axes]\nratio = [5, 10]\nmethod = ['ce', 'srat-ldam']\n"
+        "loss.temperature = [0.1, 0.2]"
+    )
+    table = build_table(finished_sweep(tmp_path / "s", spec, VALUES), per_class=True)
+    assert list(table.settings()) == ["digits (exp, ratio 5)", "digits (exp, ratio 10)"]
+    labels = [line.label for line in table.settings()["digits (exp, ratio 10)"]]
+    assert labels == [f"{m}, temperature = {t}" for m in ("ce", "srat-ldam") for t in (0.1, 0.2)]
+    assert all(line.entries[0].paper is None for line in table.lines)
+    assert [(e.kind, e.part) for e in table.lines[0].entries[4:]] == [
+        ("standard", "class:cat"), ("standard", "class:dog"), ("robust", "class:cat"), ("robust", "class:dog")
+    ]  # fmt: skip
+    assert table.lines[0].entries[4].summary.mean == pytest.approx(50.0)
+    assert "standard accuracy of each class" in to_markdown(table)
+
+
+def test_files(tmp_path) -> None:
+    table = build_table(finished_sweep(tmp_path / "s", CIFAR, VALUES))
+    for kind in ("md", "csv", "parquet", "tex"):
+        write_table(table, tmp_path / f"t.{kind}")
+    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert len(rows) == 8
+    assert float(rows[4]["mean"]) == pytest.approx(65.0)
+    assert (rows[4]["paper"], rows[0]["p"], rows[4]["baseline"]) == ("63.11", "", "ce")
+    import pyarrow.parquet
+
+    assert pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist()[4]["mean"] == pytest.approx(65.0)
+    tex = (tmp_path / "t.tex").read_text()
+    assert "SRAT-LDAM & 65.00 $\\pm$ 2.65 & 63.11 &" in tex
+    assert tex.count("\\begin") == tex.count("\\end")
+    assert tex.count("{") == tex.count("}")
+    with pytest.raises(UserError, match="a file ending in"):
+        write_table(table, tmp_path / "t.html")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_table(table, tmp_path / "none" / "t.md")
+
+
+def test_parquet_without_its_package(tmp_path, monkeypatch) -> None:
+    table = build_table(finished_sweep(tmp_path / "s", CIFAR, VALUES))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"needs the package pyarrow.*pip install 'srat-fast\[parquet\]'"):
+        write_table(table, tmp_path / "t.parquet")
+    assert not (tmp_path / "t.parquet").exists()
+
+
+def test_table_command(tmp_path, stage) -> None:
+    finished_sweep(stage.out, CIFAR, VALUES)
+    code, text = stage.call("sweep", "table", str(stage.out), "--baseline", "srat-ldam", "--out", "a.tex")
+    assert code == 0, text
+    assert "difference from srat-ldam" in text
+    assert (stage.path / "a.tex").exists()
+    for options, says in (
+        (["--baseline", "focal"], "--baseline = 'focal': this sweep runs ce, srat-ldam"),
+        (["--confidence", "1"], "--confidence = 1.0: a number > 0 and < 1"),
+        (["--out", "a.html"], "a file ending in .md, .csv, .parquet, .tex"),
+    ):
+        code, text = stage.call("sweep", "table", str(stage.out), *options)
+        assert code == 2
+        assert says in text
+        assert text.count("\n") == 1
