@@ -9,6 +9,7 @@ attempt.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def cluster_slots(
         if value is not None and value < 1:
             raise UserError(option, "an integer >= 1", value)
     if not ray.is_initialized():
+        _reachable(address)
         try:
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False
@@ -76,6 +78,19 @@ def cluster_slots(
         raise UserError("--slots-per-gpu", "no trial runs on a GPU", slots_per_gpu)
     count = int(min(resources.get("CPU", 1), cpu_slots or 10**6))
     return [Slot(None, 1, 1, f"ray cpu {k}") for k in range(max(1, count))]
+
+
+def _reachable(address: str) -> None:
+    """Refuse an address at which nothing listens at once: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if address == "auto" or "://" in address:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        problem = f"no Ray cluster there ({reason}); HOST:PORT of its head, or auto"
+        raise UserError("--address", problem, address) from None
 
 
 class _Desk:

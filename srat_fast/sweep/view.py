@@ -129,6 +129,7 @@ class SweepView:
             speed = f"{trial.speed:,.0f}" if trial.speed else "-"
             row = (trial.name, trial.where, str(trial.attempt), speed, duration(time.time() - trial.started))
             table.add_row(*(Text(cell) for cell in row))
-        return Group(
-            table, ProgressBar(total=total, completed=snapshot.done, width=60), Text(snapshot.text())
-        )
+        below = Table.grid()  # a bar by itself does not end its line
+        below.add_row(ProgressBar(total=total, completed=snapshot.done, width=60))
+        below.add_row(Text(snapshot.text()))
+        return Group(table, below)

@@ -139,8 +139,8 @@ def test_runs_that_are_missing_are_marked_and_left_out(tmp_path) -> None:
 
 def test_axes_and_settings(tmp_path) -> None:
     spec = (
-        "seeds = 3\nbaseline = 'ce'\n[base]\ndataset = 'digits'\n[axes]\nratio = [5, 10]\nmethod = ['ce', 'srat-ldam']\n"
-        "loss.temperature = [0.1, 0.2]"
+        "seeds = 3\nbaseline = 'ce'\n[base]\ndataset = 'digits'\n[axes]\nratio = [5, 10]\n"
+        "method = ['ce', 'srat-ldam']\nloss.temperature = [0.1, 0.2]"
     )
     table = build_table(finished_sweep(tmp_path / "s", spec, VALUES), per_class=True)
     assert list(table.settings()) == ["digits (exp, ratio 5)", "digits (exp, ratio 10)"]
@@ -158,7 +158,7 @@ def test_files(tmp_path) -> None:
     table = build_table(finished_sweep(tmp_path / "s", CIFAR, VALUES))
     for kind in ("md", "csv", "parquet", "tex"):
         write_table(table, tmp_path / f"t.{kind}")
-    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     assert len(rows) == 8
     assert float(rows[4]["mean"]) == pytest.approx(65.0)
     assert (rows[4]["paper"], rows[0]["p"], rows[4]["baseline"]) == ("63.11", "", "ce")
