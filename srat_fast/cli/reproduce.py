@@ -99,5 +99,11 @@ def reproduce(
     if code in (0, 1):
         files = [directory / f"table.{kind}" for kind in ("md", "csv", "tex")]
         print_table(SweepDirectory.open(directory), None, 0.95, found.per_class, files)
-        console.print(f"also in {directory}: {', '.join(path.name for path in files)}", highlight=False)
+        made = ", ".join(path.name for path in files)
+        if any((directory / "runs").glob("*/record.json")):
+            from srat_fast.report.build import PAGE, build_report
+
+            report = build_report([directory / "runs"], directory / "report")
+            made += f" and report/{PAGE} with {len(report.figures)} figures"
+        console.print(f"in {directory}: {made}", highlight=False, soft_wrap=True)
     return code

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from srat_fast.errors import UserError
+from srat_fast.record import RECORD
 from srat_fast.sweep.claim import Claims
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.plan import Trial
@@ -54,7 +55,10 @@ def requeue(directory: Path, wanted: list[str], fresh: bool) -> list[str]:
                 aside = sweep.path / "aside"
                 aside.mkdir(exist_ok=True)
                 number = sum(entry.name.startswith(trial.name) for entry in aside.iterdir())
-                os.replace(sweep.run(trial), aside / f"{trial.name}.{number}")
+                moved = aside / f"{trial.name}.{number}"
+                os.replace(sweep.run(trial), moved)
+                if (moved / RECORD).exists():  # a report over the sweep must not count it
+                    os.replace(moved / RECORD, moved / f"{RECORD}.old")
             earlier = [*state.get("earlier", []), *state["attempts"]]
             sweep.write_state(trial, {"status": "queued", "attempts": [], "earlier": earlier})
             lines.append(f"{trial.name} is queued again")

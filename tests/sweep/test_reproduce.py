@@ -68,5 +68,7 @@ def test_smoke_scale_from_end_to_end(stage) -> None:
     assert {tuple(r["classes"]) for r in records} == {("0", "8")}
     assert {tuple(r["counts"]) for r in records} == {(124, 1)}
     assert (out / "table.md").read_text() in text
+    assert (out / "report" / "report.html").exists()
+    assert len(list((out / "report" / "figures").glob("*.svg"))) > 1
     assert "ce, weight_ratio = 100" in text
     assert "standard accuracy of each class" in text
