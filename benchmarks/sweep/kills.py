@@ -2,8 +2,8 @@
 
     python benchmarks/sweep/kills.py benchmarks/sweep/digits.toml OUT --trials 5 --drivers 2
 
-Trials and drivers are ended by SIGKILL at random moments (a fixed seed), and the driver is started again each time. Only
-processes that this script started are killed.
+Trials and drivers are ended by SIGKILL at random moments (a fixed seed), and the driver is started again each time.
+Only processes that this script started are killed.
 """
 
 from __future__ import annotations

@@ -138,9 +138,7 @@ def run_spec(
             return 0
         sweep = SweepDirectory.create(out, spec, source, other_code=other_code)
     except BadSpec as error:
-        for line in error.problems:
-            print(f"error: {line}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        return _all_of(error)
     status = read_status(sweep, progress=False)
     sweep_show.show_plan(console, sweep.plan, slots, images_per_second, status)
     if any(slot.gpu is not None and slot.share > 1 for slot in slots):
@@ -162,6 +160,39 @@ def run_spec(
             f"reasons: srat-fast sweep status {out}; again: srat-fast sweep retry {out}", highlight=False
         )
     return code
+
+
+@app.command()
+def plan(
+    spec: Annotated[Path, typer.Argument(help="The spec: base recipe, axes, seeds.", metavar="SPEC.toml")],
+    out: Annotated[
+        Path | None, typer.Option(help="The sweep's directory.", show_default="sweeps/<spec's name>")
+    ] = None,
+    other_code: Annotated[
+        bool, typer.Option("--other-code", help="Go on with a plan that another version of the code made.")
+    ] = False,
+) -> int:
+    """Write the plan into the sweep's directory and run nothing: for `run-one` in a batch system."""
+    from rich.console import Console
+
+    from srat_fast.sweep.directory import SweepDirectory
+    from srat_fast.sweep.spec import BadSpec, read_tree, spec_from_tree
+
+    directory = out if out is not None else Path("sweeps") / spec.stem
+    try:
+        parsed = spec_from_tree(read_tree(spec), spec.parent, spec.stem)
+        sweep = SweepDirectory.create(directory, parsed, str(spec), other_code=other_code)
+    except BadSpec as error:
+        return _all_of(error)
+    sweep_show.show_plan(Console(), sweep.plan, [], None, None)
+    typer.echo(f"trials 0 to {len(sweep.plan.trials) - 1}: srat-fast sweep run-one {directory} INDEX")
+    return 0
+
+
+def _all_of(error: Any) -> int:
+    for line in error.problems:
+        print(f"error: {line}", file=sys.stderr)
+    return 2
 
 
 @app.command()

@@ -15,8 +15,6 @@ import sys
 import threading
 import time
 
-from srat_fast.sweep.prepare import prepare
-
 _PR_SET_PDEATHSIG = 1
 
 
@@ -46,6 +44,8 @@ def main() -> None:
     """Run the command named on the command line under its driver's eye."""
     end_with(int(sys.argv[1]))
     if sys.argv[2] == "prepare":
+        from srat_fast.sweep.prepare import prepare
+
         prepare(sys.argv[3:])
     else:
         sys.argv[:] = ["srat-fast", *sys.argv[2:]]

@@ -50,3 +50,21 @@ def test_a_two_class_problem(uneven_arrays) -> None:
 def test_bad_classes(text, says) -> None:
     with pytest.raises(UserError, match=says):
         chosen_labels(text, ("a", "b", "c"))
+
+
+def test_two_classes_are_trained_and_judged(tmp_path) -> None:
+    from srat_fast import evaluate, train
+    from tests.training.short_runs import short
+
+    changes = {
+        "data__classes": "8,0",
+        "data__imbalance": "step",
+        "data__limit": None,
+        "data__val_fraction": 0,
+    }
+    record = train(short(method="natural", **changes), tmp_path / "run")
+    assert (record["classes"], record["counts"]) == (["8", "0"], [124, 12])
+    assert len(record["standard"]["per_class"]) == 2
+    assert (
+        evaluate(tmp_path / "run", "clean", device="cpu")["clean"]["overall"] == record["standard"]["overall"]
+    )

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.status import read_status
+
 ROOT = Path(__file__).resolve().parents[2]
 BASE = {
     "recipe": "digits",
@@ -83,9 +86,7 @@ class Stage:
         )
 
     def counts(self) -> dict[str, int]:
-        code, text = self.call("sweep", "status", str(self.out), "--json")
-        assert code == 0, text
-        return {name: n for name, n in json.loads(text)["counts"].items() if n}
+        return dict(read_status(SweepDirectory.open(self.out)).counts)
 
 
 @pytest.fixture

@@ -208,6 +208,10 @@ def test_a_full_disk_pauses_the_sweep(stage, tmp_path) -> None:
 def test_run_one(stage) -> None:
     stage.spec(seeds=[0, 1], axes={"method": ["ce"]})
     assert stage.call("sweep", "run-one", str(stage.out), "0")[0] == 2
+    code, text = stage.call("sweep", "plan", "spec.toml", "--out", str(stage.out))
+    assert code == 0, text
+    assert f"trials 0 to 1: srat-fast sweep run-one {stage.out} INDEX" in text
+    assert not stage.journal()
     stage.behave({"0": ["epochs:100"], "1": ["ok"]})
     driver = stage.start("sweep", "spec.toml", "--out", str(stage.out), "--cpu-slots", "1", "--min-free", "0")
     wait_for(lambda: stage.journal())
