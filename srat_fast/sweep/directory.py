@@ -103,7 +103,7 @@ class SweepDirectory:
             if plan == old:
                 return old
         content = dataclasses.asdict(plan) | {"format": _FORMAT}
-        content["trials"] = [list(dataclasses.astuple(trial)) for trial in plan.trials]
+        content["trials"] = [list(vars(trial).values()) for trial in plan.trials]
         write_atomically(path / PLAN, json.dumps(plain_json(content), allow_nan=False).encode())
         return plan
 

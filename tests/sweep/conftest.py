@@ -58,6 +58,7 @@ class Stage:
     def start(self, *arguments: str, real: bool = False, **popen: object) -> subprocess.Popen:
         program = ["-m", "srat_fast"] if real else [str(ROOT / "tests" / "sweep" / "drive.py")]
         environment = dict(os.environ) | {
+            "SRAT_FAST_CACHE": str(self.path / "cache"),
             "STANDIN": str(self.path / "standin.json"),
             "PYTHONPATH": os.pathsep.join(
                 [str(ROOT), str(ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -18,6 +18,11 @@ from srat_fast.sweep.child import end_with
 
 end_with(int(sys.argv[1]))
 arguments = sys.argv[3:]
+if sys.argv[2] == "prepare":  # the real one
+    from srat_fast.sweep.prepare import prepare
+
+    prepare(sys.argv[3:])
+    sys.exit(0)
 assert sys.argv[2] == "train"
 assert arguments[arguments.index("--resume") + 1] == "auto"
 out = Path(arguments[arguments.index("--out") + 1])

@@ -227,3 +227,23 @@ def test_run_one(stage) -> None:
     stage.behave({"0": ["bad:gone"]})
     assert stage.call("sweep", "run-one", str(stage.out), "0")[0] == 1
     assert stage.call("sweep", "run-one", str(stage.out), "0")[0] == 1
+
+
+def test_data_that_cannot_be_prepared_stop_the_sweep_before_it_starts(stage, image_folder) -> None:
+    base = {"dataset": "folder", "data_root": str(image_folder), "imbalance": "none", "device": "cpu"}
+    stage.spec(recipe="smoke", base=base, axes={"method": ["ce"]})
+    victim = image_folder / "train" / "cat" / "2.bmp"
+    good = victim.read_bytes()
+    victim.write_bytes(b"")
+    code, text = stage.sweep()
+    assert code == 2, text
+    assert "cannot be prepared" in text
+    assert str(victim) in text
+    assert "Traceback" not in text
+    assert not stage.journal()
+    victim.write_bytes(good + b"\0")
+    code, text = stage.sweep()
+    assert code == 2, "the data's identity enters the ids"
+    assert "2 of its 2 runs are not in this spec" in text
+    victim.write_bytes(good)
+    assert stage.sweep("--out", str(stage.path / "other"))[0] == 0
