@@ -36,6 +36,7 @@ OPTIONAL = (
     "onnxruntime",
     "onnxscript",
     "pyarrow",
+    "optuna",
 )
 
 

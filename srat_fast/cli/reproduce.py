@@ -50,9 +50,7 @@ def reproduce(
     ] = False,
 ) -> int:
     """Reproduce a table or figure of the paper as one sweep and one table."""
-    from rich.console import Console
-
-    from srat_fast.cli.sweep_show import show_plan
+    from srat_fast.cli.sweep_show import output, show_plan
     from srat_fast.errors import UserError
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.estimate import duration
@@ -67,7 +65,7 @@ def reproduce(
                 "--data-root", "has no effect: smoke scale runs on scikit-learn's digits", data_root
             )
         spec.base["data.root"] = data_root
-    console = Console()
+    console = output()
     if images_per_second is not None and images_per_second <= 0:
         raise UserError("--images-per-second", "a number > 0", images_per_second)
     console.print(f"numbering: {found.numbering}", highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,6 +48,10 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and stop; nothing is written.")
     ] = False,
+    search: Annotated[
+        str | None,
+        typer.Option(help="Sampler of the spec's [search]: tpe or random.", show_default="the spec's"),
+    ] = None,
     engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster, HOST:PORT or auto.", show_default="auto")
@@ -81,13 +86,18 @@ def run(
     ] = False,
 ) -> int:
     """Plan a spec's runs and run them: finished ones are skipped, interrupted ones resumed, failed ones tried again."""
-    from rich.console import Console
-
+    from srat_fast.sweep.space import SAMPLERS
     from srat_fast.sweep.spec import read_tree, spec_from_tree
 
     parsed = spec_from_tree(read_tree(spec), spec.parent, spec.stem)
+    if search is not None:
+        if search not in SAMPLERS:
+            raise UserError("--search", f"one of {', '.join(SAMPLERS)}", search)
+        if parsed.search is None:
+            raise UserError("--search", "the spec has no [search] table that says what is searched", search)
+        parsed = dataclasses.replace(parsed, search=dataclasses.replace(parsed.search, sampler=search))
     return run_spec(
-        parsed, str(spec), out if out is not None else Path("sweeps") / spec.stem, Console(), dry_run=dry_run,
+        parsed, str(spec), out if out is not None else Path("sweeps") / spec.stem, sweep_show.output(), dry_run=dry_run,
         engine=engine, address=address, collect=collect, gpus=gpus, slots_per_gpu=slots_per_gpu, cpu_slots=cpu_slots,
         images_per_second=images_per_second, stall_timeout=stall_timeout, min_free=min_free, other_code=other_code,
     )  # fmt: skip
@@ -124,7 +134,10 @@ def run_spec(
             raise UserError(option, "has an effect with --engine ray only")
     try:
         plan = make_plan(spec, source)
-        devices = {str(recipe.get("run.device", "auto")) for recipe in plan.recipes}
+        recipes = plan.recipes if plan.search is None else [plan.search["base"]]
+        devices = {str(recipe.get("run.device", "auto")) for recipe in recipes}
+        if plan.search is not None and engine != "local":
+            raise UserError("--engine", "a search runs on one machine: local", engine)
         if engine == "ray":
             from srat_fast.sweep.ray_engine import RayEngine, cluster_slots
 
@@ -148,17 +161,21 @@ def run_spec(
             else "MPS does not run here: trials on one GPU take turns",
             highlight=False,
         )
-    left = [row.trial for row in status.rows if row.status not in ("done", "failed")]
+    left = [row.trial for row in status.rows if row.status not in ("done", "failed", "pruned")]
     options = Options(stall_timeout, int(min_free * 2**20), images_per_second)
     with SweepView(sweep.plan.title, console) as view:
         if engine == "ray":
             return RayEngine(sweep, slots, view, options, collect=collect).run()
         prepare_data(sweep, left, view.line)
-        code = LocalEngine(sweep, slots, view, options).run()
+        driver = None
+        if sweep.plan.search is not None:
+            from srat_fast.sweep.search import SearchDriver
+
+            driver = SearchDriver(sweep, view, options)
+        code = LocalEngine(sweep, slots, view, options, driver=driver).run()
     if code == 1:
-        console.print(
-            f"reasons: srat-fast sweep status {out}; again: srat-fast sweep retry {out}", highlight=False
-        )
+        line = f"reasons: srat-fast sweep status {out}; again: srat-fast sweep retry {out}"
+        console.print(line, highlight=False, soft_wrap=True)
     return code
 
 
@@ -173,8 +190,6 @@ def plan(
     ] = False,
 ) -> int:
     """Write the plan into the sweep's directory and run nothing: for `run-one` in a batch system."""
-    from rich.console import Console
-
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.spec import BadSpec, read_tree, spec_from_tree
 
@@ -184,7 +199,7 @@ def plan(
         sweep = SweepDirectory.create(directory, parsed, str(spec), other_code=other_code)
     except BadSpec as error:
         return _all_of(error)
-    sweep_show.show_plan(Console(), sweep.plan, [], None, None)
+    sweep_show.show_plan(sweep_show.output(), sweep.plan, [], None, None)
     typer.echo(f"trials 0 to {len(sweep.plan.trials) - 1}: srat-fast sweep run-one {directory} INDEX")
     return 0
 
@@ -212,9 +227,7 @@ def status(
 
         typer.echo(json.dumps(sweep_show.status_json(sweep, found)))
         return
-    from rich.console import Console
-
-    sweep_show.show_status(Console(), sweep, found, every)
+    sweep_show.show_status(sweep_show.output(), sweep, found, every)
 
 
 @app.command()
@@ -242,14 +255,12 @@ def run_one(
     index: Annotated[int, typer.Argument(help="Of the trial, from 0 (sweep status --all).", metavar="INDEX")],
 ) -> int:
     """Run a single trial here, such as one task of a batch system's array job."""
-    from rich.console import Console
-
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.single import run_single
     from srat_fast.sweep.view import SweepView
 
     sweep = SweepDirectory.open(directory)
-    with SweepView(sweep.plan.title, Console()) as view:
+    with SweepView(sweep.plan.title, sweep_show.output()) as view:
         return run_single(sweep, index, view)
 
 

@@ -17,6 +17,16 @@ from srat_fast.sweep.status import STATUSES, Row, Status
 _CELLS = 30
 
 
+def output() -> Console:
+    """Where the commands print.
+
+    Returns:
+        The terminal; or, where the output is none, lines as long as they are, so that no name is cut.
+    """
+    console = Console()
+    return console if console.is_terminal else Console(width=1000)
+
+
 def show_plan(
     console: Console, plan: Plan, slots: list[Slot], images_per_second: float | None, status: Status | None
 ) -> None:
@@ -40,7 +50,21 @@ def show_plan(
         images = mine.images // plan.recipe(mine).optim.epochs
         shown = [str(values.get(name, plan.recipes[cell].get(name, "default"))) for name in plan.axes]
         table.add_row(str(cell), *shown, ", ".join(map(str, seeds[cell])), str(images))
-    console.print(table)
+    if plan.search is None or plan.cells:
+        console.print(table)
+    if plan.search is not None:
+        ranges = [
+            f"{name} in {entry['choices']}" if "choices" in entry
+            else f"{name} from {entry['low']} to {entry['high']}{' (log)' if entry['log'] else ''}"
+            for name, entry in plan.search["space"].items()
+        ]  # fmt: skip
+        early = (
+            f"; hopeless runs end early, from epoch {plan.search['after']} on" if plan.search["after"] else ""
+        )
+        console.print(
+            f"search: {plan.search['trials']} runs by {plan.search['sampler']}: {', '.join(ranges)}{early}",
+            highlight=False, soft_wrap=True, markup=False,
+        )  # fmt: skip
     if len(plan.cells) > _CELLS:
         console.print(f"and {len(plan.cells) - _CELLS} more cells")
     for note in plan.notes:

@@ -11,7 +11,7 @@ from srat_fast.data.cache import exclusive
 from srat_fast.errors import UserError
 from srat_fast.recipe import to_toml
 from srat_fast.record import RECORD, plain_json, write_atomically
-from srat_fast.sweep.plan import Plan, Trial, make_plan
+from srat_fast.sweep.plan import Plan, Trial, make_plan, suggested
 from srat_fast.sweep.spec import Spec
 
 PLAN = "plan.json"
@@ -86,6 +86,29 @@ class SweepDirectory:
             raise UserError("--out", f"cannot be written: {error.strerror}", str(path)) from None
         return sweep
 
+    def append(self, values: dict[str, Any]) -> Trial:
+        """Add a search's suggestion to the plan.
+
+        Args:
+            values: dotted field -> value.
+
+        Returns:
+            Its trial: the one that is there already where the same was suggested before.
+
+        Raises:
+            UserError: the values contradict each other.
+            OSError: the plan cannot be written.
+        """
+        fields, trial = suggested(self.plan, values)
+        if trial.id in self.by_id:
+            return self.by_id[trial.id]
+        self.plan.cells.append(values)
+        self.plan.recipes.append(fields)
+        self.plan.trials.append(trial)
+        self.by_id[trial.id] = trial
+        _write_plan(self.path, self.plan)
+        return trial
+
     @classmethod
     def _merged(cls, path: Path, plan: Plan, spec: Spec, source: str, other_code: bool) -> Plan:
         if (path / PLAN).exists():
@@ -102,9 +125,7 @@ class SweepDirectory:
             plan = _continued(old, plan, path)
             if plan == old:
                 return old
-        content = dataclasses.asdict(plan) | {"format": _FORMAT}
-        content["trials"] = [list(vars(trial).values()) for trial in plan.trials]
-        write_atomically(path / PLAN, json.dumps(plain_json(content), allow_nan=False).encode())
+        _write_plan(path, plan)
         return plan
 
     def run(self, trial: Trial) -> Path:
@@ -199,8 +220,19 @@ class SweepDirectory:
             return None
 
 
+def _write_plan(path: Path, plan: Plan) -> None:
+    content = dataclasses.asdict(plan) | {"format": _FORMAT}
+    content["trials"] = [list(vars(trial).values()) for trial in plan.trials]
+    write_atomically(path / PLAN, json.dumps(plain_json(content), allow_nan=False).encode())
+
+
 def _continued(old: Plan, new: Plan, path: Path) -> Plan:
     """The old plan with the new one's additional runs; its indices stay."""
+    if old.search is not None or new.search is not None:
+        known = {"trials": 0}  # a search may be given more trials
+        if old.search is None or new.search is None or old.search | known != new.search | known:
+            raise UserError("--out", "holds another search or sweep; choose another directory", str(path))
+        return dataclasses.replace(old, search=new.search)
     wanted, there = {t.id for t in new.trials}, {t.id for t in old.trials}
     gone = [t for t in old.trials if t.id not in wanted]
     if gone:

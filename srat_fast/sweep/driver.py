@@ -18,7 +18,7 @@ from srat_fast.sweep.estimate import estimate
 from srat_fast.sweep.orphans import still_running
 from srat_fast.sweep.outcome import Verdict
 from srat_fast.sweep.plan import Trial
-from srat_fast.sweep.process import finished_fields
+from srat_fast.sweep.process import TrialProcess, finished_fields
 from srat_fast.sweep.status import read_status
 from srat_fast.sweep.view import Running, Snapshot, SweepView
 
@@ -102,8 +102,9 @@ class Driver:
         status = read_status(sweep, progress=False)
         self.finished = status.finished()
         self.done, self.failed = status.counts["done"], status.counts["failed"]
+        self.pruned = status.counts["pruned"]
         chosen = status.rows if only is None else [status.rows[trial.index] for trial in only]
-        self.queue = deque(row.trial for row in chosen if row.status not in ("done", "failed"))
+        self.queue = deque(row.trial for row in chosen if row.status in ("queued", "interrupted", "running"))
         self.elsewhere: deque[Trial] = deque()  # run by another driver, or by a process that still has to end
         self._looked = 0.0
 
@@ -151,6 +152,8 @@ class Driver:
         state = self.sweep.state(trial)
         if state["status"] == "failed":
             self.failed += 1
+        elif state["status"] == "pruned":
+            self.pruned += 1
         elif self._is_finished(trial, state):
             self.done += 1
             self.finished.append((trial, float(state.get("seconds") or 0)))
@@ -171,6 +174,13 @@ class Driver:
             self.sweep.write_state(trial, state)
         return True
 
+    def watch(self, process: TrialProcess) -> None:
+        """A look at a running trial, every few seconds: where a search stops hopeless ones; a plain sweep does not.
+
+        Args:
+            process: of a running trial.
+        """
+
     def settle(self, trial: Trial, verdict: Verdict | None, state: dict[str, Any]) -> None:
         """Count a trial's end and give its claim back.
 
@@ -190,6 +200,9 @@ class Driver:
         elif verdict.status == "failed":
             self.failed += 1
             self.view.line(f"failed: {trial.name}: {verdict.reason}")
+        elif verdict.status == "pruned":
+            self.pruned += 1
+            self.view.line(f"stopped early: {trial.name}")
         else:
             self.queue.append(trial)
             if verdict.status == "retry":
@@ -234,7 +247,7 @@ class Driver:
         """
         waiting = [*self.queue, *self.elsewhere]
         left = estimate([*waiting, *trials], slots, self.finished, self.options.images_per_second)
-        return Snapshot(self.done, self.failed, len(waiting), running, left)
+        return Snapshot(self.done + self.pruned, self.failed, len(waiting), running, left)
 
     def exit_code(self) -> int:
         """How the sweep ended, said in a line where it did not run through.

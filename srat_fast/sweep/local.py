@@ -26,6 +26,7 @@ class LocalEngine:
         view: told of everything.
         options: how.
         only: the trials to run; None for all.
+        driver: the queue; None for the plan's trials.
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class LocalEngine:
         view: SweepView,
         options: Options,
         only: list[Trial] | None = None,
+        driver: Driver | None = None,
     ) -> None:
-        self.driver = Driver(sweep, view, options, only)
+        self.driver = driver if driver is not None else Driver(sweep, view, options, only)
         self.sweep, self.slots, self.view = sweep, slots, view
         self.running: dict[int, TrialProcess] = {}  # slot -> trial
         self.limit = {slot.gpu: slot.share for slot in slots}  # trials at a time on each processor
@@ -94,8 +96,10 @@ class LocalEngine:
             ):  # this host slept; another driver has the trial
                 process.asked = True
                 process.kill()
-            elif look and stall is not None:
-                process.check_progress(stall)
+            elif look:
+                self.driver.watch(process)
+                if stall is not None:
+                    process.check_progress(stall)
             if process.process.poll() is None:
                 continue
             verdict = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from srat_fast.errors import UserError
 from srat_fast.methods import METHODS
 from srat_fast.recipe import FIELDS, Recipe, load_fields
 from srat_fast.sweep.identity import code_version, run_identity
+from srat_fast.sweep.space import check_search
 from srat_fast.sweep.spec import BadSpec, Spec
 
 #: Fields that a run's name says in its own way.
@@ -56,6 +58,7 @@ class Plan:
         baseline: method that the table compares with.
         retries: how often a failed trial is tried again.
         notes: lines for the user.
+        search: settings of a search, whose trials are appended as it goes; None for a plan that is whole.
     """
 
     title: str
@@ -67,6 +70,7 @@ class Plan:
     baseline: str | None
     retries: int
     notes: list[str]
+    search: dict[str, Any] | None = None
 
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of a run.
@@ -210,6 +214,9 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
             name = f"{_readable(recipe, cell)}-seed{seed}-{identity}"
             total = images * recipe.optim.epochs
             trials.append(Trial(len(trials), identity, name, len(cells) - 1, seed, work, total))
+    search = _planned_search(spec, planner) if spec.search is not None else None
+    if search is not None:
+        cells, recipes, trials = [], [], []
     if spec.baseline is not None and not planner.problems:
         methods = {str(fields.get("method", "srat-ldam")) for fields in recipes}
         if spec.baseline not in methods:
@@ -221,9 +228,44 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
     if problems:
         raise BadSpec(source, problems)
     notes = [f"{twice} run(s) of the spec are the same as others and are run once"] if twice else []
+    axes = spec.axes if search is None else list(search["space"])
     return Plan(
-        spec.title, planner.code, spec.axes, cells, recipes, trials, spec.baseline, spec.retries, notes
+        spec.title, planner.code, axes, cells, recipes, trials, spec.baseline, spec.retries, notes, search
     )
+
+
+def _planned_search(spec: Spec, planner: _Planner) -> dict[str, Any]:
+    """The settings of a search, checked against the recipe that its runs start from."""
+    assert spec.search is not None
+    base: dict[str, Any] = {}
+    checked = planner.cell({})
+    if checked is not None:
+        base = checked[0] | {"seed": spec.seeds[0]}
+        check_search(spec.search, checked[1], lambda *what: planner.wrong(UserError(*what).line(), ""))
+    return dataclasses.asdict(spec.search) | {"base": base}
+
+
+def suggested(plan: Plan, values: dict[str, Any]) -> tuple[dict[str, Any], Trial]:
+    """The trial of a search's suggestion.
+
+    Args:
+        plan: of the search.
+        values: dotted field -> value.
+
+    Returns:
+        (fields of its recipe, the trial, numbered as the plan's next).
+
+    Raises:
+        UserError: the values contradict each other, or leave a class empty.
+    """
+    assert plan.search is not None
+    fields = plan.search["base"] | values
+    recipe = Recipe().replace(fields)
+    images = sum(planned_counts(recipe, base_counts(recipe)[0]))
+    identity = run_identity(recipe, plan.code)
+    name = f"{_readable(recipe, values)}-seed{recipe.seed}-{identity}"
+    work, total = work_of(recipe, images), images * recipe.optim.epochs
+    return fields, Trial(len(plan.trials), identity, name, len(plan.cells), recipe.seed, work, total)
 
 
 def _located(line: str, where: list[str]) -> str:

@@ -79,7 +79,7 @@ class TrialProcess:
     ) -> None:
         self.sweep, self.trial, self.where, self.alone = sweep, trial, where, alone
         self.started = time.time()
-        self.asked = self.hung = False
+        self.asked = self.hung = self.hopeless = False
         self._killed_at: float | None = None
         self._speed: tuple[float, float] = (0.0, 0.0)
         self.state = sweep.state(trial)
@@ -174,7 +174,9 @@ class TrialProcess:
         log = tail(self.sweep.log(self.trial), self._offset)
         ending = read_ending(code, record, log, asked=self.asked, hung=self.hung)
         attempts = self.state["attempts"]
-        verdict = judge(ending, attempts, self.sweep.plan.retries, self.alone)
+        verdict = Verdict("pruned", "stopped early: others were ahead of it")
+        if not (self.hopeless and ending.kind == "stopped"):
+            verdict = judge(ending, attempts, self.sweep.plan.retries, self.alone)
         attempts.append(attempt_entry(ending, code, self.started, time.time(), f"{this_host()} {self.where}"))
         self.state.pop("running", None)
         self.state |= {"status": "queued" if verdict.status == "retry" else verdict.status}

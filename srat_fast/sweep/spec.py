@@ -13,6 +13,7 @@ from typing import Any
 
 from srat_fast.errors import UserError
 from srat_fast.recipe import FIELDS, nested_to_dotted, require_field
+from srat_fast.sweep.space import Search, read_search
 
 #: Names of command-line options that a spec may use for recipe fields (tests hold them against the options).
 ABBREVIATIONS = {
@@ -42,6 +43,7 @@ _KEYS = (
     "runs",
     "include",
     "exclude",
+    "search",
 )
 
 Cell = dict[str, Any]
@@ -73,6 +75,8 @@ class Spec:
         seeds: each cell is run once with each.
         baseline: method that the table compares with; None for none.
         retries: how often a failed trial is tried again.
+        problems: what is wrong with it, one line each.
+        search: where a search chooses the cells; None for the cells above.
     """
 
     title: str
@@ -84,6 +88,7 @@ class Spec:
     baseline: str | None = None
     retries: int = 2
     problems: list[str] = field(default_factory=list)
+    search: Search | None = None
 
 
 class _Reader:
@@ -205,7 +210,23 @@ class _Reader:
         if recipe is not None and Path(recipe).suffix in (".toml", ".json"):
             recipe = str(directory / recipe)
         title = self.text("title") or default_title
-        return Spec(title, recipe, base, cells, names, seeds, self.text("baseline"), retries, self.problems)
+        search = self.search(base, seeds)
+        baseline = self.text("baseline")
+        return Spec(title, recipe, base, cells, names, seeds, baseline, retries, self.problems, search)
+
+    def search(self, base: dict[str, Any], seeds: list[int]) -> Search | None:
+        if "search" not in self.tree:
+            return None
+        for key in ("axes", "zip", "runs", "include", "exclude", "baseline"):
+            if key in self.tree:
+                self.wrong(key, "has no place beside [search], which chooses the cells")
+        if len(seeds) != 1:
+            self.wrong("seeds", "a search runs each suggestion with one seed", seeds)
+        found = read_search(self.tree["search"], self.dotted, self.wrong)
+        for name in found.space if found is not None else ():
+            if name in base:
+                self.wrong(f"search.space: {name}", "is in [base] too; which of the two holds?")
+        return found
 
     def contradictions(self, base: dict, axes: dict, groups: list[dict]) -> None:
         owners: dict[str, str] = {}

@@ -15,7 +15,7 @@ from srat_fast.sweep.plan import Trial
 from srat_fast.sweep.process import finished_fields, last_line
 
 #: In the order in which they are shown.
-STATUSES = ("done", "running", "interrupted", "queued", "failed")
+STATUSES = ("done", "running", "interrupted", "queued", "pruned", "failed")
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Row:
 
     Attributes:
         trial: of the plan.
-        status: one of `STATUSES`; interrupted: has started and will be resumed.
+        status: one of `STATUSES`; interrupted: has started and will be resumed; pruned: a search stopped it.
         state: as `SweepDirectory.state` gives it.
         epoch: epochs done, of a running trial.
         speed: training images/s, of a running trial.

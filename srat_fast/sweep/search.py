@@ -1,0 +1,236 @@
+"""A search by Optuna: a sweep with a space enters; suggestions, run and judged by validation images, leave.
+
+The only file that imports optuna, which is the sampler (TPE or random) and stops trials early by asynchronous
+successive halving. Its journal lies in the sweep's directory, so that a search goes on like any other sweep. Each
+suggestion becomes a trial of the plan; its value is the balanced robust accuracy on validation images after its last
+epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from srat_fast.errors import MissingPackage, UserError
+from srat_fast.record import METRICS
+from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.driver import Driver, Options
+from srat_fast.sweep.outcome import Verdict
+from srat_fast.sweep.plan import Trial
+from srat_fast.sweep.process import TrialProcess
+from srat_fast.sweep.space import is_integer
+from srat_fast.sweep.view import Running, Snapshot, SweepView
+
+try:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+except ImportError:
+    raise MissingPackage("optuna", "a search", "pip install 'srat-fast[search]'") from None
+
+JOURNAL = "search.journal"
+_RUN = "run"
+_RUNNING, _FAIL = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.FAIL
+
+
+def validation_values(sweep: SweepDirectory, trial: Trial) -> dict[int, float]:
+    """A trial's validation accuracy after each epoch.
+
+    Args:
+        sweep: the search.
+        trial: of it.
+
+    Returns:
+        Epochs done -> balanced robust accuracy in [0, 1].
+    """
+    values = {}
+    try:
+        lines = (sweep.run(trial) / METRICS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    for line in lines:
+        try:
+            epoch = json.loads(line)
+            values[int(epoch["epoch"]) + 1] = float(epoch["validation"]["robust"]["balanced"])
+        except (ValueError, KeyError, TypeError):  # torn, or its epoch has not been judged
+            continue
+    return values
+
+
+class SearchDriver(Driver):
+    """A queue that Optuna fills.
+
+    Args:
+        sweep: whose plan has a search.
+        view: told of everything.
+        options: how.
+
+    Raises:
+        UserError: another driver runs this search.
+    """
+
+    def __init__(self, sweep: SweepDirectory, view: SweepView, options: Options) -> None:
+        super().__init__(sweep, view, options)
+        assert sweep.plan.search is not None
+        self.settings = sweep.plan.search
+        if self.claims.take("search") is None:
+            raise UserError("--out", "another process runs this search", str(sweep.path))
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        seed, after = self.settings["seed"], self.settings["after"]
+        samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if after:
+            pruner = optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=after, reduction_factor=self.settings["factor"]
+            )
+        storage = JournalStorage(JournalFileBackend(str(sweep.path / JOURNAL)))
+        known = len(sweep.plan.trials)  # a search that goes on must not suggest the same again
+        self.study = optuna.create_study(
+            storage=storage, study_name="search", direction="maximize", load_if_exists=True,
+            sampler=samplers[self.settings["sampler"]](seed=seed + known), pruner=pruner,
+        )  # fmt: skip
+        self._live: dict[str, optuna.trial.Trial] = {}
+        self._reported: dict[str, int] = {}
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """What was under way when the last driver ended: goes on, or is judged if it had ended."""
+        for frozen in self.study.get_trials(deepcopy=False, states=(_RUNNING,)):
+            trial = self.sweep.by_id.get(str(frozen.user_attrs.get(_RUN)))
+            if trial is None:  # suggested, but not yet in the plan
+                self.study.tell(frozen.number, state=_FAIL)
+                continue
+            self._live[trial.id] = optuna.trial.Trial(self.study, frozen._trial_id)
+            self._reported[trial.id] = max(frozen.intermediate_values, default=0)
+            status = self.sweep.state(trial)["status"]
+            if status in ("done", "failed", "pruned"):
+                self._tell(trial, status)
+
+    @property
+    def left(self) -> int:
+        """Suggestions that are still to be made."""
+        return max(0, int(self.settings["trials"]) - len(self.study.get_trials(deepcopy=False)))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether trials are left to start."""
+        return super().waiting or (not self.ending and self.left > 0)
+
+    def next_trial(self) -> Trial | None:
+        """The next trial: one that waits, else a new suggestion.
+
+        Returns:
+            As `Driver.next_trial`.
+        """
+        trial = super().next_trial()
+        while trial is None and not self.ending and self.left > 0:
+            suggestion = self.study.ask()
+            values = {
+                name: self._suggest(suggestion, name, entry) for name, entry in self.settings["space"].items()
+            }
+            try:
+                known = set(self.sweep.by_id)
+                added = self.sweep.append(values)
+            except UserError as error:  # the values contradict each other
+                self.view.line(f"not run: {values}: {error.line()}")
+                self.study.tell(suggestion, state=_FAIL)
+                continue
+            except OSError as error:
+                self.study.tell(suggestion, state=_FAIL)
+                self.disk(error)
+                return None
+            suggestion.set_user_attr(_RUN, added.id)
+            if added.id in known:  # the same values again: the same run
+                value = validation_values(self.sweep, added)
+                done = self.sweep.state(added)["status"] == "done" and value
+                self.study.tell(
+                    suggestion, value[max(value)] if done else None, state=None if done else _FAIL
+                )
+                continue
+            self._live[added.id] = suggestion
+            self.queue.append(added)
+            trial = super().next_trial()
+        return trial
+
+    @staticmethod
+    def _suggest(suggestion: optuna.trial.Trial, name: str, entry: dict[str, Any]) -> Any:
+        if "choices" in entry:
+            return suggestion.suggest_categorical(name, entry["choices"])
+        if is_integer(name):
+            return suggestion.suggest_int(name, int(entry["low"]), int(entry["high"]), log=entry["log"])
+        return suggestion.suggest_float(name, float(entry["low"]), float(entry["high"]), log=entry["log"])
+
+    def watch(self, process: TrialProcess) -> None:
+        """Report a running trial's validation accuracy; stop it where the others are ahead of it.
+
+        Args:
+            process: of a running trial.
+        """
+        live = self._live.get(process.trial.id)
+        if live is None or process.asked:
+            return
+        reported = self._reported.get(process.trial.id, 0)
+        for epoch, value in validation_values(self.sweep, process.trial).items():
+            if epoch > reported:
+                live.report(value, epoch)
+                self._reported[process.trial.id] = epoch
+                if live.should_prune():
+                    process.hopeless = True
+                    process.stop()
+                    return
+
+    def settle(self, trial: Trial, verdict: Verdict | None, state: dict[str, Any]) -> None:
+        """Count a trial's end and tell Optuna.
+
+        Args:
+            trial: as `next_trial` gave it.
+            verdict: as for `Driver.settle`.
+            state: of the trial.
+        """
+        super().settle(trial, verdict, state)
+        if verdict is not None and verdict.status in ("done", "failed", "pruned"):
+            self._tell(trial, verdict.status)
+
+    def _tell(self, trial: Trial, status: str) -> None:
+        live = self._live.pop(trial.id, None)
+        values = validation_values(self.sweep, trial)
+        if live is None:
+            return
+        if status == "done" and values:
+            self.study.tell(live, values[max(values)])
+        else:
+            self.study.tell(live, state=optuna.trial.TrialState.PRUNED if status == "pruned" else _FAIL)
+
+    def snapshot(self, running: list[Running], trials: list[Trial], slots: int) -> Snapshot:
+        """How far the search is.
+
+        Args:
+            running: this driver's trials.
+            trials: the same, as the plan has them.
+            slots: trials at a time.
+
+        Returns:
+            As `Driver.snapshot`; suggestions still to be made count as queued.
+        """
+        found = super().snapshot(running, trials, slots)
+        return dataclasses.replace(found, queued=found.queued + self.left)
+
+    def exit_code(self) -> int:
+        """How the search ended, with the best trial in a line.
+
+        Returns:
+            As `Driver.exit_code`.
+        """
+        complete = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        if complete:
+            best = max(complete, key=lambda t: float(t.value or 0.0))
+            shown = [
+                f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
+                for name, value in best.params.items()
+            ]
+            self.view.line(
+                f"best of {len(complete)} by validation: {100 * float(best.value or 0):.2f} %: {', '.join(shown)} "
+                f"({self.sweep.by_id[best.user_attrs[_RUN]].name})"
+            )
+        return super().exit_code()
