@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli.sweep import print_table, run_spec
+from srat_fast.cli.sweep import (
+    Address,
+    CpuSlots,
+    Engine,
+    Gpus,
+    OtherCode,
+    SlotsPerGpu,
+    print_table,
+    run_spec,
+)
 
 #: Training images/s of PGD-10 at full width on one GPU that the estimate at paper scale assumes.
 _ASSUMED = 10_000
@@ -29,25 +38,15 @@ def reproduce(
     data_root: Annotated[
         str | None, typer.Option(help="Where the data set is (or goes).", show_default="data")
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="Of a running Ray cluster.", show_default="auto")
-    ] = None,
-    gpus: Annotated[
-        str | None, typer.Option(help="Such as 0,2; none for the CPU.", show_default="all visible")
-    ] = None,
-    slots_per_gpu: Annotated[
-        int | None, typer.Option(help="Trials at a time on each GPU.", show_default="1")
-    ] = None,
-    cpu_slots: Annotated[
-        int | None, typer.Option(help="Trials at a time on the CPU.", show_default="one a core")
-    ] = None,
+    engine: Engine = "local",
+    address: Address = None,
+    gpus: Gpus = None,
+    slots_per_gpu: SlotsPerGpu = None,
+    cpu_slots: CpuSlots = None,
     images_per_second: Annotated[
         float | None, typer.Option(help="Of PGD-10 at full width on your GPU, for the estimate.")
     ] = None,
-    other_code: Annotated[
-        bool, typer.Option("--other-code", help="Go on with a plan that another version of the code made.")
-    ] = False,
+    other_code: OtherCode = False,
 ) -> int:
     """Reproduce a table or figure of the paper as one sweep and one table."""
     from srat_fast.cli.sweep_show import output, show_plan

@@ -31,6 +31,18 @@ app = typer.Typer(
     help="Many runs from one spec: `srat-fast sweep SPEC.toml` plans them, runs them and goes on where it stopped.",
 )
 
+#: Options that `reproduce` has too.
+Engine = Annotated[str, typer.Option(help="local, or ray for a cluster.")]
+Address = Annotated[
+    str | None, typer.Option(help="Of a running Ray cluster, HOST:PORT or auto.", show_default="auto")
+]
+Gpus = Annotated[str | None, typer.Option(help="Such as 0,2; none for the CPU.", show_default="all visible")]
+SlotsPerGpu = Annotated[int | None, typer.Option(help="Trials at a time on each GPU.", show_default="1")]
+CpuSlots = Annotated[int | None, typer.Option(help="Trials at a time on the CPU.", show_default="one a core")]
+OtherCode = Annotated[
+    bool, typer.Option("--other-code", help="Go on with a plan that another version of the code made.")
+]
+
 _Directory = Annotated[Path, typer.Argument(help="A sweep's directory.", metavar="DIR")]
 
 
@@ -50,24 +62,16 @@ def run(
     ] = False,
     search: Annotated[
         str | None,
-        typer.Option(help="Sampler of the spec's [search]: tpe or random.", show_default="the spec's"),
+        typer.Option(help="Sampler of the spec's search table: tpe or random.", show_default="the spec's"),
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="Of a running Ray cluster, HOST:PORT or auto.", show_default="auto")
-    ] = None,
+    engine: Engine = "local",
+    address: Address = None,
     collect: Annotated[
         bool, typer.Option("--collect", help="With ray and no shared disk: bring run directories back.")
     ] = False,
-    gpus: Annotated[
-        str | None, typer.Option(help="Such as 0,2; none for the CPU.", show_default="all visible")
-    ] = None,
-    slots_per_gpu: Annotated[
-        int | None, typer.Option(help="Trials at a time on each GPU.", show_default="1")
-    ] = None,
-    cpu_slots: Annotated[
-        int | None, typer.Option(help="Trials at a time on the CPU.", show_default="one a core")
-    ] = None,
+    gpus: Gpus = None,
+    slots_per_gpu: SlotsPerGpu = None,
+    cpu_slots: CpuSlots = None,
     images_per_second: Annotated[
         float | None, typer.Option(help="Training speed of a trial, for the first estimate.")
     ] = None,
@@ -81,9 +85,7 @@ def run(
     min_free: Annotated[
         float, typer.Option(help="MiB of disk that stay free; below, the sweep pauses.")
     ] = 100.0,
-    other_code: Annotated[
-        bool, typer.Option("--other-code", help="Go on with a plan that another version of the code made.")
-    ] = False,
+    other_code: OtherCode = False,
 ) -> int:
     """Plan a spec's runs and run them: finished ones are skipped, interrupted ones resumed, failed ones tried again."""
     from srat_fast.sweep.space import SAMPLERS
@@ -185,9 +187,7 @@ def plan(
     out: Annotated[
         Path | None, typer.Option(help="The sweep's directory.", show_default="sweeps/<spec's name>")
     ] = None,
-    other_code: Annotated[
-        bool, typer.Option("--other-code", help="Go on with a plan that another version of the code made.")
-    ] = False,
+    other_code: OtherCode = False,
 ) -> int:
     """Write the plan into the sweep's directory and run nothing: for `run-one` in a batch system."""
     from srat_fast.sweep.directory import SweepDirectory
