@@ -15,19 +15,22 @@ _PACKAGES = {
     "torch": ("everything", "pip install torch"),
     "numpy": ("everything", "pip install numpy"),
     "pillow": ("images in files", "pip install pillow"),
-    "scipy": ("svhn, analyse, theory", "pip install scipy"),
+    "scipy": ("svhn, analyse, theory, sweep table", "pip install scipy"),
     "matplotlib": ("figures", "pip install matplotlib"),
     "scikit-learn": ("digits, analyse", "pip install scikit-learn"),
     "safetensors": ("saved models", "pip install safetensors"),
     "tensorboard": ("live curves", "pip install tensorboard"),
     "ffcv": ("--loader ffcv", "bash .ci/ffcv (README, Installing ffcv)"),
     "pyautoattack": ("autoattack and its parts, audit", "pip install 'srat-fast[audit]'"),
+    "ray": ("sweep --engine ray", "pip install 'srat-fast[ray]'"),
+    "optuna": ("searches in sweeps", "pip install 'srat-fast[search]'"),
+    "pyarrow": ("tables as Parquet", "pip install 'srat-fast[parquet]'"),
     "triton": ("fused kernels on a GPU", "comes with torch's CUDA build"),
     "onnx": ("export --format onnx", "pip install 'srat-fast[onnx]'"),
     "onnxscript": ("export --format onnx", "pip install 'srat-fast[onnx]'"),
     "onnxruntime": ("export --format onnx", "pip install 'srat-fast[onnx]'"),
 }
-_OPTIONAL = ("triton", "ffcv", "pyautoattack", "onnx", "onnxscript", "onnxruntime")
+_OPTIONAL = ("triton", "ffcv", "pyautoattack", "ray", "optuna", "pyarrow", "onnx", "onnxscript", "onnxruntime")
 
 
 def doctor() -> None:
