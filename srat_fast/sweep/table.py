@@ -8,6 +8,7 @@ from typing import Any
 
 from srat_fast.methods import METHODS
 from srat_fast.recipe import Recipe, flatten
+from srat_fast.record import audit_verdict
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.published import METRICS, departures, published
 from srat_fast.sweep.statistics import Comparison, Summary, compare, summarize
@@ -111,10 +112,10 @@ def _marks(records: dict[int, dict[str, Any]], wanted: int) -> list[str]:
     marks = []
     if len(records) < wanted:
         marks.append(f"{len(records)} of {wanted} runs finished")
-    verdicts = {seed: (record.get("audit") or {}).get("verdict") for seed, record in records.items()}
+    verdicts = {seed: audit_verdict(record) for seed, record in records.items()}
     for name, seeds in (
-        ("not audited", [s for s, v in verdicts.items() if v is None]),
-        ("audit suspicious", [s for s, v in verdicts.items() if v not in (None, "reliable")]),
+        ("not audited", [s for s, v in verdicts.items() if v.startswith("not audited")]),
+        ("audit suspicious", [s for s, v in verdicts.items() if v == "suspicious"]),
         ("collapsed to one class", [s for s, r in records.items() if r.get("collapsed") is not None]),
     ):
         if seeds:
