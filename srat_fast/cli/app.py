@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli import analyse, audit, data, doctor, evaluate, export, report, reproduce, sweep, theory, train
+from srat_fast.cli import (
+    analyse,
+    audit,
+    data,
+    doctor,
+    evaluate,
+    export,
+    report,
+    reproduce,
+    sweep,
+    theory,
+    train,
+)
 from srat_fast.cli.options import named_as_option, spelled_out
 from srat_fast.data.notices import printed
 from srat_fast.errors import Interrupted, TrainingFailure, UserError

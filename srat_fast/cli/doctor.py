@@ -30,7 +30,17 @@ _PACKAGES = {
     "onnxscript": ("export --format onnx", "pip install 'srat-fast[onnx]'"),
     "onnxruntime": ("export --format onnx", "pip install 'srat-fast[onnx]'"),
 }
-_OPTIONAL = ("triton", "ffcv", "pyautoattack", "ray", "optuna", "pyarrow", "onnx", "onnxscript", "onnxruntime")
+_OPTIONAL = (
+    "triton",
+    "ffcv",
+    "pyautoattack",
+    "ray",
+    "optuna",
+    "pyarrow",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+)
 
 
 def doctor() -> None:

@@ -10,7 +10,7 @@ import srat_fast
 from srat_fast.recipe import Recipe
 
 #: Rooms of the package whose code decides no number of a run.
-_SILENT = ("cli", "sweep", "report", "figures", "theory")
+_SILENT = ("cli", "sweep", "report", "figures", "sharing", "theory")
 _DIGITS = 12
 
 
