@@ -102,7 +102,7 @@ def test_evaluate_gives_the_recorded_numbers_again(finished) -> None:
     assert stored["evaluations"][-1]["same_data"] is True
     harmless = evaluate(out, "pgd-3", changes={"eval_attack.epsilon": 1e-7}, device="cpu")
     assert harmless["pgd-3"]["per_class"] == record["standard"]["per_class"]
-    with pytest.raises(UserError, match="clean and pgd-K"):
+    with pytest.raises(UserError, match="a comma-separated list of clean, fgsm, pgd-K"):
         evaluate(out, "pgd-0")
     with pytest.raises(UserError, match="not a finished run"):
         evaluate(out.parent)
