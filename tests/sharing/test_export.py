@@ -19,9 +19,7 @@ import srat_fast
 from srat_fast.cli import main
 from srat_fast.errors import ExportFailure, UserError
 from srat_fast.sharing.export import export
-
-sys.path.insert(0, str(Path(__file__).parent))
-import zoo
+from tests.sharing import zoo
 
 
 def images_of(run: Path, batch: int = 5) -> torch.Tensor:
