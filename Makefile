@@ -9,14 +9,15 @@ BIN := $(VENV)/bin
 RUNS := runs/demo
 JOBS ?= $(shell nproc)
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test check docs bench clean
 
 help:
 	@echo "make demo   train ce and srat-ldam on handwritten digits, print the table (two minutes on two cores)"
 	@echo "make test   all tests"
 	@echo "make check  ruff and mypy"
+	@echo "make docs   the documentation, built strictly into site/"
 	@echo "make bench  benchmarks (pytest benchmarks/ --benchmark-only)"
-	@echo "make clean  remove the environment and the demo's runs"
+	@echo "make clean  remove the environment, the demo's runs and site/"
 
 install: $(VENV)/.installed
 
@@ -44,8 +45,11 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: install
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
 clean:
-	rm -rf $(VENV) $(RUNS)
+	rm -rf $(VENV) $(RUNS) site

@@ -51,8 +51,7 @@ class MissingPackage(UserError):
 class TrainingFailure(Exception):
     """A run that cannot go on through no fault of its input: reported in one line, exit code 1.
 
-    Args:
-        problem: what happened, where, and what to try.
+    The text says what happened, where, and what to try.
     """
 
 

@@ -1,0 +1,59 @@
+"""A place to run a page in: programs on PATH, a finished run to look at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from srat_fast import build_recipe, train
+from tests.docs import served
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def shell_environment(tmp_path_factory):
+    """Variables for bash: `srat-fast` and `python` are this checkout's."""
+    programs = tmp_path_factory.mktemp("programs")
+    socket = programs / "socket"
+    for name, text in {
+        "python": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+        "srat-fast": f"#!{sys.executable} -ES\n" + served.CLIENT.format(path=str(socket)),
+    }.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
+        "SRAT_FAST_CACHE": str(programs / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "120",
+    }
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, str(ROOT / "tests/docs/served.py"), str(socket)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as server:
+        assert server.stdout is not None
+        assert server.stdin is not None
+        assert server.stdout.readline() == b"ready\n"
+        yield environment
+        server.stdin.close()
+        server.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory) -> Path:
+    """A finished run of two epochs on digits."""
+    out = tmp_path_factory.mktemp("demo") / "run"
+    fields = {
+        "data.name": "digits",
+        "optim.epochs": 2,
+        "model.width": 4,
+        "data.val_fraction": 0.1,
+        "run.device": "cpu",
+    }
+    train(build_recipe(None, fields), out)
+    return out

@@ -1,0 +1,40 @@
+"""The scripts in examples/ run, say something sensible, and stay short."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
+
+
+def load(name: str):
+    """The `main` of an example."""
+    (path,) = (p for p in EXAMPLES if p.stem == name)
+    return runpy.run_path(str(path))["main"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
+def test_they_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 40
+
+
+def test_train_from_python(capsys) -> None:
+    records = load("train_from_python")(epochs=2, width=4)
+    assert [r["recipe"]["method"] for r in records.values()] == ["ce", "srat-ldam"]
+    assert all(r["status"] == "finished" and r["counts"][-1] == 12 for r in records.values())
+    assert f"clean {records['ce']['standard']['overall']:.1%}" in capsys.readouterr().out
+
+
+def test_fused_loss(capsys) -> None:
+    assert load("fused_loss")() > 0.9
+    assert "L_sep" in capsys.readouterr().out
+
+
+def test_evaluate_other_model(capsys) -> None:
+    results = load("evaluate_other_model")(epochs=10)
+    assert results["clean"] > 0.7
+    assert results["pgd-20"] < results["clean"] - 0.2, "a network without defence must lose much"
+    assert "pgd-20" in capsys.readouterr().out
