@@ -32,12 +32,29 @@ def example(name: str) -> str:
     return f'```python title="examples/{name}"\n{text}```'
 
 
+def repository_file(name: str) -> str:
+    """A Markdown file of the repository, for a page at the top of docs/.
+
+    Args:
+        name: its path.
+
+    Returns:
+        Its text; links to pages lead to them, those to other files are only named.
+    """
+    text = (ROOT / name).read_text(encoding="utf-8")
+    text = re.sub(r"\]\(docs/", "](", text)
+    return re.sub(
+        r"\[([^\]]+)\]\((?!http|#)([^)]+)\)", lambda m: m[0] if m[2].endswith(".md") else m[1], text
+    )
+
+
 PARTS: dict[str, Callable[..., str]] = {
     "commands": command_reference,
     "data-sets": data_sets,
     "example": example,
     "exit-codes": exit_codes,
     "fields": field_reference,
+    "file": repository_file,
     "methods": methods,
     "named-recipes": named_recipes,
 }

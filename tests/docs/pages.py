@@ -46,13 +46,13 @@ def name(page: Path) -> str:
 
 
 def included(page: Path) -> str:
-    """A page's text with the files that it includes (`--8<-- "..."`)."""
+    """A page's text with the repository's files that it shows (`<!-- generated: file NAME -->`)."""
     text = page.read_text(encoding="utf-8")
     return re.sub(
-        r"^--8<-- \"(.+)\"$",
-        lambda m: (ROOT / m[1]).read_text(encoding="utf-8").rstrip("\n"),
+        r"^<!-- generated: file (.+) -->$",
+        lambda mark: (ROOT / mark[1]).read_text(encoding="utf-8").rstrip("\n"),
         text,
-        flags=re.M,
+        flags=re.MULTILINE,
     )
 
 

@@ -80,7 +80,7 @@ def test_the_page_on_records_names_every_key_and_no_other(demo_run) -> None:
         first = [
             cell for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for cell in CODE.findall(row)
         ]
-        optional = {"ema", "evaluations", "problem", "resumed"}
+        optional = {"audit", "ema", "evaluations", "problem", "resumed"}
         assert set(first) <= there | optional, set(first) - there - optional
 
 
