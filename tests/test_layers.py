@@ -1,4 +1,4 @@
-"""The house's layers (house.md): imports run downward only, optional packages enter through one file each."""
+"""The layers (docs/contributing.md): imports run downward only, optional packages enter through one file each."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe, build_recipe
 
-#: option -> recipe field (house.md "Public surface").
+#: option -> recipe field (docs/reference/commands.md).
 OPTION_FIELDS = {
     "--dataset": "data.name",
     "--imbalance": "data.imbalance",

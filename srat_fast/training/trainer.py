@@ -68,7 +68,7 @@ def train(
             dictionary with train and test as `srat_fast.data.inmemory.arrays_from` takes it.
 
     Returns:
-        The content of the run's record.json (house.md "Names that others rely on").
+        The content of the run's record.json (docs/reference/record.md).
 
     Raises:
         UserError: bad input; nothing is left behind, and a run that had begun is as it was.

@@ -332,7 +332,7 @@ def test_help(arguments, capsys) -> None:
 
 
 def test_help_is_quick() -> None:
-    """house.md: under 0.3 s of processor time, as torch is not imported (wall time depends on who else is busy)."""
+    """Under 0.3 s of processor time, as torch is not imported (wall time depends on who else is busy)."""
     import resource
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -60,6 +60,22 @@ def test_quoted_messages_are_those_of_the_code() -> None:
         assert quoted in code, f"no message contains {quoted!r}"
 
 
+def test_pages_that_the_code_cites_exist() -> None:
+    """Docstrings cite pages as method.md "Losses": the page is there, and has that heading."""
+    headings = {
+        page.name: [line.lstrip("# ").lower() for line in included(page).splitlines() if line.startswith("#")]
+        for page in PAGES
+    }
+    cited = 0
+    for folder in ("srat_fast", "kernels", "benchmarks", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            for file, heading in re.findall(r'([a-z]+\.md)\s+"([A-Za-z][^"\n]+)"', text):
+                assert heading.lower() in headings.get(file, []), f"{path} cites {file}: {heading}"
+                cited += 1
+    assert cited > 5
+
+
 def keys(tree: dict, depth: int = 0) -> set[str]:
     """Keys of a record, of the first two levels."""
     found = set(tree)

@@ -135,7 +135,7 @@ def test_each_half_of_a_step_agrees_in_float32(method: str, device: torch.device
 
 
 def test_bf16_attacks_are_as_strong_as_fp32_ones(device: torch.device) -> None:
-    """performance.md "Precision": bf16-crafted examples reach >= 99 % of the loss of fp32-crafted ones."""
+    """numerics.md "The ladder of equivalence": bf16-crafted examples reach >= 99 % of the loss of fp32-crafted ones."""
     fields = {"data.name": "digits", "method": "natural", "model.width": 8, "optim.lr": 0.05}
     recipe = build_recipe("digits", fields).resolve()
     split = load_split(recipe)
