@@ -38,5 +38,5 @@ def test_commands_and_fields_that_are_shown_exist() -> None:
 
 
 def test_files_on_the_reading_path_exist() -> None:
-    for path in re.findall(r"\]\(((?:srat_fast|kernels|benchmarks|tests)/[^)#]*)\)", TEXT):
+    for path in re.findall(r"\]\(((?:srat_fast|kernels|benchmarks|tests|docs|examples)/[^)#]*)\)", TEXT):
         assert (ROOT / path).exists(), path
