@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: without the program's name; None for the process's own.
 
     Raises:
-        SystemExit: 0 done, 1 a run failed, 2 bad input, 3 a suspicious audit, 130 and 143 stopped by a signal.
+        SystemExit: 0 done, 1 a run failed or a check did not hold, 2 bad input, 3 a suspicious audit or a paused sweep,
+            124 ended by the watchdog, 130 stopped by Ctrl-C, 143 stopped by SIGTERM or SIGUSR1.
     """
     try:
         with printed():
