@@ -127,6 +127,18 @@ def mean_and_deviation(values: list[float]) -> tuple[float, float | None] | None
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
+def chosen_classes(value: str | None) -> str:
+    """The classes that a run was limited to.
+
+    Args:
+        value: of `data.classes`; None where an older record lacks it.
+
+    Returns:
+        Their names or labels, "" for all.
+    """
+    return "" if value in (None, "all") else str(value)
+
+
 def is_condition(field: str) -> bool:
     """Whether runs must agree in a field to stand in one table.
 
@@ -207,9 +219,10 @@ def _title(run: Run, record: dict[str, Any] | None) -> str:
     shape = (
         data["imbalance"] if data["imbalance"] == "none" else f"{data['imbalance']}, ratio {data['ratio']:g}"
     )
+    classes = f"; classes {chosen}" if (chosen := chosen_classes(data.get("classes"))) else ""
     images = f"; {sum(record['counts'])} training, {record['test_images']} test images" if record else ""
     return (
-        f"{data['name']} ({shape}{images}), {run.recipe['optim']['epochs']} epochs, "
+        f"{data['name']} ({shape}{classes}{images}), {run.recipe['optim']['epochs']} epochs, "
         f"robust = PGD-{attack['steps']} at eps {attack['epsilon']:.4g}"
     )
 

@@ -73,19 +73,21 @@ def test_an_unwritable_target_is_one_line(study) -> None:
         build_report([study])
 
 
-def test_sweeps_are_found_by_what_differs(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("classes", "paper"), [("all", ("fig5", "fig15")), ("0,8", ("fig2", "fig10", "fig11", "fig12"))]
+)
+def test_sweeps_are_found_by_what_differs(tmp_path, classes, paper) -> None:
     for value in (1.0, 10.0, 100.0):
         for width in (8, 16):
             record = make_record(
                 **{"method": "ce", "loss.weight_rule": "ratio", "loss.weighting": "balanced",
-                   "loss.weight_ratio": value, "model.width": width}
+                   "loss.weight_ratio": value, "model.width": width, "data.classes": classes}
             )  # fmt: skip
             write_run(tmp_path / f"{value:g}-{width}", record)
     drawings = axis_drawings(find_runs([tmp_path]))
-    assert [(d.title, d.paper) for d in drawings] == [
-        ("Accuracy against loss.weight_ratio", ("fig5", "fig15"))
-    ] * 2
+    assert [(d.title, d.paper) for d in drawings] == [("Accuracy against loss.weight_ratio", paper)] * 2
     assert "ce: 1: 90.0, 85.0, 50.0, 45.0; 10: " in drawings[0].text
+    assert ("classes 0,8" in drawings[0].caption) == (classes != "all")
 
 
 def test_two_values_are_no_curve(tmp_path) -> None:

@@ -13,7 +13,7 @@ from srat_fast.figures.canvas import SERIES, Figure, figure, logarithmic, style
 from srat_fast.recipe import FIELDS
 from srat_fast.report.collect import Run
 from srat_fast.report.figures.drawing import Drawing, percent, stem
-from srat_fast.report.groups import COLUMNS
+from srat_fast.report.groups import COLUMNS, chosen_classes
 
 #: Fields that follow from others when a recipe is resolved: they may differ along an axis.
 _FOLLOWERS = {
@@ -105,7 +105,7 @@ def paper_figures(sweep: Sweep) -> tuple[str, ...]:
     if sweep.field == "data.ratio":
         return ("fig16",)
     if sweep.field == "loss.weight_ratio":
-        two_classes = fixed.get("data.classes") is not None
+        two_classes = chosen_classes(fixed.get("data.classes")) != ""
         return ("fig2", "fig10", "fig11", "fig12") if two_classes else ("fig5", "fig15")
     return ()
 
@@ -115,7 +115,8 @@ def _drawing(sweep: Sweep) -> Drawing:
     shape = fixed.get("data.imbalance")
     ratio = "" if shape == "none" or sweep.field == "data.ratio" else f" {fixed.get('data.ratio'):g}"
     name = fixed.get("data.name", "several sets")
-    classes = f", classes {fixed['data.classes']}" if fixed.get("data.classes") is not None else ""
+    chosen = chosen_classes(fixed.get("data.classes"))
+    classes = f", classes {chosen}" if chosen else ""
     where = f"{name} ({shape}{ratio}{classes}), {fixed.get('optim.epochs', 'several numbers of')} epochs"
     return Drawing(
         stem(sweep.field, where, *sorted(sweep.points)),
