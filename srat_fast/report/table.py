@@ -77,7 +77,9 @@ def summary_tables(records: Iterable[dict[str, Any]]) -> list[tuple[str, Table]]
     order = list(METHODS)
     tables = []
     for title, runs in groups.items():
-        table = Table("method", "seed", box=box.MARKDOWN)
+        table = Table(box=box.MARKDOWN)
+        table.add_column("method", no_wrap=True)  # of a narrow terminal's cells, this one must stay readable
+        table.add_column("seed")
         for name in ("standard", "standard under", "robust", "robust under"):
             table.add_column(name, justify="right")
         table.add_column("audit")

@@ -97,3 +97,13 @@ def test_records_are_found_below(tmp_path) -> None:
     (tmp_path / "a" / "record.json").write_text("{")
     with pytest.raises(UserError, match="its record is damaged"):
         find_records([tmp_path])
+
+
+def test_a_narrow_terminal_keeps_the_methods_names() -> None:
+    console = Console(width=80, record=True, quiet=True)
+    with console.capture() as capture:
+        console.quiet = False
+        for _, table in summary_tables([changed(), changed(method="cb-reweight")]):
+            console.print(table)
+    assert "| srat-ldam " in capture.get()
+    assert "| cb-reweight " in capture.get()
