@@ -182,10 +182,10 @@ def _group(runs: tuple[Run, ...]) -> Group:
     compared = [
         n for n in runs[0].fields if not is_condition(n) and n not in _REPETITION | _SERVED | {"method"}
     ]
-    usual = {name: Counter(run.fields[name] for run in runs).most_common(1)[0][0] for name in compared}
+    usual = {name: _usual([run.fields[name] for run in runs]) for name in compared}
     rows: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        different = [f"{n}={_short(run.fields[n])}" for n in compared if run.fields[n] != usual[n]]
+        different = [f"{n}={_short(run.fields[n])}" for n in compared if (run.fields[n],) != usual[n]]
         rows.setdefault((run.method, ", ".join(different)), []).append(run)
     described = next((run.record for run in runs if run.record.get("counts")), None)
     ordered = sorted(rows.items(), key=lambda item: (_ORDER.get(item[0][0], len(_ORDER)), item[0]))
@@ -198,6 +198,13 @@ def _group(runs: tuple[Run, ...]) -> Group:
         tuple(described["counts"]) if described else (),
         tuple(described["under"]) if described else (),
     )
+
+
+def _usual(values: list[Any]) -> tuple[Any] | None:
+    """The value that most runs have; None where no value is ahead of the others, so that each row names its own."""
+    ranked = Counter(values).most_common(2)
+    ahead = len(ranked) == 1 or ranked[0][1] > ranked[1][1]
+    return (ranked[0][0],) if ahead else None
 
 
 def _rows(method: str, variant: str, runs: list[Run]) -> list[Row]:

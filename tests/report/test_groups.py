@@ -125,3 +125,10 @@ def test_a_torn_last_line_of_metrics_is_passed_over(study) -> None:
     path.write_text(path.read_text() + '{"epoch": 3, "lo')
     (run,) = find_runs([study / "ce-0"])
     assert [line["epoch"] for line in run.metrics()] == [0, 1, 2]
+
+
+def test_where_no_value_is_usual_every_row_names_its_own(tmp_path) -> None:
+    for weight in (0.0, 2.0, 8.0):
+        record = make_record(**{"method": "srat-ce", "loss.separation_weight": weight})
+        write_run(tmp_path / f"{weight:g}", record)
+    assert list(rows(tmp_path)) == [f"srat-ce (loss.separation_weight={w})" for w in (0, 2, 8)]

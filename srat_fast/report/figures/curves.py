@@ -75,7 +75,9 @@ def _draw(curves: dict[str, list[dict[str, Any]]]) -> Figure:
         ):
             place.set_title(title)
         for place in (loss, rate):
-            logarithmic(place, "y")
+            shown = [y for line in place.get_lines() for y in line.get_ydata() if y > 0]
+            if shown and max(shown) > 10 * min(shown):  # within a decade there would be no labels
+                logarithmic(place, "y")
         for last in axes[-1]:
             last.set_xlabel("epoch")
         drawn.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=4)
