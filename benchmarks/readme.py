@@ -13,7 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from srat_fast.report.table import find_records, summary_tables
+from srat_fast.report.collect import find_runs
+from srat_fast.report.groups import group_runs
+from srat_fast.report.table import summary_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
@@ -25,10 +27,11 @@ from benchmarks.speed import speed_tables  # noqa: E402
 
 def table(name: str, results: Path) -> str:
     """The Markdown tables of one folder of records, with the hardware and speed of each run below."""
-    records = find_records([results / "runs" / name])
+    runs = find_runs([results / "runs" / name])
+    records = [run.record for run in runs]
     console = Console(width=400, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        for title, rows in summary_tables(records):
+        for title, rows in summary_tables(group_runs(runs)):
             console.print(title, soft_wrap=True)
             console.print(rows)
     text = "\n".join(line.rstrip() for line in capture.get().strip().splitlines())

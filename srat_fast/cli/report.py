@@ -26,10 +26,12 @@ def report(
     """Tables (Markdown, CSV, LaTeX), figures (SVG, PNG) and one self-contained report.html."""
     from rich.console import Console
 
-    from srat_fast.report.table import find_records, summary_tables
+    from srat_fast.report.collect import find_runs
+    from srat_fast.report.groups import group_runs
+    from srat_fast.report.table import summary_tables
 
     console = Console()
-    for title, table in summary_tables(find_records(directories)):
+    for title, table in summary_tables(group_runs(find_runs(directories))):
         console.print(title, highlight=False, soft_wrap=True)
         console.print(table)
     if print_only:

@@ -14,6 +14,7 @@ from typing import Any
 
 from srat_fast.errors import MissingPackage
 from srat_fast.recipe import FIELDS
+from srat_fast.record import audit_verdict as record_verdict
 from srat_fast.report.collect import Run, value_of
 from srat_fast.report.figures.drawing import Drawing
 from srat_fast.report.groups import COLUMNS, Group, Row, mean_and_deviation
@@ -101,7 +102,7 @@ def _run_row(run: Run, different: str, out: Path) -> dict[str, Any]:
             Cell("-" if value is None else f"{100 * value:.2f}", -1.0 if value is None else value)
         )
     seconds, speed = (record.get("seconds") or {}).get("total"), record.get("images_per_second")
-    verdict = (record.get("audit") or {}).get("verdict") or ("not audited" if run.finished else "-")
+    verdict = record_verdict(record) if run.finished else "-"
     status = str(record.get("status", "running"))
     return {
         "link": os.path.relpath(run.path.resolve(), out.resolve()).replace(os.sep, "/") + "/",

@@ -6,9 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 
+from srat_fast.record import audit_verdict as record_verdict
 from srat_fast.report.groups import COLUMNS, Group, Row, mean_and_deviation
 
-_HEADINGS = ("standard", "standard under", "robust", "robust under")
+HEADINGS = ("standard", "standard under", "robust", "robust under")
 _LATEX = str.maketrans(
     {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
      "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
@@ -24,9 +25,9 @@ def audit_verdict(row: Row) -> str:
     Returns:
         "reliable" where every run was found so; "suspicious: 1 of 3"; "not audited", or how many were.
     """
-    verdicts = [(run.record.get("audit") or {}).get("verdict") for run in row.finished]
+    verdicts = [record_verdict(run.record, row.weights) for run in row.finished]
     doubted = sum(verdict == "suspicious" for verdict in verdicts)
-    audited = sum(verdict is not None for verdict in verdicts)
+    audited = doubted + sum(verdict == "reliable" for verdict in verdicts)
     if doubted:
         return "suspicious" if doubted == len(verdicts) == 1 else f"suspicious: {doubted} of {len(verdicts)}"
     if not audited:
@@ -91,6 +92,18 @@ def seeds(row: Row) -> str:
     return f"{numbers[0]} .. {numbers[-1]} ({len(numbers)})"
 
 
+def texts(row: Row) -> list[str]:
+    """A row as the cells of a table.
+
+    Args:
+        row: of a group.
+
+    Returns:
+        Label, seeds, the four accuracies of `HEADINGS`, the audits' verdict, notes.
+    """
+    return [*_cells(row), audit_verdict(row) if row.finished else "-", notes(row)]
+
+
 def _cells(row: Row, plus_minus: str = "±") -> list[str]:
     return [row.label, seeds(row), *(cell(row.values(*column), plus_minus) for column in COLUMNS)]
 
@@ -106,11 +119,10 @@ def markdown(groups: Sequence[Group]) -> str:
     """
     lines = []
     for group in groups:
-        lines += [group.title, "", "| method | seeds | " + " | ".join(_HEADINGS) + " | audit | note |"]
-        lines.append("|---|---|" + "---:|" * len(_HEADINGS) + "---|---|")
+        lines += [group.title, "", "| method | seeds | " + " | ".join(HEADINGS) + " | audit | note |"]
+        lines.append("|---|---|" + "---:|" * len(HEADINGS) + "---|---|")
         for row in group.rows:
-            texts = [*_cells(row), audit_verdict(row) if row.finished else "-", notes(row)]
-            lines.append("| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |")
+            lines.append("| " + " | ".join(text.replace("|", r"\|") for text in texts(row)) + " |")
         lines.append("")
     return "\n".join(lines)
 
@@ -129,13 +141,13 @@ def latex(groups: Sequence[Group]) -> str:
         lines += [
             r"\begin{table}", r"\centering", rf"\caption{{{group.title.translate(_LATEX)}}}",
             r"\begin{tabular}{llrrrr}", r"\toprule",
-            "method & seeds & " + " & ".join(_HEADINGS) + r" \\", r"\midrule",
+            "method & seeds & " + " & ".join(HEADINGS) + r" \\", r"\midrule",
         ]  # fmt: skip
         for row in group.rows:
-            texts = [text.translate(_LATEX).replace("±", r"$\pm$") for text in _cells(row)]
+            cells = [text.translate(_LATEX).replace("±", r"$\pm$") for text in _cells(row)]
             if row.finished and audit_verdict(row) != "reliable":
-                texts[4:] = [rf"{text}$^\dagger$" for text in texts[4:]]
-            lines.append(" & ".join(texts) + r" \\")
+                cells[4:] = [rf"{text}$^\dagger$" for text in cells[4:]]
+            lines.append(" & ".join(cells) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
     return "\n".join(lines)
 

@@ -1,109 +1,52 @@
-"""The table: the paper's order and layout, unfinished and collapsed runs named."""
+"""The table: the paper's order and layout, audits beside the numbers, names readable on a narrow terminal."""
 
 from __future__ import annotations
-
-import copy
-import json
 
 import pytest
 from rich.console import Console
 
-from srat_fast.errors import UserError
-from srat_fast.report.table import find_records, summary_tables
-
-RECORD = {
-    "recipe": {
-        "method": "srat-ldam",
-        "seed": 0,
-        "data": {"name": "cifar10", "imbalance": "exp", "ratio": 100.0},
-        "eval_attack": {"steps": 20, "epsilon": 8 / 255},
-        "optim": {"epochs": 200},
-    },
-    "counts": [50, 5],
-    "test_images": 20,
-    "classes": ["cat", "dog"],
-    "status": "finished",
-    "collapsed": None,
-    "standard": {"overall": 0.6311, "under": 0.656},
-    "robust": {"overall": 0.3422, "under": 0.3255},
-}
+from srat_fast.report.collect import find_runs
+from srat_fast.report.groups import group_runs
+from srat_fast.report.table import summary_tables
+from tests.report.conftest import accuracies, make_record, write_run
 
 
-def changed(**changes: object) -> dict:
-    record = copy.deepcopy(RECORD)
-    for name, value in changes.items():
-        if name in ("method", "seed"):
-            record["recipe"][name] = value
-        else:
-            record[name] = value
-    return record
-
-
-def lines(records: list[dict]) -> list[str]:
-    console = Console(width=120, record=True, quiet=True)
+def printed(root, width: int = 140) -> list[str]:
+    console = Console(width=width, record=True, quiet=True)
     with console.capture() as capture:
         console.quiet = False
-        for title, table in summary_tables(records):
-            console.print(title)
+        for title, table in summary_tables(group_runs(find_runs([root]))):
+            console.print(title, soft_wrap=True)
             console.print(table)
     return [line for line in capture.get().splitlines() if line.strip()]
 
 
-def test_layout() -> None:
-    other = changed(method="ce", standard={"overall": 0.484, "under": 0.2304}, seed=3)
-    title, _, _, first, second = lines([RECORD, other])
-    assert (
-        title
-        == "cifar10 (exp, ratio 100; 55 training, 20 test images), 200 epochs, robust = PGD-20 at eps 0.03137"
-    )
-    assert [cell.strip() for cell in first.split("|")[1:7]] == ["ce", "3", "48.40", "23.04", "34.22", "32.55"]
-    assert [cell.strip() for cell in second.split("|")[1:7]] == [
-        "srat-ldam",
-        "0",
-        "63.11",
-        "65.60",
-        "34.22",
-        "32.55",
-    ]
+def test_layout(study) -> None:
+    title, header, _, *rows = printed(study)
+    assert title.startswith("digits (exp, ratio 10; 74 training, 40 test images), 80 epochs, robust = PGD-20")
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == [
+        "method", "seeds", "standard", "standard under", "robust", "robust under", "audit", "note",
+    ]  # fmt: skip
+    assert [cell.strip() for cell in rows[1].split("|")[1:-1]] == [
+        "ce", "0, 1, 2", "90.00 ± 0.00", "85.00 ± 0.00", "53.00 ± 3.61", "48.00 ± 3.61", "not audited", "",
+    ]  # fmt: skip
+    assert [cell.strip() for cell in rows[3].split("|")[1:-1]] == ["ldam", "0", *"----", "-", "failed"]
 
 
-def test_the_audit_stands_beside_the_number() -> None:
-    audited = [
-        changed(audit={"verdict": verdict}, seed=k) for k, verdict in enumerate(("reliable", "suspicious"))
-    ]
-    header, _, *rows = lines([*audited, changed(seed=2)])[1:]
-    assert header.split("|")[7].strip() == "audit"
-    assert [row.split("|")[7].strip() for row in rows] == ["reliable", "suspicious", "not audited"]
+def test_the_audit_stands_beside_the_number_that_it_is_about(tmp_path) -> None:
+    best = {"standard": accuracies(0.7), "robust": accuracies(0.6)}
+    record = make_record(method="ce", audit={"verdict": "suspicious"}, best=best)
+    write_run(tmp_path / "ce", record)
+    _, _, _, last, other = printed(tmp_path)
+    assert last.split("|")[7].strip() == "suspicious"
+    assert other.split("|")[7].strip() == "not audited"
 
 
-def test_conditions_are_not_mixed() -> None:
-    other = copy.deepcopy(RECORD)
-    other["recipe"]["optim"]["epochs"] = 10
-    assert len(summary_tables([RECORD, other])) == 2
-
-
-def test_unfinished_and_collapsed_runs_are_named() -> None:
-    text = "\n".join(lines([changed(collapsed=1), changed(status="failed", seed=1)]))
-    assert "collapsed to class dog" in text
-    assert "failed" in text
-    assert text.count("63.11") == 1
-
-
-def test_records_are_found_below(tmp_path) -> None:
-    for name in ("a", "b/c"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "record.json").write_text(json.dumps(RECORD))
-    assert len(find_records([tmp_path])) == 2
-    (tmp_path / "a" / "record.json").write_text("{")
-    with pytest.raises(UserError, match="its record is damaged"):
-        find_records([tmp_path])
-
-
-def test_a_narrow_terminal_keeps_the_methods_names() -> None:
-    console = Console(width=80, record=True, quiet=True)
-    with console.capture() as capture:
-        console.quiet = False
-        for _, table in summary_tables([changed(), changed(method="cb-reweight")]):
-            console.print(table)
-    assert "| srat-ldam " in capture.get()
-    assert "| cb-reweight " in capture.get()
+@pytest.mark.parametrize("method", ["srat-ldam", "cb-reweight"])
+def test_a_narrow_terminal_keeps_the_methods_names(tmp_path, method) -> None:
+    for weight in (0.0, 2.0):
+        write_run(tmp_path / f"{weight}", make_record(**{"method": method, "loss.separation_weight": weight}))
+    text = "\n".join(printed(tmp_path, 80))
+    assert f"| {method} " in text
+    assert "| audit " in text
+    assert "(loss.separation_weight=0)" in "\n".join(printed(tmp_path))
