@@ -82,7 +82,7 @@ BAD = [
     (["train", "--epochs"], "Option '--epochs' requires an argument"),
     (["trian"], "No such command 'trian'"),
     (["evaluate", "nowhere"], "RUN = 'nowhere': is not a finished run"),
-    (["report", "nowhere"], "DIR = 'nowhere': holds no run"),
+    (["report", "nowhere"], "DIR = 'nowhere': is not a directory"),
     (["data", "show", "imagenet"], "--dataset (data.name) = 'imagenet': one of cifar10"),
     (
         ["data", "show", "cifar10", "--ratio", "6000"],
