@@ -64,7 +64,7 @@ def measure(width: int, place: Path) -> dict[str, float]:
 
 def _guard_seconds(setup: object) -> float:
     """Seconds that keeping the running statistics, the gradient's norm and the verdict take, once a step."""
-    model = setup.engine.model  # type: ignore[attr-defined]
+    model = setup.engine.model
     guard, total = StepGuard(model), torch.ones(())
     gradients = [torch.ones_like(p) for p in model.parameters()]
     seconds = []
