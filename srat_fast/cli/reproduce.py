@@ -38,6 +38,13 @@ def reproduce(
     data_root: Annotated[
         str | None, typer.Option(help="Where the data set is (or goes).", show_default="data")
     ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="The same images as class folders below train/ and test/, such as JPEG copies.",
+            show_default="the archive",
+        ),
+    ] = None,
     engine: Engine = "local",
     address: Address = None,
     gpus: Gpus = None,
@@ -57,7 +64,11 @@ def reproduce(
     from srat_fast.sweep.reproduce import item_spec, load_item
 
     found = load_item(item)
-    spec = item_spec(found, scale, seeds)
+    if folder is not None and data_root is not None:
+        raise UserError(
+            "--folder", "the images are in it or below --data-root; give one of the two", str(folder)
+        )
+    spec = item_spec(found, scale, seeds, folder)
     if data_root is not None:
         if scale == "smoke":
             raise UserError(

@@ -59,6 +59,7 @@ class Plan:
         retries: how often a failed trial is tried again.
         notes: lines for the user.
         search: settings of a search, whose trials are appended as it goes; None for a plan that is whole.
+        published: data set whose published numbers stand beside; None for the runs' own.
     """
 
     title: str
@@ -71,6 +72,7 @@ class Plan:
     retries: int
     notes: list[str]
     search: dict[str, Any] | None = None
+    published: str | None = None
 
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of a run.
@@ -230,8 +232,9 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
     notes = [f"{twice} run(s) of the spec are the same as others and are run once"] if twice else []
     axes = spec.axes if search is None else list(search["space"])
     return Plan(
-        spec.title, planner.code, axes, cells, recipes, trials, spec.baseline, spec.retries, notes, search
-    )
+        spec.title, planner.code, axes, cells, recipes, trials, spec.baseline, spec.retries, notes, search,
+        spec.published,
+    )  # fmt: skip
 
 
 def _planned_search(spec: Spec, planner: _Planner) -> dict[str, Any]:

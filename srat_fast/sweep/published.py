@@ -10,6 +10,8 @@ from srat_fast.recipe import FIELDS, Recipe, flatten
 
 #: The four columns of the paper's tables, in its order.
 METRICS = (("standard", "overall"), ("standard", "under"), ("robust", "overall"), ("robust", "under"))
+#: A figure of ours this far from the paper's, in percent points, wants an explanation before it is reported.
+FAR = 2.0
 #: Fields that a table's row and column say, and seeds.
 _SAID = ("method", "seed", "data.name", "data.imbalance", "data.ratio", "data.subset_seed")
 
@@ -19,17 +21,31 @@ def _numbers() -> dict[str, dict[str, list[float]]]:
     return tomllib.loads((files("srat_fast.sweep.paper") / "numbers.toml").read_text(encoding="utf-8"))
 
 
-def published(recipe: Recipe) -> list[float] | None:
+def published_sets() -> list[str]:
+    """The data sets that some of the paper's numbers are known of.
+
+    Returns:
+        Names, as `data.name` has them.
+    """
+    return sorted({key.split("-")[0] for key in _numbers()})
+
+
+def published(recipe: Recipe, stands_for: str | None = None) -> list[float] | None:
     """The paper's accuracies for a method on a data set.
 
     Args:
         recipe: of a run.
+        stands_for: data set whose images the run has in another form, such as "cifar10" for its class folders; None
+            for the run's own `data.name`.
 
     Returns:
         Percent, in the order of `METRICS`; None where the paper's number is not known here.
     """
     data = recipe.data
-    return _numbers().get(f"{data.name}-{data.imbalance}-{data.ratio:g}", {}).get(recipe.method)
+    if data.classes != "all":
+        return None
+    name = stands_for or data.name
+    return _numbers().get(f"{name}-{data.imbalance}-{data.ratio:g}", {}).get(recipe.method)
 
 
 def departures(recipe: Recipe) -> list[str]:

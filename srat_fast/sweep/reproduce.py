@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import UserError
+from srat_fast.sweep.published import published_sets
 from srat_fast.sweep.spec import Spec, spec_from_tree
 
 SCALES = ("smoke", "paper")
@@ -77,19 +78,20 @@ def load_item(name: str) -> Item:
     return Item(name, tree["title"], numbering, per_class, tree)
 
 
-def item_spec(item: Item, scale: str, seeds: int) -> Spec:
+def item_spec(item: Item, scale: str, seeds: int, folder: Path | None = None) -> Spec:
     """The sweep of a table or figure.
 
     Args:
         item: as loaded.
         scale: "paper" for the real thing, "smoke" for minutes on digits.
         seeds: runs of each cell.
+        folder: holds the same images as class folders below train/ and test/, in place of the archive.
 
     Returns:
         The spec.
 
     Raises:
-        UserError: an unknown scale, or no seed.
+        UserError: an unknown scale, no seed, or a folder for an item whose published numbers are not known.
     """
     if scale not in SCALES:
         raise UserError("--scale", f"one of {', '.join(SCALES)}", scale)
@@ -97,6 +99,18 @@ def item_spec(item: Item, scale: str, seeds: int) -> Spec:
         raise UserError("--seeds", "an integer >= 1", seeds)
     tree = {key: value for key, value in item.tree.items() if key != "smoke"}
     tree["seeds"] = seeds
+    if folder is not None:
+        dataset = tree["base"]["dataset"]
+        if scale == "smoke":
+            raise UserError(
+                "--folder", "has no effect: smoke scale runs on scikit-learn's digits", str(folder)
+            )
+        if dataset not in published_sets():
+            known = ", ".join(published_sets())
+            raise UserError("--folder", f"for items of {known}; {item.name} is of {dataset}", str(folder))
+        tree["base"] = tree["base"] | {"dataset": "folder", "data_root": str(folder)}
+        tree["published"] = dataset
+        tree["title"] = f"{item.title} (from class folders)"
     if scale == "smoke":
         smoke = item.tree.get("smoke", {})
         tree["title"] = f"{item.title} (smoke scale on digits: shows that it runs)"

@@ -13,6 +13,7 @@ from typing import Any
 
 from srat_fast.errors import UserError
 from srat_fast.recipe import FIELDS, nested_to_dotted, require_field
+from srat_fast.sweep.published import published_sets
 from srat_fast.sweep.space import Search, read_search
 
 #: Names of command-line options that a spec may use for recipe fields (tests hold them against the options).
@@ -36,6 +37,7 @@ _KEYS = (
     "recipe",
     "seeds",
     "baseline",
+    "published",
     "retries",
     "base",
     "axes",
@@ -77,6 +79,8 @@ class Spec:
         retries: how often a failed trial is tried again.
         problems: what is wrong with it, one line each.
         search: where a search chooses the cells; None for the cells above.
+        published: data set whose published numbers stand beside, for the same images in another form; None for the
+            runs' own.
     """
 
     title: str
@@ -89,6 +93,7 @@ class Spec:
     retries: int = 2
     problems: list[str] = field(default_factory=list)
     search: Search | None = None
+    published: str | None = None
 
 
 class _Reader:
@@ -212,7 +217,12 @@ class _Reader:
         title = self.text("title") or default_title
         search = self.search(base, seeds)
         baseline = self.text("baseline")
-        return Spec(title, recipe, base, cells, names, seeds, baseline, retries, self.problems, search)
+        stands_for = self.text("published")
+        if stands_for is not None and stands_for not in published_sets():
+            self.wrong("published", f"numbers are known of {', '.join(published_sets())}", stands_for)
+        return Spec(
+            title, recipe, base, cells, names, seeds, baseline, retries, self.problems, search, stands_for
+        )
 
     def search(self, base: dict[str, Any], seeds: list[int]) -> Search | None:
         if "search" not in self.tree:

@@ -10,9 +10,11 @@ from srat_fast.methods import METHODS
 from srat_fast.recipe import Recipe, flatten
 from srat_fast.record import audit_verdict
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.published import METRICS, departures, published
+from srat_fast.sweep.published import FAR, METRICS, departures, published
 from srat_fast.sweep.statistics import Comparison, Summary, compare, summarize
 
+#: Weights that a record may judge: of the last epoch, the best by validation, their moving average.
+_WEIGHTS = ("last", "best", "ema")
 _SETTING = ("data.name", "data.root", "data.imbalance", "data.ratio", "data.classes")
 
 
@@ -50,7 +52,9 @@ class Line:
         values: axis -> value, for files.
         entries: in the order of `METRICS`, then classes.
         seeds: of the finished runs.
-        marks: what a reader must know: missing runs, audits, collapses.
+        seconds: wall time of a whole run, evaluation included.
+        speed: training images/s of a run, of its share of the processor where several trials shared it.
+        marks: what a reader must know: missing runs, audits, collapses, figures far from the paper's.
     """
 
     setting: str
@@ -58,6 +62,8 @@ class Line:
     values: dict[str, Any]
     entries: list[Entry]
     seeds: list[int]
+    seconds: Summary
+    speed: Summary
     marks: list[str] = field(default_factory=list)
 
 
@@ -108,15 +114,21 @@ def _label(recipe: Recipe, axes: list[str]) -> str:
     return ", ".join([recipe.method, *rest])
 
 
-def _marks(records: dict[int, dict[str, Any]], wanted: int) -> list[str]:
+def _judged(record: dict[str, Any], weights: str) -> dict[str, Any]:
+    """The part of a record that judges one kind of weights."""
+    return record if weights == "last" else record[weights]
+
+
+def _marks(records: dict[int, dict[str, Any]], wanted: int, weights: str) -> list[str]:
     marks = []
     if len(records) < wanted:
         marks.append(f"{len(records)} of {wanted} runs finished")
-    verdicts = {seed: audit_verdict(record) for seed, record in records.items()}
+    verdicts = {seed: audit_verdict(record, weights) for seed, record in records.items()}
+    collapsed = [s for s, r in records.items() if _judged(r, weights).get("collapsed") is not None]
     for name, seeds in (
         ("not audited", [s for s, v in verdicts.items() if v.startswith("not audited")]),
         ("audit suspicious", [s for s, v in verdicts.items() if v == "suspicious"]),
-        ("collapsed to one class", [s for s, r in records.items() if r.get("collapsed") is not None]),
+        ("collapsed to one class", collapsed),
     ):
         if seeds:
             which = "all" if len(seeds) == len(records) else f"seed {', '.join(map(str, sorted(seeds)))}"
@@ -124,14 +136,31 @@ def _marks(records: dict[int, dict[str, Any]], wanted: int) -> list[str]:
     return marks
 
 
-def _values(records: dict[int, dict[str, Any]], kind: str, part: str) -> dict[int, float]:
+def far_from_paper(entries: list[Entry]) -> list[str]:
+    """The figures that want an explanation: more than `FAR` points from the paper's.
+
+    Args:
+        entries: of a row whose recipe is the paper's.
+
+    Returns:
+        Such as ["robust under -3.42"].
+    """
+    return [
+        f"{entry.kind} {entry.part} {entry.off:+.2f}"
+        for entry in entries
+        if entry.off is not None and abs(entry.off) > FAR
+    ]
+
+
+def _values(records: dict[int, dict[str, Any]], kind: str, part: str, weights: str) -> dict[int, float]:
     """Seed -> percent; a run that has nothing to measure there is left out."""
     found = {}
     for seed, record in records.items():
+        accuracy = _judged(record, weights)[kind]
         if part.startswith("class:"):
-            value = record[kind]["per_class"][list(record["classes"]).index(part.removeprefix("class:"))]
+            value = accuracy["per_class"][list(record["classes"]).index(part.removeprefix("class:"))]
         else:
-            value = record[kind][part]
+            value = accuracy[part]
         if value is not None and not math.isnan(value):
             found[seed] = 100.0 * value
     return found
@@ -166,36 +195,34 @@ def build_table(
     base_cells = {_group(recipes[c], axes): c for c in recipes if recipes[c].method == baseline}
     lines, commits, other = [], set(), set()
     for cell, recipe in recipes.items():
-        mine = records.get(cell, {})
-        commits |= {record.get("git_commit") for record in mine.values()}
+        commits |= {record.get("git_commit") for record in records.get(cell, {}).values()}
+        numbers = published(recipe, plan.published)
+        departed = departures(recipe) if numbers is not None else []
+        other |= set(departed)
         against = base_cells.get(_group(recipe, axes))
-        figures = list(METRICS)
-        if per_class and mine:
-            classes = next(iter(mine.values()))["classes"]
-            figures += [(kind, f"class:{name}") for kind in ("standard", "robust") for name in classes]
-        numbers = published(recipe)
-        if numbers is not None:
-            other |= set(departures(recipe))
-        entries = []
-        for k, (kind, part) in enumerate(figures):
-            values = _values(mine, kind, part)
-            comparison = None
-            if against is not None and against != cell:
-                comparison = compare(values, _values(records.get(against, {}), kind, part))
-            paper = numbers[k] if numbers is not None and k < len(METRICS) else None
-            entries.append(Entry(kind, part, summarize(list(values.values()), confidence), comparison, paper))
-        flat = flatten(recipe)
-        said = {name: flat[name] for name in dict.fromkeys([*_SETTING[:1], *_SETTING[2:4], "method", *axes])}
-        lines.append(
-            Line(
-                _setting(recipe),
-                _label(recipe, axes),
-                said,
-                entries,
-                sorted(mine),
-                _marks(mine, wanted[cell]),
+        for weights in _WEIGHTS:
+            mine = {
+                seed: r for seed, r in records.get(cell, {}).items() if weights == "last" or r.get(weights)
+            }
+            if weights != "last" and not mine:
+                continue
+            rivals = {} if against is None else records.get(against, {})
+            rivals = {seed: r for seed, r in rivals.items() if weights == "last" or r.get(weights)}
+            compared = None if against in (None, cell) else rivals
+            entries = _entries(mine, compared, numbers, weights, confidence, per_class)
+            marks = _marks(mine, wanted[cell], weights)
+            far = [] if departed or weights != "last" else far_from_paper(entries)
+            if far:
+                marks.append(f"more than {FAR:g} points from the paper: {', '.join(far)}")
+            flat = flatten(recipe)
+            names = dict.fromkeys([*_SETTING[:1], *_SETTING[2:4], "method", *axes])
+            said = {name: flat[name] for name in names} | {"weights": weights}
+            label = _label(recipe, axes) + ("" if weights == "last" else f", {weights} weights")
+            seconds, speed = (
+                summarize([float(v) for r in mine.values() if (v := of(r)) is not None], confidence)
+                for of in (_seconds, _speed)
             )
-        )
+            lines.append(Line(_setting(recipe), label, said, entries, sorted(mine), seconds, speed, marks))
     order = {line.setting: k for k, line in reversed(list(enumerate(lines)))}
     methods = list(METHODS)
     lines.sort(key=lambda line: (order[line.setting], methods.index(line.values["method"])))
@@ -205,6 +232,36 @@ def build_table(
     if other:
         notes.append(f"not the paper's recipe, so its numbers are no target: {', '.join(sorted(other))}")
     return TableData(plan.title, baseline, confidence, lines, notes)
+
+
+def _entries(
+    mine: dict[int, dict[str, Any]],
+    rivals: dict[int, dict[str, Any]] | None,
+    numbers: list[float] | None,
+    weights: str,
+    confidence: float,
+    per_class: bool,
+) -> list[Entry]:
+    """The figures of a row; `rivals` are the baseline's records, None for the baseline itself."""
+    figures = list(METRICS)
+    if per_class and mine:
+        classes = next(iter(mine.values()))["classes"]
+        figures += [(kind, f"class:{name}") for kind in ("standard", "robust") for name in classes]
+    entries = []
+    for k, (kind, part) in enumerate(figures):
+        values = _values(mine, kind, part, weights)
+        comparison = None if rivals is None else compare(values, _values(rivals, kind, part, weights))
+        paper = numbers[k] if numbers is not None and k < len(METRICS) else None
+        entries.append(Entry(kind, part, summarize(list(values.values()), confidence), comparison, paper))
+    return entries
+
+
+def _seconds(record: dict[str, Any]) -> float | None:
+    return (record.get("seconds") or {}).get("total")
+
+
+def _speed(record: dict[str, Any]) -> float | None:
+    return record.get("images_per_second")
 
 
 def _group(recipe: Recipe, axes: list[str]) -> tuple[str, ...]:

@@ -33,6 +33,10 @@ def _cell(entry: Entry) -> str:
     return f"{text} (paper {entry.paper:.2f}{off})"
 
 
+def _whole(summary: Summary) -> str:
+    return f"{summary.mean:,.0f}" if summary.n else "-"
+
+
 def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
@@ -78,6 +82,13 @@ def to_markdown(table: TableData) -> str:
         parts += [f"{table.confidence:.0%} bootstrap interval of the mean{against}", ""]
         rows = [[line.label, *_difference(line)] for line in lines]
         parts += [*_grid(["method", *_HEADS], rows, range(1, 5)), ""]
+        rows = [
+            [line.label, str(line.speed.n), _whole(line.speed), _whole(line.seconds)]
+            for line in lines
+            if line.values["weights"] == "last"
+        ]
+        parts += ["speed of training and wall time of a run, evaluation included: mean over seeds", ""]
+        parts += [*_grid(["method", "n", "images/s", "seconds"], rows, range(1, 4)), ""]
         classes = [e.part.removeprefix("class:") for e in lines[0].entries[4:] if e.kind == "standard"]
         for kind in ("standard", "robust") if classes else ():
             rows = [
@@ -183,6 +194,8 @@ def to_rows(table: TableData) -> list[dict[str, Any]]:
                     "p": against.p if against is not None else None,
                     "paper": entry.paper,
                     "off_paper": entry.off,
+                    "images_per_second": line.speed.mean if line.speed.n else None,
+                    "seconds": line.seconds.mean if line.seconds.n else None,
                     "seeds": ",".join(map(str, line.seeds)),
                     "marks": "; ".join(line.marks),
                 }

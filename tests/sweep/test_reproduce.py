@@ -46,6 +46,23 @@ def test_bad_names_and_scales() -> None:
         item_spec(load_item("fig1"), "smoke", 0)
 
 
+def test_from_class_folders(tmp_path, stage) -> None:
+    spec = item_spec(load_item("table4"), "paper", 1, tmp_path)
+    assert (spec.base["data.name"], spec.base["data.root"], spec.published) == (
+        "folder",
+        str(tmp_path),
+        "cifar10",
+    )
+    assert item_spec(load_item("table4"), "paper", 1).published is None
+    with pytest.raises(UserError, match=r"--folder.*for items of cifar10; table5 is of svhn"):
+        item_spec(load_item("table5"), "paper", 1, tmp_path)
+    with pytest.raises(UserError, match=r"--folder.*has no effect"):
+        item_spec(load_item("table4"), "smoke", 1, tmp_path)
+    code, text = stage.call("reproduce", "table4", "--folder", "a", "--data-root", "b")
+    assert code == 2
+    assert "give one of the two" in text
+
+
 def test_paper_scale_prints_the_plan_and_gpu_hours_only(stage) -> None:
     code, text = stage.call("reproduce", "fig6", "--images-per-second", "20000")
     assert code == 0, text

@@ -100,6 +100,63 @@ def test_the_papers_numbers_stand_beside(tmp_path) -> None:
     assert "cifar10 (exp, ratio 100)" in text
 
 
+def test_a_figure_far_from_the_papers_is_marked(tmp_path) -> None:
+    values = {"ce": [0.484, 0.484, 0.484], "srat-ldam": [0.63, 0.64, 0.68]}
+    ce, srat = build_table(finished_sweep(tmp_path / "s", CIFAR, values)).lines
+    # ce: standard 48.40 / 24.20 and robust 28.40 / 24.20 against 48.40 / 23.04 and 26.94 / 6.17
+    assert ce.marks == ["more than 2 points from the paper: robust under +18.03"]
+    assert srat.marks == ["more than 2 points from the paper: standard under -33.10, robust overall +10.78"]
+    other = CIFAR.replace("[axes]", "epochs = 4\n[axes]")
+    for line in build_table(finished_sweep(tmp_path / "o", other, values)).lines:
+        assert line.marks == [], "another recipe's numbers are no target"
+
+
+def test_the_same_images_in_another_form_have_the_papers_numbers_beside(tmp_path) -> None:
+    folder = tmp_path / "images"
+    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (folder / place).mkdir(parents=True)
+        for k in range(100):
+            (folder / place / f"{k}.jpg").write_bytes(b"x")
+    spec = CIFAR.replace("baseline", "published = 'cifar10'\nbaseline")
+    spec = spec.replace("dataset = 'cifar10'", f"dataset = 'folder'\ndata_root = '{folder}'")
+    table = build_table(finished_sweep(tmp_path / "s", spec, VALUES))
+    assert [e.paper for e in table.lines[1].entries] == [63.11, 65.60, 34.22, 32.55]
+    assert table.notes == [], "the form of the images is no departure from the recipe"
+    plan = SweepDirectory.open(tmp_path / "s").plan
+    recipe = plan.recipe(plan.trials[0])
+    assert published(recipe) is None, "unasked, a folder is not CIFAR-10"
+    assert published(recipe.replace({"data.classes": "0,1"}), "cifar10") is None, (
+        "two classes are another problem"
+    )
+    bad = spec_from_tree(tomllib.loads(spec.replace("'cifar10'", "'svhn'")), tmp_path, "t")
+    assert any("published = 'svhn': numbers are known of cifar10" in problem for problem in bad.problems)
+
+
+def test_every_kind_of_weights_has_its_row_and_runs_their_time(tmp_path) -> None:
+    part = {"overall": 0.7, "under": 0.6, "well": 0.8, "per_class": [0.8, 0.6]}
+    ema = {"standard": part, "robust": part, "collapsed": None, "audit": {"verdict": "suspicious"}}
+    record = {"ema": ema, "seconds": {"total": 100.0}, "images_per_second": 12345.6}
+    spec = CIFAR.replace("[axes]", "ratio = 50\n[axes]")
+    table = build_table(finished_sweep(tmp_path / "s", spec, VALUES, **record))
+    assert [line.label for line in table.lines] == [
+        "ce",
+        "ce, ema weights",
+        "srat-ldam",
+        "srat-ldam, ema weights",
+    ]
+    assert table.lines[3].entries[0].summary.mean == pytest.approx(70.0)
+    assert table.lines[3].entries[0].against.difference == pytest.approx(0.0), (
+        "against the baseline's average"
+    )
+    assert table.lines[3].marks == ["audit suspicious: all"]
+    text = to_markdown(table)
+    assert text.count("| srat-ldam | 3 | 12,346 | 100 |") == 1
+    write_table(table, tmp_path / "t.csv")
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert {row["weights"] for row in rows} == {"last", "ema"}
+    assert {row["images_per_second"] for row in rows} == {"12345.6"}
+
+
 def test_other_recipes_are_no_target(tmp_path) -> None:
     spec = CIFAR.replace("[axes]", "epochs = 4\nmodel.width = 16\n[axes]")
     table = build_table(finished_sweep(tmp_path / "s", spec, VALUES))
@@ -122,7 +179,8 @@ def test_other_recipes_are_no_target(tmp_path) -> None:
     ],
 )
 def test_marks(tmp_path, record, mark) -> None:
-    table = build_table(finished_sweep(tmp_path / "s", CIFAR, VALUES, **record))
+    unpublished = CIFAR.replace("[axes]", "ratio = 50\n[axes]")
+    table = build_table(finished_sweep(tmp_path / "s", unpublished, VALUES, **record))
     assert [line.marks for line in table.lines] == [[mark] if mark else []] * 2
     assert mark in to_markdown(table)
     assert mark in to_latex(table)
@@ -131,7 +189,7 @@ def test_marks(tmp_path, record, mark) -> None:
 def test_runs_that_are_missing_are_marked_and_left_out(tmp_path) -> None:
     values = {"ce": [0.5, None, 0.6], "srat-ldam": [None, None, None]}
     table = build_table(finished_sweep(tmp_path / "s", CIFAR, values))
-    assert table.lines[0].marks == ["2 of 3 runs finished"]
+    assert table.lines[0].marks[0] == "2 of 3 runs finished"
     assert table.lines[0].entries[0].summary.mean == pytest.approx(55.0)
     assert table.lines[1].marks == ["0 of 3 runs finished"]
     assert "| srat-ldam | 0 | - (paper 63.11) |" in to_markdown(table)
@@ -166,7 +224,7 @@ def test_files(tmp_path) -> None:
 
     assert pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist()[4]["mean"] == pytest.approx(65.0)
     tex = (tmp_path / "t.tex").read_text()
-    assert "SRAT-LDAM & 65.00 $\\pm$ 2.65 & 63.11 &" in tex
+    assert "SRAT-LDAM\\tnote{b} & 65.00 $\\pm$ 2.65 & 63.11 &" in tex
     assert tex.count("\\begin") == tex.count("\\end")
     assert tex.count("{") == tex.count("}")
     with pytest.raises(UserError, match="a file ending in"):
