@@ -63,10 +63,12 @@ def analyse(
                 progress=lambda name, done, total: status.update(f"{name}: {done}/{total}"),
             )
         if together is not None:
+            methods = [str(result["method"]) for result in results.values()]
+            distinct = len(set(methods)) == len(methods)
             panels = []
-            for run in runs:
+            for run, method in zip(runs, methods, strict=True):
                 analysis, arrays = read_analysis(run, weights)
-                panels.append(panel(analysis, arrays, "clean", run.resolve().name))
+                panels.append(panel(analysis, arrays, "clean", method if distinct else run.resolve().name))
             save(draw_panels(panels), together, "--together")
     if as_json:
         from srat_fast.record import plain_json

@@ -13,7 +13,9 @@ METRICS = (("standard", "overall"), ("standard", "under"), ("robust", "overall")
 #: A figure of ours this far from the paper's, in percent points, wants an explanation before it is reported.
 FAR = 2.0
 #: Fields that a table's row and column say, and seeds.
-_SAID = ("method", "seed", "data.name", "data.imbalance", "data.ratio", "data.subset_seed")
+_SAID = {"method", "seed", "data.name", "data.imbalance", "data.ratio", "data.subset_seed"}
+#: Judged beside the last weights, in which it changes nothing.
+_BESIDE = {"optim.ema_decay"}
 
 
 @functools.cache
@@ -62,7 +64,7 @@ def departures(recipe: Recipe) -> list[str]:
         f"{name} = {value}"
         for name, value in mine.items()
         if FIELDS[name][1].identity
-        and name not in _SAID
+        and name not in _SAID | _BESIDE
         and not name.startswith("run.")
         and value != paper[name]
     ]

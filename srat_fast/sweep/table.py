@@ -209,9 +209,10 @@ def build_table(
             rivals = {} if against is None else records.get(against, {})
             rivals = {seed: r for seed, r in rivals.items() if weights == "last" or r.get(weights)}
             compared = None if against in (None, cell) else rivals
-            entries = _entries(mine, compared, numbers, weights, confidence, per_class)
+            target = numbers if weights == "last" else None  # the paper reports the last epoch
+            entries = _entries(mine, compared, target, weights, confidence, per_class)
             marks = _marks(mine, wanted[cell], weights)
-            far = [] if departed or weights != "last" else far_from_paper(entries)
+            far = [] if departed else far_from_paper(entries)
             if far:
                 marks.append(f"more than {FAR:g} points from the paper: {', '.join(far)}")
             flat = flatten(recipe)

@@ -125,6 +125,11 @@ def test_several_runs_together(run, tmp_path, capsys) -> None:
     text = (tmp_path / "both.svg").read_text()
     assert "first" in text
     assert "second" in text
+    code, _, _ = call(capsys, paths[0], *options, "--together", str(tmp_path / "one.svg"))
+    assert code == 0
+    text = (tmp_path / "one.svg").read_text()
+    assert "natural" in text
+    assert "first" not in text, "a method is called by its name, where that is enough"
     result = json.loads((tmp_path / "first/analysis-ema.json").read_text())
     assert (result["images"], result["same_data"], result["weights"]) == (100, None, "ema")
     assert (tmp_path / "first/figures-ema/confusion.svg").exists()
