@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from srat_fast.errors import UserError
 
+#: The driver's list of GPUs, and where their device nodes are.
+_DRIVER, _DEVICES = Path("/proc/driver/nvidia/gpus"), Path("/dev")
 #: Memory that a trial on a CPU is given credit for: torch itself and a ResNet-18 of width 64 with its activations.
 _CPU_TRIAL_BYTES = 2 * 2**30
 
@@ -35,12 +40,28 @@ def visible_gpus() -> list[str]:
     Returns:
         Names as in CUDA_VISIBLE_DEVICES.
     """
-    there = Path("/proc/driver/nvidia/gpus")
-    count = len(list(there.iterdir())) if there.is_dir() else 0
+    count = _gpus_there()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         return [str(index) for index in range(count)]
     return [name.strip() for name in chosen.split(",") if name.strip()] if count else []
+
+
+def _gpus_there() -> int:
+    """How many GPUs there are: by the driver's list (containers may hide it), device nodes or nvidia-smi."""
+    if _DRIVER.is_dir() and (listed := len(list(_DRIVER.iterdir()))):
+        return listed
+    if nodes := [node for node in _DEVICES.glob("nvidia*") if re.fullmatch(r"nvidia\d+", node.name)]:
+        return len(nodes)
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    try:
+        said = subprocess.run(
+            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in said.stdout.splitlines())
 
 
 def mps_is_running() -> bool:

@@ -122,7 +122,7 @@ def test_slots(monkeypatch) -> None:
 
 
 def test_gpus_are_seen_without_cuda(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(slots, "Path", lambda text: tmp_path if "nvidia/gpus" in text else Path(text))
+    monkeypatch.setattr(slots, "_DRIVER", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for bus in ("0000:17:00.0", "0000:65:00.0"):
         (tmp_path / bus).mkdir()
@@ -131,6 +131,26 @@ def test_gpus_are_seen_without_cuda(monkeypatch, tmp_path) -> None:
     assert slots.visible_gpus() == ["GPU-abc"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert slots.visible_gpus() == []
+
+
+def test_gpus_are_seen_where_a_container_hides_the_drivers_list(monkeypatch, tmp_path) -> None:
+    (tmp_path / "proc").mkdir()  # there, but empty
+    monkeypatch.setattr(slots, "_DRIVER", tmp_path / "proc")
+    monkeypatch.setattr(slots, "_DEVICES", tmp_path / "dev")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for folder in ("bin", "dev"):
+        (tmp_path / folder).mkdir()
+    assert slots.visible_gpus() == []
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: Fake (UUID: GPU-1)'\necho 'GPU 1: Fake (UUID: GPU-2)'\n")
+    tool.chmod(0o755)
+    assert slots.visible_gpus() == ["0", "1"]
+    tool.write_text("#!/bin/sh\necho no driver; exit 9\n")
+    assert slots.visible_gpus() == []
+    for node in ("nvidiactl", "nvidia-uvm", "nvidia0", "nvidia10", "nvidia-caps"):
+        (tmp_path / "dev" / node).touch()
+    assert slots.visible_gpus() == ["0", "1"]
 
 
 def trial(work: float, images: int = 100) -> Trial:
