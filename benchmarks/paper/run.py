@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
+sys.path[:0] = [
+    str(ROOT),
+    str(ROOT / "kernels"),
+]  # a script's own folder is on the path, the repository's is not
 
 from benchmarks.paper.children import WORTH, Asked, Children, asked  # noqa: E402
 from benchmarks.paper.judging import Job, finished_runs, jobs  # noqa: E402
@@ -44,6 +47,10 @@ class Measurement:
         self.failed: list[str] = []
         self.left_over = False
         environment = dict(os.environ)
+        there = os.environ.get("PYTHONPATH", "")  # commands find this tree also where it is not installed
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(ROOT), str(ROOT / "kernels"), *filter(None, there.split(os.pathsep))]
+        )
         for name, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
             environment.setdefault(name, str(self.work / "cache" / folder))  # one for all stages
         stop_at = time.monotonic() + 60 * arguments.minutes - RESERVE
