@@ -95,7 +95,7 @@ def checked(parser: argparse.ArgumentParser, given: list[str] | None) -> argpars
         a.work = ROOT / "sweeps" / ("paper-smoke" if a.smoke else "paper")
     try:
         class_folders(a.data_root)
-        if "judge" in a.stages and not a.smoke:
+        if "judge" in a.stages:
             require_pyautoattack("judging")
     except UserError as error:
         bad(error.line())

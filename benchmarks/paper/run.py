@@ -45,7 +45,7 @@ class Measurement:
         self.judging = SMOKE if arguments.smoke else FULL
         self.on_gpu = bool(visible_gpus())
         self.failed: list[str] = []
-        self.left_over = False
+        self.left_over = self.hopeless = False
         environment = dict(os.environ)
         there = os.environ.get("PYTHONPATH", "")  # commands find this tree also where it is not installed
         environment["PYTHONPATH"] = os.pathsep.join(
@@ -115,6 +115,8 @@ class Measurement:
         status = read_status(sweep)
         done, total = status.counts["done"], len(sweep.plan.trials)
         self.left_over |= done < total
+        # what makes every run of a stage fail will do so in the next one too, and time is dear
+        self.hopeless |= status.counts["failed"] == total
         for row in status.of("failed"):
             print(f"   failed: {row.trial.name}: {row.state.get('reason')}", flush=True)
         if done:
@@ -211,7 +213,7 @@ def main(given: list[str] | None = None) -> int:
     code = 0
     try:
         for name in arguments.stages:
-            if measurement.children.left <= WORTH:
+            if measurement.hopeless or measurement.children.left <= WORTH:
                 measurement.left_over = True
                 break
             measurement.stage(name)

@@ -254,13 +254,16 @@ def test_a_signal_keeps_what_is_there(command, tmp_path, capsys) -> None:
 
 
 def test_failures_are_named_and_tried_again(command, capsys) -> None:
-    code, _ = command("--plan", "exp,judge", "--minutes", "5", fails=("train",))
+    code, journal = command("--plan", "exp,judge,step", "--minutes", "5", fails=("train",))
     said = capsys.readouterr().out
     assert code == 1
+    assert not [line for line in journal if "step.toml" in line], (
+        "what no run of a stage survives ends the plan"
+    )
     assert "0 of 3 runs finished" in said
     assert "this one is to fail" in said
     assert "failed: exp" in said
-    code, _ = command("--plan", "exp,judge", "--minutes", "5", fails=("audit",))
+    code, journal = command("--plan", "exp,judge", "--minutes", "5", fails=("audit",))
     said = capsys.readouterr().out
     assert code == 1
     assert "-- exp: 3 of 3 runs finished" in said
