@@ -52,28 +52,31 @@ def jobs(runs: dict[Path, dict[str, Any]], judging: Judging, figure: Path | None
         figure: of all runs' features side by side, once all have finished; None before.
 
     Returns:
-        Evaluations, audits, then the analysis; empty groups left out.
+        Evaluations, audits, the analysis, then evaluations of averaged weights; empty groups left out.
     """
-    evaluations, audits = [], []
+    evaluations, audits, averages = [], [], []
     for run, record in runs.items():
+        arguments = ["evaluate", str(run), "--attack", judging.attacks, "--subset", str(judging.images)]
         if not attacked(record, judging):
-            arguments = ["evaluate", str(run), "--attack", judging.attacks, "--subset", str(judging.images)]
             evaluations.append(Job(f"evaluate-{run.name}", arguments))
         if not record.get("audit"):
             audits.append(Job(f"audit-{run.name}", ["audit", str(run), *judging.audit], (0, SUSPICIOUS)))
+        if record.get("ema") and not attacked(record, judging, "ema"):
+            averages.append(Job(f"evaluate-ema-{run.name}", [*arguments, "--weights", "ema"]))
     analysis = []
     if figure is not None and not figure.exists():
         arguments = ["analyse", *map(str, runs), *judging.features, "--together", str(figure)]
         analysis.append(Job(f"analyse-{figure.stem}", arguments))
-    return [group for group in (evaluations, audits, analysis) if group]
+    return [group for group in (evaluations, audits, analysis, averages) if group]
 
 
-def attacked(record: dict[str, Any], judging: Judging) -> bool:
+def attacked(record: dict[str, Any], judging: Judging, weights: str = "last") -> bool:
     """Whether a run has been attacked as far as it is to be.
 
     Args:
         record: of the run.
         judging: how far.
+        weights: last or ema.
 
     Returns:
         Whether one evaluation has all attacks on so many images.
@@ -81,7 +84,7 @@ def attacked(record: dict[str, Any], judging: Judging) -> bool:
     wanted = set(judging.attacks.split(","))
     return any(
         wanted <= set(entry["attacks"])
-        and entry["weights"] == "last"
+        and entry["weights"] == weights
         and all(entry["attacks"][name]["images"] == judging.images for name in wanted)
         for entry in record.get("evaluations", [])
     )

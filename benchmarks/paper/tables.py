@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from itertools import product
 from typing import Any
 
 from benchmarks.paper.choices import Difference, difference, newcombe
@@ -162,17 +163,18 @@ def judged_lines(setting: Setting) -> list[str]:
         Lines of Markdown; none where nothing has been judged.
     """
     found = {}
-    for name in ("srat-ldam", "drcb-ldam", "ce"):
-        row = setting.row(name)
+    for name, weights in product(("srat-ldam", "drcb-ldam", "ce"), ("last", "ema")):
+        row = setting.row(name, weights)
         for run in row.runs if row is not None else ():
-            entries = [e for e in run.record.get("evaluations", []) if e["weights"] == "last"]
-            if entries and name not in found:
-                found[name] = entries[-1]["attacks"]
+            entries = [e for e in run.record.get("evaluations", []) if e["weights"] == weights]
+            if row is not None and entries and (name, weights) not in found:
+                found[name, weights] = row.label, entries[-1]["attacks"]
     if not found:
         return []
-    attacks = list(next(iter(found.values())))
+    first = next(iter(found.values()))[1]
+    attacks, images = list(first), next(iter(first.values()))["images"]
     rows = []
-    for name, of in found.items():
+    for label, of in found.values():
         cells = []
         for attack in attacks:
             row = of.get(attack)
@@ -183,15 +185,15 @@ def judged_lines(setting: Setting) -> list[str]:
             cells.append(
                 f"{100 * row['overall']:.1f} [{100 * low:.1f}, {100 * high:.1f}]; {100 * row['under']:.1f}"
             )
-        rows.append([f"`{name}`", *cells])
-    images = next(iter(next(iter(found.values())).values()))["images"]
+        rows.append([label, *cells])
     lines = grid(["method", *attacks], rows)
     lines += [
         "",
         f"Overall with its 95 % interval; under. On {images} test images, equally many of each class.",
     ]
-    if "srat-ldam" in found:
-        lines += ["", *_survives(found, attacks, images)]
+    last = {name: of for (name, weights), (_, of) in found.items() if weights == "last"}
+    if "srat-ldam" in last:
+        lines += ["", *_survives(last, attacks, images)]
     return lines
 
 

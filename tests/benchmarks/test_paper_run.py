@@ -190,6 +190,9 @@ def test_jobs_are_what_is_left(tmp_path) -> None:
     assert not attacked({"evaluations": [{"weights": "last", "attacks": fewer}]}, FULL)
     assert not attacked({"evaluations": [{"weights": "ema", "attacks": row}]}, FULL)
     assert not attacked({"evaluations": [{"weights": "last", "attacks": row}]}, SMOKE)
+    averaged = {tmp_path / "b": runs[tmp_path / "b"] | {"ema": {"robust": {}}}}
+    ((job,),) = jobs(averaged, FULL, None)
+    assert job.arguments[-2:] == ["--weights", "ema"]
 
 
 def test_everything_from_end_to_end_with_stand_ins(command, tmp_path, capsys) -> None:
