@@ -43,6 +43,18 @@ def finished_runs(runs: Path) -> dict[Path, dict[str, Any]]:
     return found
 
 
+def unfinished_runs(runs: Path) -> list[Path]:
+    """The runs of a sweep that have begun and not finished.
+
+    Args:
+        runs: its folder of run directories.
+
+    Returns:
+        Run directories, in the order of names.
+    """
+    return sorted({path.parent for path in runs.glob("*/recipe.json")} - finished_runs(runs).keys())
+
+
 def jobs(runs: dict[Path, dict[str, Any]], judging: Judging, figure: Path | None) -> list[list[Job]]:
     """What is left to do, as groups whose jobs may run side by side, one group after another.
 

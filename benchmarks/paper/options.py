@@ -37,6 +37,9 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a recipe field of every run"
     )
+    parser.add_argument(
+        "--other-code", action="store_true", help="go on with runs that another version of the code began"
+    )
     parser.add_argument("--collect", type=Path, metavar="FILE", help="unpack an archive, make the page anew")
     parser.add_argument("--into", type=Path, default=RESULTS, help="with --collect: folder of the results")
     return parser

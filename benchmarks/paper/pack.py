@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from benchmarks.paper.judging import finished_runs
+from benchmarks.paper.judging import finished_runs, unfinished_runs
 from benchmarks.paper.stages import TRAINING
 
 #: Of each finished run.
 KEPT = ("recipe.json", "record.json", "metrics.jsonl", "analysis.json")
+#: Of each run under way: how fast it is, and that it learns; not collected.
+UNDER_WAY, UNFINISHED = ("recipe.json", "metrics.jsonl"), "unfinished"
 MANIFEST = "manifest.json"
 #: Names that an archive may hold below its stages, by their ending.
 _ENDINGS = (".json", ".jsonl", ".png", ".md", ".csv", ".txt")
@@ -58,6 +60,10 @@ def _contents(work: Path) -> Iterator[tuple[str, bytes]]:
             for name in KEPT:
                 if (run / name).exists():
                     yield f"{stage}/{run.name}/{name}", _without_place(run / name)
+        for run in unfinished_runs(work / stage / "runs"):
+            for name in UNDER_WAY:
+                if (run / name).exists():
+                    yield f"{UNFINISHED}/{stage}/{run.name}/{name}", _without_place(run / name)
         for table in sorted((work / stage).glob("table.*")):
             yield f"{stage}/{table.name}", table.read_bytes()
     for figure in sorted((work / "figures").glob("*.png")):
@@ -84,7 +90,7 @@ def _json(content: Any) -> bytes:
 
 
 def collect(path: Path, results: Path) -> list[str]:
-    """Unpack an archive: runs, figures and the manifest; logs and tables stay in it.
+    """Unpack an archive: finished runs, figures and the manifest; the rest stays in it.
 
     Args:
         path: as `pack` wrote it.
@@ -116,7 +122,7 @@ def collect(path: Path, results: Path) -> list[str]:
 
 def _check(member: tarfile.TarInfo) -> None:
     parts = PurePosixPath(member.name).parts
-    known = parts and (parts[0] in (*TRAINING, "figures", "logs") or member.name == MANIFEST)
+    known = parts and (parts[0] in (*TRAINING, "figures", "logs", UNFINISHED) or member.name == MANIFEST)
     if not (member.isfile() and known and ".." not in parts and member.name.endswith(_ENDINGS)):
         raise ValueError(f"an archive of this command has no {member.name!r}")
 

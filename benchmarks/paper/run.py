@@ -86,7 +86,8 @@ class Measurement:
         if (out / "plan.json").exists():  # what failed in an earlier call is tried again
             self.children.run(Job(f"retry-{name}", ["sweep", "retry", str(out)]))
         slots = ["--slots-per-gpu" if self.on_gpu else "--cpu-slots", str(a.slots)]
-        job = Job(f"sweep-{name}", ["sweep", "run", str(spec), "--out", str(out), *slots])
+        other = ["--other-code"] if a.other_code else []
+        job = Job(f"sweep-{name}", ["sweep", "run", str(spec), "--out", str(out), *slots, *other])
         code = self.children.run(job)
         if code not in (0, 143, None):
             self.failed.append(name)
@@ -123,12 +124,8 @@ class Measurement:
             content = build_table(sweep, per_class=True)
             for ending in ("md", "csv"):
                 write_table(content, out / f"table.{ending}")
-        epochs = [
-            f"{line.get('epoch', -1) + 1}" for line in map(_last_line, map(sweep.run, _started(status)))
-        ]
-        return f"{done} of {total} runs finished" + (
-            f", others in epoch {', '.join(epochs)}" if epochs else ""
-        )
+        others = [_reached(sweep.run(row.trial)) for row in status.of("interrupted")]
+        return f"{done} of {total} runs finished" + (f", others after {'; '.join(others)}" if others else "")
 
     def judge(self) -> str:
         """Attack, audit and analyse the runs of `JUDGED` that have finished.
@@ -174,14 +171,12 @@ def _trials(sweep: Path) -> list[Any]:
     return SweepDirectory.open(sweep).plan.trials
 
 
-def _started(status: Any) -> list[Any]:
-    return [row.trial for row in status.of("interrupted")]
-
-
-def _last_line(run: Path) -> dict[str, Any]:
+def _reached(run: Path) -> str:
+    """How far an interrupted run is, such as "12 epochs (5,104 images/s)"."""
     from srat_fast.sweep.process import last_line
 
-    return last_line(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else {}
+    line = last_line(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else {}
+    return f"{line['epoch'] + 1} epochs ({line['images_per_second']:,.0f} images/s)" if line else "no epoch"
 
 
 def main(given: list[str] | None = None) -> int:

@@ -234,16 +234,24 @@ def test_everything_from_end_to_end_with_stand_ins(command, tmp_path, capsys) ->
 
 
 def test_it_goes_on_after_its_time(command, tmp_path, capsys) -> None:
-    code, journal = command("--plan", "exp", "--slots", "3", "--minutes", "0.2", seconds=60.0)
+    code, journal = command("--plan", "exp", "--slots", "3", "--minutes", "0.35", seconds=60.0)
     assert (code, sum(line.startswith("train") for line in journal)) == (run.TIME_IS_UP, 3)
-    assert "-- exp: 0 of 3 runs finished" in capsys.readouterr().out
-    assert (tmp_path / "out" / run.ARCHIVE).exists()
+    said = capsys.readouterr().out
+    assert "-- exp: 0 of 3 runs finished, others after" in said
+    assert said.count("epochs (1,234 images/s)") == 3
+    with tarfile.open(tmp_path / "out" / run.ARCHIVE) as file:
+        curves = [name for name in file.getnames() if name.endswith("metrics.jsonl")]
+    assert len([name for name in curves if name.startswith("unfinished/exp/")]) == len(curves) == 3
+    assert collect(tmp_path / "out" / run.ARCHIVE, tmp_path / "results") == ["manifest.json"]
     assert content(tmp_path / "work", []) != [], "a folder without a finished run is no error"
     begun = [float(p.read_text()) for p in (tmp_path / "work" / "exp" / "runs").glob("*/checkpoint.txt")]
     assert len(begun) == 3
-    assert max(begun) < 20
-    code, _ = command("--plan", "exp", "--slots", "3", "--minutes", "5", seconds=min(begun))
+    assert max(begun) < 30
+    code, journal = command(
+        "--plan", "exp", "--slots", "3", "--minutes", "5", "--other-code", seconds=min(begun)
+    )
     assert code == 0
+    assert any(line.startswith("sweep run") and line.endswith("--other-code") for line in journal)
 
 
 def test_a_signal_keeps_what_is_there(command, tmp_path, capsys) -> None:
