@@ -27,6 +27,7 @@ from benchmarks.paper.judging import Job, finished_runs, jobs  # noqa: E402
 from benchmarks.paper.options import ARCHIVE, RESERVE, RESULTS, bad, checked, options  # noqa: E402
 from benchmarks.paper.pack import collect, pack  # noqa: E402
 from benchmarks.paper.stages import FULL, JUDGED, SMOKE, spec_text  # noqa: E402
+from srat_fast.errors import UserError  # noqa: E402
 
 TIME_IS_UP = 3
 
@@ -79,12 +80,14 @@ class Measurement:
         Returns:
             How far it came, in words.
         """
+        from srat_fast.sweep.retry import requeue
+
         out, spec = self.work / name, self.work / "specs" / f"{name}.toml"
         spec.parent.mkdir(parents=True, exist_ok=True)
         a = self.arguments
         spec.write_text(spec_text(name, a.data_root.resolve(), a.smoke, a.changes), encoding="utf-8")
         if (out / "plan.json").exists():  # what failed in an earlier call is tried again
-            self.children.run(Job(f"retry-{name}", ["sweep", "retry", str(out)]))
+            requeue(out, [], fresh=False)
         slots = ["--slots-per-gpu" if self.on_gpu else "--cpu-slots", str(a.slots)]
         other = ["--other-code"] if a.other_code else []
         job = Job(f"sweep-{name}", ["sweep", "run", str(spec), "--out", str(out), *slots, *other])
@@ -211,7 +214,11 @@ def main(given: list[str] | None = None) -> int:
             if measurement.hopeless or measurement.children.left <= WORTH:
                 measurement.left_over = True
                 break
-            measurement.stage(name)
+            try:
+                measurement.stage(name)
+            except UserError as error:  # such as a damaged plan; what else is there is kept
+                measurement.failed.append(name)
+                print(f"-- {name}: {error.line()}", flush=True)
     except Asked as request:
         code = request.code
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):

@@ -264,7 +264,7 @@ def test_a_signal_keeps_what_is_there(command, tmp_path, capsys) -> None:
     assert (tmp_path / "out" / run.ARCHIVE).exists()
 
 
-def test_failures_are_named_and_tried_again(command, capsys) -> None:
+def test_failures_are_named_and_tried_again(command, tmp_path, capsys) -> None:
     code, journal = command("--plan", "exp,judge,step", "--minutes", "5", fails=("train",))
     said = capsys.readouterr().out
     assert code == 1
@@ -279,6 +279,10 @@ def test_failures_are_named_and_tried_again(command, capsys) -> None:
     assert code == 1
     assert "-- exp: 3 of 3 runs finished" in said
     assert "-- judge: 4 of 7 commands done" in said
+    (tmp_path / "work" / "exp" / "plan.json").write_text("{")
+    code, _ = command("--plan", "exp", "--minutes", "5")
+    assert code == 1
+    assert "-- exp: DIR = " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["../out.json", "/etc/x.json", "exp/model.safetensors", "else/record.json"])
