@@ -51,12 +51,15 @@ if command == "train":
 
     out = Path(value("--out"))
     out.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    asked: list[int] = []  # looked at between epochs: no file is left half-written
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     recipe = build_recipe(value("--recipe")).resolve().to_dict()
     (out / "recipe.json").write_text(json.dumps(recipe))
     begun = float((out / "checkpoint.txt").read_text()) if (out / "checkpoint.txt").exists() else 0.0
     for tenths in range(int(10 * begun), int(10 * setting["seconds"])):
         time.sleep(0.1)
+        if asked:
+            sys.exit(143)
         (out / "metrics.jsonl").write_text(json.dumps({"epoch": tenths, "images_per_second": 1234.4}) + "\n")
         (out / "checkpoint.txt").write_text(str((tenths + 1) / 10))
     share = ACCURACY[recipe["method"]]
