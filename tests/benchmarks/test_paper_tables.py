@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.paper.choices import difference, newcombe
-from benchmarks.paper.page import NOTHING, content, rendered
+from benchmarks.paper.page import NOTHING, content, rendered, write
 from benchmarks.paper.rows import settings
 from srat_fast.recipe import Recipe
 
@@ -60,6 +60,25 @@ def test_without_a_record_it_says_so(tmp_path) -> None:
     assert content(tmp_path, []) == [NOTHING]
     text = "before\n<!-- paper -->\nold\n<!-- end -->\nafter"
     assert rendered(text, tmp_path, []) == f"before\n<!-- paper -->\n\n{NOTHING}\n\n<!-- end -->\nafter"
+
+
+def test_the_page_is_written_with_its_figures(tmp_path) -> None:
+    results, page = tmp_path / "results", tmp_path / "docs" / "paper.md"
+    run(results, "exp", "ce", (48.5, 23.0, 27.0, 6.0))
+    view = {"silhouette": 0.1, "silhouette_cosine": 0.2, "scatter_ratio": 0.3, "under_taken_by_well": None}
+    analysis = {"images": 2000, "clean": view, "attacked": view}
+    (next(results.glob("exp/*")) / "analysis.json").write_text(json.dumps(analysis))
+    (results / "figures").mkdir()
+    (results / "figures" / "tsne-exp.png").write_bytes(b"a picture")
+    page.parent.mkdir()
+    page.write_text("before\n<!-- paper -->\n<!-- end -->\nafter\n")
+    write(results, page)
+    text = page.read_text()
+    assert "| `ce` | 0 | attacked | 0.100 | 0.200 | 0.300 | - |" in text
+    assert "](tsne-exp.png)" in text
+    assert (page.parent / "tsne-exp.png").read_bytes() == b"a picture"
+    write(results, page)
+    assert page.read_text() == text
 
 
 def test_the_page_is_up_to_date() -> None:
