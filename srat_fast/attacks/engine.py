@@ -25,15 +25,16 @@ class AttackEngine:
         dtype: of the convolutions: bfloat16, or the model's own.
         bn: "batch" or "running", as `Shadow`.
         compiled: compile the shadow's forward and input gradient with torch.compile (at the first call of a shape).
+        mode: `run.compile_mode`.
     """
 
-    def __init__(self, model: ResNet18, *, dtype: torch.dtype, bn: str, compiled: bool) -> None:
+    def __init__(
+        self, model: ResNet18, *, dtype: torch.dtype, bn: str, compiled: bool, mode: str = "auto"
+    ) -> None:
         self.shadow = Shadow(model, dtype=dtype, bn=bn)
         self._forward: Callable[[Tensor], Tensor] = self.shadow
         if compiled:
-            self._forward = torch.compile(
-                self.shadow, fullgraph=True, dynamic=False, mode=compile_mode(model)
-            )
+            self._forward = torch.compile(self.shadow, fullgraph=True, dynamic=False, mode=compile_mode(mode))
 
     def __call__(
         self,
@@ -81,13 +82,14 @@ class AttackEngine:
         )
 
 
-def compile_mode(model: ResNet18) -> str:
+def compile_mode(wish: str) -> str:
     """How torch.compile is asked to work: never with its own CUDA graphs, which do not suit a loop that feeds itself.
 
     Args:
-        model: its device decides.
+        wish: `run.compile_mode`. "auto" is "default": most of the time is in convolutions, which either mode leaves to
+            cuDNN unless a Triton one wins, and a run of minutes does not earn back minutes of search.
 
     Returns:
         A mode of torch.compile.
     """
-    return "max-autotune-no-cudagraphs" if model.conv1.weight.is_cuda else "default"
+    return "max-autotune-no-cudagraphs" if wish == "max-autotune" else "default"

@@ -289,6 +289,11 @@ class Run(Section):
         "auto", "torch.compile for the attack's and the update's passes; auto: for runs long enough to earn it back",
         choices=("auto", "on", "off"),
     )  # fmt: skip
+    compile_mode: str = setting(
+        "auto", "how long torch.compile searches: default, about a minute on a GPU; max-autotune, several; "
+        "auto is default",
+        choices=("auto", "default", "max-autotune"), identity=False,
+    )  # fmt: skip
     capture: str = setting(
         "auto",
         "the attack and the update as one CUDA graph each; auto: on a GPU",

@@ -12,6 +12,8 @@ from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.shadow import Shadow
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.models.resnet import ResNet18
+from srat_fast.recipe import build_recipe
+from srat_fast.training.step import FastEngine
 
 BALL = LInfBall(0.03)
 
@@ -116,3 +118,18 @@ def test_counters_of_zero_and_non_finite_gradients(device) -> None:
     assert int(bad) == 0
     pgd(lambda x: blind(x) * float("nan"), images, labels, ball=BALL, steps=1, step_size=0.01, nonfinite=bad)
     assert int(bad) > 0
+
+
+@pytest.mark.parametrize(
+    ("wish", "mode"),
+    [("auto", "default"), ("default", "default"), ("max-autotune", "max-autotune-no-cudagraphs")],
+)
+def test_attack_and_update_are_compiled_in_the_mode_asked_for(device, monkeypatch, wish, mode) -> None:
+    """Never in one that captures by itself."""
+    modes = []
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **options: modes.append(options["mode"]) or function
+    )
+    recipe = build_recipe("paper", {"run.compile": "on", "run.compile_mode": wish, "run.precision": "fp32"})
+    FastEngine(recipe.resolve(), network(device, torch.float32), [30, 20, 12, 6, 3], [2, 3, 4])
+    assert modes == [mode, mode]
