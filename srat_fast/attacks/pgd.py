@@ -109,8 +109,5 @@ def pgd(
         found = torch.autograd.grad(value, adversarial, allow_unused=True) if value.requires_grad else (None,)
         if found[0] is None:
             raise EvaluationFailure("no gradient reaches the images: the model is cut off from its input")
-        gradient = found[0]
-        if zero is not None:
-            zero += (gradient == 0).sum()
-        adversarial = ball.step(adversarial.detach(), gradient, images, step_size, nonfinite)
+        adversarial = ball.step(adversarial.detach(), found[0], images, step_size, nonfinite, zero)
     return adversarial

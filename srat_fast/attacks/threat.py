@@ -57,6 +57,7 @@ class LInfBall:
         clean: Tensor,
         step_size: float,
         nonfinite: Tensor | None = None,
+        zero: Tensor | None = None,
     ) -> Tensor:
         """Ascend by the gradient's sign and project (`srat_kernels.linf_step`), writing into `adversarial`.
 
@@ -66,6 +67,7 @@ class LInfBall:
             clean: same shape, the centre.
             step_size: alpha.
             nonfinite: counter of non-finite gradient entries.
+            zero: counter of gradient entries that are exactly zero.
 
         Returns:
             `adversarial`.
@@ -77,6 +79,7 @@ class LInfBall:
             step_size=step_size,
             epsilon=self.epsilon,
             nonfinite=nonfinite,
+            zero=zero,
             inplace=True,
         )
 

@@ -23,7 +23,14 @@ class MovingAverage:
         self._decay = decay
         self._average: list[Tensor] = list(self.module.parameters())
         self._source: list[Tensor] = list(model.parameters())
-        self._buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
+        pairs = list(zip(self.module.buffers(), model.buffers(), strict=True))
+        self._buffers = [  # by type: copies of one type are one launch
+            (
+                [own for own, _ in pairs if own.dtype == kind],
+                [source for _, source in pairs if source.dtype == kind],
+            )
+            for kind in {own.dtype for own, _ in pairs}
+        ]
 
     @torch.no_grad()
     def update(self, frozen: Tensor | None = None) -> None:
@@ -45,4 +52,4 @@ class MovingAverage:
     def copy_statistics(self) -> None:
         """Take over the model's BatchNorm statistics."""
         for own, source in self._buffers:
-            own.copy_(source)
+            torch._foreach_copy_(own, source)

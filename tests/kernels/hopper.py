@@ -128,7 +128,7 @@ def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]
         yield f"finish {splits}", finish_kernel, finish, {}, flags
     for number, config in enumerate(LINF):
         for gradient in ("*bf16", "*fp16", "*fp32", "*fp64"):
-            types = {"gradient": gradient, "nonfinite": "*i64"}
+            types = {"gradient": gradient, "nonfinite": "*i64", "zero": "*i64"}
             yield f"linf flat {gradient} {number}", linf_kernel, config, types, {"FLAT": True, "WIDE": False}
         yield f"linf strided {number}", linf_kernel, config, types, {"FLAT": False, "WIDE": False}
         yield (
@@ -136,7 +136,7 @@ def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]
             linf_kernel,
             config,
             types,
-            {"FLAT": True, "WIDE": True, "nonfinite": None},
+            {"FLAT": True, "WIDE": True, "nonfinite": None, "zero": None},
         )
 
 

@@ -140,6 +140,7 @@ def test_linf_arguments_that_are_refused(backend: str, device: torch.device) -> 
         {"adversarial": x, "gradient": x, "clean": x, "step_size": -1.0},
         {"adversarial": x[:1].expand(2, 3), "gradient": x, "clean": x, "inplace": True},
         {"adversarial": x, "gradient": x, "clean": x, "nonfinite": torch.zeros(1, device="meta").long()},
+        {"adversarial": x, "gradient": x, "clean": x, "zero": torch.zeros(1, device="meta").long()},
     ):
         with pytest.raises(ValueError, match=r"shape|is on|empty|a finite number|expanded"):
             linf_step(**{**numbers, **bad})
@@ -147,6 +148,7 @@ def test_linf_arguments_that_are_refused(backend: str, device: torch.device) -> 
         {"adversarial": x, "gradient": x.long(), "clean": x},
         {"adversarial": x, "gradient": x, "clean": x.double()},
         {"adversarial": x, "gradient": x, "clean": x, "nonfinite": torch.zeros(1, device=device)},
+        {"adversarial": x, "gradient": x, "clean": x, "zero": torch.zeros(1, device=device)},
     ):
         with pytest.raises(TypeError):
             linf_step(**{**numbers, **bad})
@@ -173,8 +175,8 @@ def test_opcheck_of_the_step(device: torch.device) -> None:
     x = torch.rand(2, 3, 4, 4, device=device).contiguous(memory_format=torch.channels_last)
     count = torch.zeros(1, dtype=torch.int64, device=device)
     for op in (linf_step_new, linf_step_inplace):
-        torch.library.opcheck(op, (x.clone(), torch.randn_like(x), x, 0.1, 0.1, count))
-        torch.library.opcheck(op, (x.clone(), torch.randn_like(x), x, 0.1, 0.1, None))
+        torch.library.opcheck(op, (x.clone(), torch.randn_like(x), x, 0.1, 0.1, count, None))
+        torch.library.opcheck(op, (x.clone(), torch.randn_like(x), x, 0.1, 0.1, None, count))
 
 
 def test_a_compiled_step_has_no_graph_break(inputs: tuple[Tensor, ...], device: torch.device) -> None:

@@ -57,10 +57,12 @@ def test_sign_of_zero_is_zero_and_nan_moves_nothing_but_is_counted(device: torch
     clean = torch.full((6,), 0.5, device=device)
     gradient = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-45], device=device)
     nonfinite = torch.full((1,), 10, device=device)
-    got = step(clean, gradient, clean, nonfinite=nonfinite)
+    zero = torch.full((1,), 20, device=device)
+    got = step(clean, gradient, clean, nonfinite=nonfinite, zero=zero)
     moves = torch.tensor([0.0, 0.0, 0.0, STEP, -STEP, STEP], device=device)
     torch.testing.assert_close(got - clean, moves, rtol=0, atol=1e-7)
     assert nonfinite.item() == 13, "one NaN and two infinities on top of ten"
+    assert zero.item() == 22, "both zeros, and nothing of the masked rest of the block"
 
 
 def test_pixels_at_the_ends_and_points_on_the_sphere_stay(device: torch.device) -> None:
@@ -81,11 +83,13 @@ def test_gradient_types(dtype: torch.dtype, device: torch.device) -> None:
     x, g, clean = images((3, 3, 9, 9), device)
     g = g.to(dtype)
     g[0, 0, 0, :2] = torch.tensor([torch.finfo(dtype).tiny, float("nan")], dtype=dtype)
-    counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(2)]
-    got = step(x, g, clean, nonfinite=counts[0])
-    assert torch.equal(got, step(x, g, clean, nonfinite=counts[1], backend="torch"))
+    g[1, 1] = 0
+    counts, zeros = ([torch.zeros((), dtype=torch.int64, device=device) for _ in range(2)] for _ in range(2))
+    got = step(x, g, clean, nonfinite=counts[0], zero=zeros[0])
+    assert torch.equal(got, step(x, g, clean, nonfinite=counts[1], zero=zeros[1], backend="torch"))
     assert got.dtype == torch.float32
     assert counts[0] == counts[1] == 1
+    assert zeros[0] == zeros[1] == (g == 0).sum() >= 81
 
 
 @pytest.mark.parametrize("which", [(), (0,), (1,), (2,), (0, 1), (0, 1, 2)])

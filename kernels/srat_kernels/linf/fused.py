@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-@torch.library.custom_op("srat_kernels::linf_step", mutates_args=("nonfinite",))
+@torch.library.custom_op("srat_kernels::linf_step", mutates_args=("nonfinite", "zero"))
 def linf_step_new(
     adversarial: Tensor,
     gradient: Tensor,
@@ -18,6 +18,7 @@ def linf_step_new(
     step_size: float,
     epsilon: float,
     nonfinite: Tensor | None,
+    zero: Tensor | None,
 ) -> Tensor:
     """The next images in a new tensor of `adversarial`'s memory format.
 
@@ -28,6 +29,7 @@ def linf_step_new(
         step_size: alpha.
         epsilon: radius.
         nonfinite: int64 counter of one element, increased, or None.
+        zero: likewise.
 
     Returns:
         Same shape, float32.
@@ -36,8 +38,9 @@ def linf_step_new(
 
     out = torch.empty_like(adversarial)
     run_linf_step(
-        adversarial, gradient, clean, out, step_size=step_size, epsilon=epsilon, nonfinite=nonfinite
-    )
+        adversarial, gradient, clean, out,
+        step_size=step_size, epsilon=epsilon, nonfinite=nonfinite, zero=zero,
+    )  # fmt: skip
     return out
 
 
@@ -46,7 +49,7 @@ def _(adversarial: Tensor, *_: object) -> Tensor:
     return torch.empty_like(adversarial)
 
 
-@torch.library.custom_op("srat_kernels::linf_step_", mutates_args=("adversarial", "nonfinite"))
+@torch.library.custom_op("srat_kernels::linf_step_", mutates_args=("adversarial", "nonfinite", "zero"))
 def linf_step_inplace(
     adversarial: Tensor,
     gradient: Tensor,
@@ -54,6 +57,7 @@ def linf_step_inplace(
     step_size: float,
     epsilon: float,
     nonfinite: Tensor | None,
+    zero: Tensor | None,
 ) -> None:
     """The same, written into `adversarial`.
 
@@ -64,12 +68,14 @@ def linf_step_inplace(
         step_size: alpha.
         epsilon: radius.
         nonfinite: int64 counter of one element, increased, or None.
+        zero: likewise.
     """
     from srat_kernels.linf.launch import run_linf_step
 
     run_linf_step(
-        adversarial, gradient, clean, adversarial, step_size=step_size, epsilon=epsilon, nonfinite=nonfinite
-    )
+        adversarial, gradient, clean, adversarial,
+        step_size=step_size, epsilon=epsilon, nonfinite=nonfinite, zero=zero,
+    )  # fmt: skip
 
 
 @linf_step_inplace.register_fake

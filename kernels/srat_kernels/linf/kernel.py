@@ -27,7 +27,7 @@ def offset(index, size_1, size_2, size_3, stride_0, stride_1, stride_2, stride_3
 
 @triton.jit
 def linf_kernel(
-    adversarial, gradient, clean, out, nonfinite, numel, step, epsilon, size_1, size_2, size_3,
+    adversarial, gradient, clean, out, nonfinite, zero, numel, step, epsilon, size_1, size_2, size_3,
     stride_a0, stride_a1, stride_a2, stride_a3, stride_g0, stride_g1, stride_g2, stride_g3,
     stride_c0, stride_c1, stride_c2, stride_c3, stride_o0, stride_o1, stride_o2, stride_o3,
     FLAT: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
@@ -39,6 +39,7 @@ def linf_kernel(
     Args:
         adversarial: x', pointer. gradient: g, pointer of any float type. clean: x, pointer. out: pointer, written.
         nonfinite: int64 pointer, increased by the number of non-finite g; or None.
+        zero: int64 pointer, increased by the number of g that are 0; or None.
         numel: number of elements. step: alpha. epsilon: radius.
         size_1: of axis 1. size_2: of axis 2. size_3: of axis 3.
         stride_a0: of adversarial, axis 0. stride_a1: axis 1. stride_a2: axis 2. stride_a3: axis 3.
@@ -81,3 +82,7 @@ def linf_kernel(
         bad = tl.sum((tl.abs(g) < float("inf")).to(tl.int32) ^ 1, axis=0)
         if bad > 0:  # integers: the sum does not depend on the programs' order
             tl.atomic_add(nonfinite, bad.to(tl.int64), sem="relaxed")
+    if zero is not None:
+        still = tl.sum((inside & (g == 0)).to(tl.int32), axis=0)
+        if still > 0:
+            tl.atomic_add(zero, still.to(tl.int64), sem="relaxed")

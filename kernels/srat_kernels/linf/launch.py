@@ -32,6 +32,7 @@ def run_linf_step(
     step_size: float,
     epsilon: float,
     nonfinite: Tensor | None,
+    zero: Tensor | None = None,
     config: Config | None = None,
 ) -> None:
     """Write the next images into `out`, which may be `adversarial` itself, in one launch.
@@ -44,6 +45,7 @@ def run_linf_step(
         step_size: alpha.
         epsilon: radius.
         nonfinite: one int64 element or None.
+        zero: one int64 element or None.
         config: instead of the tuned one.
     """
     tensors = (adversarial, gradient, clean, out)
@@ -52,7 +54,7 @@ def run_linf_step(
         dense = torch.empty(out.shape, dtype=out.dtype, device=out.device)
         run_linf_step(
             adversarial.contiguous(), gradient.contiguous(), clean.contiguous(), dense,
-            step_size=step_size, epsilon=epsilon, nonfinite=nonfinite, config=config,
+            step_size=step_size, epsilon=epsilon, nonfinite=nonfinite, zero=zero, config=config,
         )  # fmt: skip
         out.copy_(dense)
         return
@@ -64,15 +66,15 @@ def run_linf_step(
     wide = max(reach, numel + 4096) >= 2**31  # the last program's masked offsets included
     padding = AXES - len(shape)
 
-    def launch(config: Config, target: Tensor, counter: Tensor | None) -> None:
+    def launch(config: Config, target: Tensor, *counters: Tensor | None) -> None:
         linf_kernel[(triton.cdiv(numel, config.tiles["BLOCK"]),)](
-            adversarial, gradient, clean, target, counter, numel, step_size, epsilon, *((1,) * padding + shape)[1:],
+            adversarial, gradient, clean, target, *counters, numel, step_size, epsilon, *((1,) * padding + shape)[1:],
             *(step for stride in strides for step in (0,) * padding + stride),
             FLAT=flat, WIDE=wide, **config.arguments(),
         )  # fmt: skip
 
     def rehearse(config: Config) -> None:  # a timed launch must neither move the images nor count
-        launch(config, torch.empty_strided(out.shape, out.stride(), device=out.device), None)
+        launch(config, torch.empty_strided(out.shape, out.stride(), device=out.device), None, None)
 
     with torch.cuda.device_of(adversarial):
         if config is None:
@@ -83,7 +85,7 @@ def run_linf_step(
                 adversarial.device,
                 rehearse,
             )
-        launch(config, out, nonfinite)
+        launch(config, out, nonfinite, zero)
         count_launch("linf_kernel")
 
 

@@ -19,6 +19,7 @@ def linf_step(
     step_size: float,
     epsilon: float,
     nonfinite: Tensor | None = None,
+    zero: Tensor | None = None,
     inplace: bool = False,
     backend: str = "auto",
 ) -> Tensor:
@@ -32,6 +33,8 @@ def linf_step(
         epsilon: radius > 0, in pixel units of [0, 1].
         nonfinite: optional one-element int64 tensor that is increased by the number of non-finite entries
             of `gradient`, so that they are reported rather than swallowed.
+        zero: optional one-element int64 tensor that is increased by the number of entries of `gradient` that are
+            exactly zero, and so do not move their pixel.
         inplace: write the result into `adversarial`.
         backend: see `resolve_backend`. The kernel takes float32 images; "auto" leaves other types to "torch".
 
@@ -52,12 +55,11 @@ def linf_step(
         stride == 0 and size > 1 for size, stride in zip(adversarial.shape, adversarial.stride(), strict=True)
     ):
         raise ValueError("adversarial: an expanded tensor shares its elements and cannot be written in place")
-    if nonfinite is not None and nonfinite.device != adversarial.device:
-        raise ValueError(f"nonfinite: is on {nonfinite.device}, adversarial on {adversarial.device}")
-    if nonfinite is not None and (nonfinite.dtype != torch.int64 or nonfinite.numel() != 1):
-        raise TypeError(
-            f"nonfinite: one int64 element is needed, got {nonfinite.dtype} {list(nonfinite.shape)}"
-        )
+    for name, counter in (("nonfinite", nonfinite), ("zero", zero)):
+        if counter is not None and counter.device != adversarial.device:
+            raise ValueError(f"{name}: is on {counter.device}, adversarial on {adversarial.device}")
+        if counter is not None and (counter.dtype != torch.int64 or counter.numel() != 1):
+            raise TypeError(f"{name}: one int64 element is needed, got {counter.dtype} {list(counter.shape)}")
     check_positive("step_size", step_size)
     check_positive("epsilon", epsilon)
     dtypes = {"adversarial": adversarial.dtype}
@@ -71,9 +73,10 @@ def linf_step(
                 step_size=step_size,
                 epsilon=epsilon,
                 nonfinite=nonfinite,
+                zero=zero,
                 inplace=inplace,
             )
         if inplace:
-            linf_step_inplace(adversarial, gradient, clean, step_size, epsilon, nonfinite)
+            linf_step_inplace(adversarial, gradient, clean, step_size, epsilon, nonfinite, zero)
             return adversarial
-        return linf_step_new(adversarial, gradient, clean, step_size, epsilon, nonfinite)
+        return linf_step_new(adversarial, gradient, clean, step_size, epsilon, nonfinite, zero)

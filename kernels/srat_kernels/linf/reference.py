@@ -14,6 +14,7 @@ def linf_step_reference(
     step_size: float,
     epsilon: float,
     nonfinite: Tensor | None = None,
+    zero: Tensor | None = None,
     inplace: bool = False,
 ) -> Tensor:
     """x' <- clamp( project_{|x' - x| <= eps}( x' + alpha sign(g) ), 0, 1 ), with sign(0) = sign(NaN) = 0.
@@ -25,6 +26,7 @@ def linf_step_reference(
         step_size: alpha > 0.
         epsilon: radius of the ball.
         nonfinite: one-element int64 counter, increased by the number of non-finite entries of `gradient`.
+        zero: likewise, by the number of those that are exactly zero.
         inplace: write into `adversarial`.
 
     Returns:
@@ -32,6 +34,8 @@ def linf_step_reference(
     """
     if nonfinite is not None:
         nonfinite += (~torch.isfinite(gradient)).sum()
+    if zero is not None:
+        zero += (gradient == 0).sum()
     direction = torch.nan_to_num(torch.sign(gradient), nan=0.0).to(adversarial.dtype)
     moved = adversarial + step_size * direction
     moved = torch.minimum(torch.maximum(moved, clean - epsilon), clean + epsilon).clamp(0.0, 1.0)
