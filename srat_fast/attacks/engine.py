@@ -62,12 +62,13 @@ class AttackEngine:
             loss: (logits, labels) -> scalar to maximise.
             nonfinite: counter of non-finite gradient entries.
             zero: counter of zero gradient entries.
-            eager: do not use the compiled forward; for the start-up parity check.
+            eager: do not use the compiled forward: for the start-up check, and for shapes not worth a compilation.
 
         Returns:
             Adversarial images, detached, in the images' own precision.
         """
         self.shadow.refresh()
+        self.shadow.count(steps)
         return pgd(
             self.shadow if eager else self._forward,
             images,

@@ -30,6 +30,8 @@ class Shadow(nn.Module):
         self._fold = bn == "running"
         self._sources = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
         self._norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        counts = [] if self._fold else [norm.num_batches_tracked for norm in self._norms]
+        self._counts = [count for count in counts if count is not None]
         self.network = copy.deepcopy(model).requires_grad_(False)
         self.network.projection = None  # the attack sees logits only
         self._convolutions = [m for m in self.network.modules() if isinstance(m, nn.Conv2d)]
@@ -60,8 +62,10 @@ class Shadow(nn.Module):
         for norm, source_norm in zip(copies, self._norms, strict=True):
             for name in ("weight", "bias"):
                 getattr(norm, name).data = getattr(source_norm, name).data
-            for name in ("running_mean", "running_var", "num_batches_tracked"):
+            for name in ("running_mean", "running_var"):
                 setattr(norm, name, getattr(source_norm, name))
+            # `count` adds to all of them at once: here each would be a launch a pass
+            norm.num_batches_tracked = None
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -75,6 +79,16 @@ class Shadow(nn.Module):
                 convolution.bias.copy_(norm.bias - norm.running_mean * gain)
         elif self._convolutions[0].weight.data_ptr() != self._sources[0].weight.data_ptr():
             torch._foreach_copy_([c.weight for c in self._convolutions], [s.weight for s in self._sources])
+
+    @torch.no_grad()
+    def count(self, passes: int) -> None:
+        """Count forward passes as BatchNorm does, in `num_batches_tracked` of the model; once an attack.
+
+        Args:
+            passes: since the last call.
+        """
+        if self._counts:
+            torch._foreach_add_(self._counts, passes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits: [B, C, H, W] in [0, 1] -> [B, classes], in the model's own precision."""

@@ -46,7 +46,8 @@ class StepResult(NamedTuple):
 class FastEngine:
     """The product's training step: channels_last, bf16, input-only attack gradients, `srat_kernels` losses.
 
-    With `run.compile = on` forward and backward are compiled; with `run.capture = on` the whole attack and the whole
+    With `run.compile = on` forward and backward are compiled, for whole batches: the last, partial one of an epoch is
+    not worth the minute that its shape would take. With `run.capture = on` the whole attack and the whole
     update are one CUDA graph each. Attack and update are separate callables on separate modules, and nothing that a
     guard looks at changes between steps.
 
@@ -86,6 +87,8 @@ class FastEngine:
             self._attack = Captured(self._attack_batch, self.state)
             self._update = Captured(self._update_batch, self.state)
         self._rehearse = compiled or captured
+        #: images of a batch that is compiled for; 0 where none is
+        self._compiled_size = min(recipe.optim.batch_size, sum(counts)) if compiled else 0
         self._seen: set[torch.Size] = set()
 
     def _make_optimizer(self, captured: bool) -> torch.optim.SGD:
@@ -157,7 +160,9 @@ class FastEngine:
             return self.update(images, labels)
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
-        """Compile and capture for a batch's shape, leaving no trace; the first shape is checked against eager mode.
+        """Compile and capture for a batch's shape, leaving no trace.
+
+        The first shape, and the one that is compiled for, are checked against eager mode.
 
         Args:
             images: [B, C, H, W], channels_last.
@@ -168,7 +173,7 @@ class FastEngine:
         """
         started = time.perf_counter()
         with compile_errors(), preserved(self.state()):
-            if not self._seen:
+            if not self._seen or len(images) == self._compiled_size:
                 check_parity(self, images, labels)
             else:
                 self._attack(images, labels, images)
@@ -253,7 +258,7 @@ class FastEngine:
             loss=cross_entropy if attack.loss == "ce" else self.objective.raw_classification,
             nonfinite=self.nonfinite,
             zero=self.zero,
-            eager=eager,
+            eager=eager or len(images) != self._compiled_size,
         )
         return (adversarial,)
 
@@ -278,7 +283,9 @@ class FastEngine:
     def _update_batch(
         self, images: Tensor, labels: Tensor, losses: Callable[..., tuple[Tensor, ...]] | None = None
     ) -> tuple[Tensor, ...]:
-        total, classification, separation, logits = (losses or self._losses)(images, labels)
+        if losses is None:
+            losses = self._losses if len(images) == self._compiled_size else self.losses
+        total, classification, separation, logits = losses(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])

@@ -13,7 +13,7 @@ from tests.equivalence.test_step import batches, make_pair
 
 # compiling takes 20 to 40 seconds a shape and mode on a CPU: one method that uses everything stands for all
 # one attack step: from the second on, the sign makes rounding into whole steps, and pixels say nothing any more
-FULL = {"method": "srat-ldam", "optim.clip_norm": 1.0, "attack.steps": 1}
+FULL = {"method": "srat-ldam", "optim.clip_norm": 1.0, "attack.steps": 1, "optim.batch_size": 16}
 
 
 def variants(device: torch.device) -> list[dict[str, object]]:
