@@ -1,0 +1,239 @@
+"""What the hardware allows: a network enters, FLOPs, least bytes and floor times per stage and pass leave.
+
+A prediction, not a measurement. `python benchmarks/engine/floor.py` prints the table of
+docs/explanation/performance.md; with --stages each stage and pass of one size, to stand beside a profile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
+
+from srat_fast.models.resnet import ResNet18  # noqa: E402
+
+FLOPS, BANDWIDTH = (
+    790e12,
+    4.3e12,
+)  # an H200: bf16 matrix products and memory (docs/explanation/performance.md)
+HALF, FULL = 2, 4  # bytes of bfloat16 and float32
+STEPS = 10
+STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
+PASSES = ("forward", "input gradient", "weight gradient")
+#: Reads and writes of a convolution's output besides the convolutions' own, by pass. batch: statistics read it, the
+#: normalisation reads it and writes what the next layer reads; back, the sums read the gradient and the output, and so
+#: does what writes the next gradient. running: bias and ReLU are a pass of their own (as torch.compile does it); back,
+#: the ReLU's mask. fused: bias and ReLU inside of the convolution; the mask still has to be read.
+TOUCHES = {
+    "batch": {"forward": 3, "input gradient": 5, "kernels": (2, 2)},
+    "running": {"forward": 2, "input gradient": 1, "kernels": (1, 1)},
+    "fused": {"forward": 0, "input gradient": 1, "kernels": (0, 1)},
+}
+#: What kernels of a good library reach of the two rates, and what the next kernel of a CUDA graph waits for the last.
+CONVOLUTION, MEMORY, GAP = 0.6, 0.8, 1e-6
+
+
+class Layer(NamedTuple):
+    """A convolution or linear layer, per image.
+
+    Attributes:
+        stage: of `STAGES`.
+        name: in the network.
+        inputs: elements read.
+        outputs: elements written.
+        weights: elements.
+        flops: of its forward pass, a multiply-add as two.
+    """
+
+    stage: str
+    name: str
+    inputs: int
+    outputs: int
+    weights: int
+    flops: int
+
+
+class Cell(NamedTuple):
+    """One pass of one stage on a batch.
+
+    Attributes:
+        stage: of `STAGES`.
+        passed: of `PASSES`.
+        flops: of the batch.
+        bytes: least memory traffic of the batch.
+        kernels: launches.
+        floor: seconds at the full rates: each convolution the longer of its two times, everything else its bytes.
+        expected: seconds at what good kernels reach.
+    """
+
+    stage: str
+    passed: str
+    flops: int
+    bytes: int
+    kernels: int
+    floor: float
+    expected: float
+
+
+def layers(width: int = 64, size: int = 32, classes: int = 10) -> list[Layer]:
+    """Every layer with weights, measured on the network itself (which computes nothing here).
+
+    Args:
+        width: of the network.
+        size: of the images.
+        classes: C.
+    """
+    with torch.device("meta"):
+        model = ResNet18(classes, width=width, feature_dim=128).eval()
+    found: list[Layer] = []
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            stage = name.split(".")[0] if name.startswith("layer") else "stem" if name == "conv1" else "head"
+            pixels = output[0, 0].numel()  # 1 of a linear layer
+            flops = 2 * module.weight.numel() * pixels
+            found.append(Layer(stage, name, inputs[0].numel(), output.numel(), module.weight.numel(), flops))
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(note(name))
+    features = model.features(torch.empty(1, 3, size, size, device="meta"))
+    model.linear(features)
+    assert model.projection is not None
+    model.projection(features)
+    return found
+
+
+def cells(batch: int, bn: str, update: bool, found: list[Layer]) -> Iterator[Cell]:
+    """What one attack step (forward, input gradient) or one update (weight gradient too) takes, by stage and pass.
+
+    An update always has batch statistics. The head's own traffic is counted as that of any layer; the loss is not.
+
+    Args:
+        batch: B.
+        bn: of `TOUCHES`.
+        update: the training step, not an attack step.
+        found: as `layers` gives them.
+    """
+    touches = TOUCHES["batch" if update else bn]
+    for stage in STAGES:
+        own = [
+            layer for layer in found if layer.stage == stage and (update or "projection" not in layer.name)
+        ]
+        for number, passed in enumerate(PASSES if update else PASSES[:2]):
+            flops = moved = kernels = 0
+            floor = expected = 0.0
+            for layer in own:
+                if update and layer.name == "conv1" and passed == "input gradient":
+                    continue  # nobody asks for the images' gradient
+                work = batch * layer.flops
+                ends = HALF * (batch * (layer.inputs + layer.outputs) + layer.weights)
+                normalised = stage != "head" and number < 2
+                around = HALF * batch * layer.outputs * touches[passed] if normalised else 0
+                # a block's sum: the other branch is read; back, its gradient is written once and read once
+                if layer.name.endswith("conv2") and number < 2:
+                    around += HALF * batch * layer.outputs * (1 if passed == "forward" else 2)
+                flops, moved = flops + work, moved + ends + around
+                extra = touches["kernels"][number] if normalised else 0
+                kernels += 1 + extra
+                floor += max(work / FLOPS, ends / BANDWIDTH) + around / BANDWIDTH
+                slow = max(work / FLOPS / CONVOLUTION, ends / BANDWIDTH / MEMORY)
+                expected += slow + around / BANDWIDTH / MEMORY + (1 + extra) * GAP
+            yield Cell(stage, passed, flops, moved, kernels, floor, expected)
+
+
+def weights_seconds(found: list[Layer]) -> float:
+    """Seconds a batch of what only touches weights: their cast, gradients written and read, SGD with momentum."""
+    elements = sum(layer.weights for layer in found)
+    return elements * (FULL + HALF + 2 * FULL + 4 * FULL) / BANDWIDTH
+
+
+def predicted(batch: int, bn: str, found: list[Layer] | None = None) -> dict[str, float]:
+    """A whole PGD-10 training step.
+
+    Args:
+        batch: B.
+        bn: of `TOUCHES`.
+        found: layers; those of the paper's network without.
+
+    Returns:
+        flops_per_image; bytes_per_attack_step (an image); kernels (of one attack step); floor and expected, images/s.
+    """
+    found = layers() if found is None else found
+    attack, update = (list(cells(batch, bn, part, found)) for part in (False, True))
+    flops = STEPS * sum(c.flops for c in attack) + sum(c.flops for c in update)
+    seconds = {
+        kind: STEPS * sum(getattr(c, kind) for c in attack)
+        + sum(getattr(c, kind) for c in update)
+        + weights_seconds(found)
+        for kind in ("floor", "expected")
+    }
+    return {
+        "flops_per_image": flops / batch,
+        "bytes_per_attack_step": sum(c.bytes for c in attack) / batch,
+        "kernels": sum(c.kernels for c in attack),
+        **{kind: batch / taken for kind, taken in seconds.items()},
+    }
+
+
+def table() -> str:
+    """The page's table."""
+    found = layers()
+    lines = [
+        "| batch | `attack.bn` | MB an image and attack step | least launches an attack step "
+        "| floor, images/s | expected, images/s |",
+        "|---|---|---|---|---|---|",
+    ]
+    names = {"batch": "batch", "running": "running", "fused": "running, bias and ReLU in the convolution"}
+    for batch in (128, 512):
+        for bn, name in names.items():
+            row = predicted(batch, bn, found)
+            lines.append(
+                f"| {batch} | {name} | {row['bytes_per_attack_step'] / 1e6:.1f} | {row['kernels']:.0f} "
+                f"| {row['floor']:,.0f} | {row['expected']:,.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def stages_table(batch: int, bn: str) -> str:
+    """Each stage and pass of an attack step and of an update, microseconds a batch.
+
+    Args:
+        batch: B.
+        bn: of `TOUCHES`.
+    """
+    found, lines = (
+        layers(),
+        [f"{'part':7}{'stage':8}{'pass':17}{'GFLOP':>8}{'MB':>8}{'floor us':>10}{'expected':>10}"],
+    )
+    for part, update in (("attack", False), ("update", True)):
+        for cell in cells(batch, bn, update, found):
+            lines.append(
+                f"{part:7}{cell.stage:8}{cell.passed:17}{cell.flops / 1e9:8.1f}{cell.bytes / 1e6:8.1f}"
+                f"{cell.floor * 1e6:10.1f}{cell.expected * 1e6:10.1f}"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stages", action="store_true", help="each stage and pass of one size")
+    parser.add_argument("--batch", type=int, default=128, help="images a step, with --stages")
+    parser.add_argument("--bn", choices=tuple(TOUCHES), default="batch", help="with --stages")
+    arguments = parser.parse_args()
+    print(stages_table(arguments.batch, arguments.bn) if arguments.stages else table())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The prediction: its FLOPs are those that runs are judged by, its bytes the design's, its table the page's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.engine.floor import (
+    BANDWIDTH,
+    FLOPS,
+    HALF,
+    STAGES,
+    STEPS,
+    TOUCHES,
+    cells,
+    layers,
+    predicted,
+    table,
+)
+from srat_fast.models.resnet import ResNet18
+from srat_fast.recipe import build_recipe
+from srat_fast.training.flops import forward_flops, training_flops
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "performance.md"
+
+
+@pytest.fixture(scope="module")
+def found():
+    return layers()
+
+
+def test_flops_are_those_of_the_record(found) -> None:
+    forward = forward_flops(ResNet18(10, feature_dim=128), 3, 32)
+    assert sum(layer.flops for layer in found) == forward
+    whole = training_flops(forward, build_recipe("paper", {}).resolve())
+    # not asked for: the projection in the attack, the images' gradient in the update
+    spared = 2 * STEPS * sum(layer.flops for layer in found if "projection" in layer.name)
+    spared += next(layer.flops for layer in found if layer.name == "conv1")
+    row = predicted(128, "batch", found)
+    assert row["flops_per_image"] == whole - spared
+    assert row["flops_per_image"] == pytest.approx(25.55e9, rel=2e-3)
+
+
+@pytest.mark.parametrize(("bn", "megabytes"), [("batch", 14.7), ("running", 8.6)])
+def test_bytes_without_the_blocks_sums_are_those_of_the_design(found, bn: str, megabytes: float) -> None:
+    outputs = sum(layer.outputs for layer in found if layer.stage != "head")
+    touches = (
+        TOUCHES[bn]["forward"] + TOUCHES[bn]["input gradient"] + 4
+    )  # of the convolutions: out, in, and back
+    assert HALF * outputs * touches / 1e6 == pytest.approx(megabytes, rel=0.02)
+
+
+@pytest.mark.parametrize("bn", TOUCHES)
+def test_no_time_is_below_either_rate(found, bn: str) -> None:
+    for update in (False, True):
+        for cell in cells(128, bn, update, found):
+            assert cell.floor >= 0.999 * max(cell.flops / FLOPS, cell.bytes / BANDWIDTH)
+            assert cell.expected >= cell.floor
+    assert {cell.stage for cell in cells(1, bn, True, found)} == set(STAGES)
+
+
+def test_fewer_bytes_and_larger_batches_are_faster(found) -> None:
+    rates = [predicted(128, bn, found)["expected"] for bn in ("batch", "running", "fused")]
+    assert rates == sorted(rates)
+    assert predicted(512, "batch", found)["expected"] > predicted(128, "batch", found)["expected"]
+
+
+def test_the_page_has_this_table() -> None:
+    assert table() in PAGE.read_text(encoding="utf-8")
