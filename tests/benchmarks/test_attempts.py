@@ -141,3 +141,10 @@ def test_without_a_gpu_only_the_predictions() -> None:
 
 def test_what_hangs_is_ended() -> None:
     assert attempts.apart([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) == "timed out"
+
+
+def test_every_attempt_is_in_the_notes_with_its_prediction() -> None:
+    notes = (ROOT / "benchmarks" / "NOTES.md").read_text(encoding="utf-8")
+    for attempt in ATTEMPTS:
+        batch, bn = attempt.sizes[0]
+        assert f"| {attempt.name} | {batch}, {bn} | {attempt.gain:.2f} |" in notes, attempt.name

@@ -21,9 +21,12 @@ def _config(warps: int, stages: int, **tiles: int) -> Config:
 
 # Few anchors a program where the batch is small, because latency and idle multiprocessors dominate there; wide tiles
 # where it is large, because each element loaded is then used more often. SPLITS brings B = 4096 to 128-256 programs
-# (an H200 has 132 multiprocessors). K stays short: tf32x3 keeps each operand as two parts.
+# (an H200 has 132 multiprocessors). K stays short: tf32x3 keeps each operand as two parts. At B = 128 a launch is a
+# chain of loads that wait for each other, one a tile of keys and of columns: some configurations have few.
 FORWARD = (
     _config(4, 2, BLOCK_M=16, BLOCK_N=64, BLOCK_K=64, SPLITS=2),
+    _config(4, 2, BLOCK_M=16, BLOCK_N=32, BLOCK_K=64, SPLITS=4),
+    _config(4, 2, BLOCK_M=16, BLOCK_N=32, BLOCK_K=128, SPLITS=4),
     _config(4, 2, BLOCK_M=32, BLOCK_N=64, BLOCK_K=32, SPLITS=2),
     _config(4, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, SPLITS=4),
     _config(8, 2, BLOCK_M=128, BLOCK_N=64, BLOCK_K=32, SPLITS=4),
@@ -32,9 +35,11 @@ FORWARD = (
 # The accumulator is [BLOCK_M, BLOCK_D]; every block of D recomputes the similarities, so a large batch wants it wide.
 BACKWARD = (
     _config(4, 2, BLOCK_M=16, BLOCK_N=32, BLOCK_K=64, BLOCK_D=128),
+    _config(8, 2, BLOCK_M=16, BLOCK_N=128, BLOCK_K=64, BLOCK_D=64),
     _config(4, 2, BLOCK_M=32, BLOCK_N=32, BLOCK_K=32, BLOCK_D=128),
     _config(8, 2, BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, BLOCK_D=128),
     _config(8, 2, BLOCK_M=64, BLOCK_N=32, BLOCK_K=32, BLOCK_D=256),
+    _config(8, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32, BLOCK_D=256),
     _config(8, 2, BLOCK_M=128, BLOCK_N=32, BLOCK_K=32, BLOCK_D=128),
 )
 # The interpreter pays per tile, not per element.
