@@ -1,7 +1,7 @@
 """Attempts at more speed: `python benchmarks/engine/attempts.py [--minutes 8] [--only NAME,...]`.
 
 Enters nothing; each attempt is built in a process of its own, passes the gate of `ladder.check`, is timed against the
-product in turns (A B A B) and leaves one row; then a table: predicted, measured, keep? What has a row of this commit is
+product in turns (A B A B) and leaves one row; then a table: predicted, measured, keep? What has a row of this code is
 passed over.
 """
 
@@ -149,14 +149,6 @@ ATTEMPTS = (
         product,
         settings={"max_autotune_pointwise": True},
     ),
-    Attempt(
-        "max-autotune",
-        (BATCH,),
-        1.03,
-        "max-autotune-no-cudagraphs: Triton's convolutions seldom beat cuDNN's 3x3; costs minutes of compilation",
-        product,
-        settings={"max_autotune": True, "coordinate_descent_tuning": True},
-    ),
 )
 
 
@@ -275,10 +267,17 @@ def tasks(only: list[str], first_size: bool = False) -> list[tuple[Attempt, int,
     ]
 
 
-def done(rows: list[dict[str, Any]], commit: str | None) -> set[tuple[str, int, str]]:
-    """What has a row of a commit."""
-    own = [row for row in rows if row["op"] == "attempt" and row.get("commit") == commit]
-    return {(row["implementation"], row["batch"], row["bn"]) for row in own}
+def done(rows: list[dict[str, Any]], about: dict[str, Any]) -> set[tuple[str, int, str]]:
+    """What has a row of the same code with the same torch.
+
+    Args:
+        rows: of the device.
+        about: as `machine()` gives it.
+    """
+    same = [
+        row for row in rows if all(row.get(key) == about.get(key) for key in ("source", "commit", "torch"))
+    ]
+    return {(row["implementation"], row["batch"], row["bn"]) for row in same if row["op"] == "attempt"}
 
 
 def apart(command: list[str], seconds: float) -> str:
@@ -327,7 +326,7 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help=f"of {', '.join(a.name for a in ATTEMPTS)}")
     parser.add_argument("--first", action="store_true", help="each attempt's first size only")
-    parser.add_argument("--again", action="store_true", help="measure what has a row of this commit, too")
+    parser.add_argument("--again", action="store_true", help="measure what has a row of this code, too")
     parser.add_argument("--list", action="store_true", help="print the table and measure nothing")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--rounds", type=int, default=7, help="turns of either side")
@@ -356,7 +355,7 @@ def main() -> int:
         append(path, measured(attempt, work, arguments.rounds, arguments.block) | about)
         return 0
     deadline = time.monotonic() + 60 * arguments.minutes
-    finished = set() if arguments.again else done(read(path), about["commit"])
+    finished = set() if arguments.again else done(read(path), about)
     failed = False
     for attempt, batch, bn in tasks(only, arguments.first):
         left = deadline - time.monotonic()

@@ -111,7 +111,8 @@ def test_first_sizes_come_first_and_finished_ones_are_known() -> None:
         {"op": "attempt", "implementation": "halves", "batch": 128, "bn": "batch", "commit": "b"},
         {"op": "step"},
     ]
-    assert done(rows, "a") == {("halves", 128, "running")}
+    assert done(rows, {"commit": "a"}) == {("halves", 128, "running")}
+    assert done(rows, {"commit": "a", "torch": "9.9"}) == set()
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=[attempt.name for attempt in ATTEMPTS])
