@@ -71,14 +71,28 @@ class Shadow(nn.Module):
     def refresh(self) -> None:
         """Take over the model's present weights, in place; once a batch, before the attack."""
         if self._fold:
-            for convolution, source, norm in zip(self._convolutions, self._sources, self._norms, strict=True):
-                assert norm.running_var is not None and norm.running_mean is not None
-                assert convolution.bias is not None
-                gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-                convolution.weight.copy_(source.weight * gain.view(-1, 1, 1, 1))
-                convolution.bias.copy_(norm.bias - norm.running_mean * gain)
+            self._refold()
         elif self._convolutions[0].weight.data_ptr() != self._sources[0].weight.data_ptr():
             torch._foreach_copy_([c.weight for c in self._convolutions], [s.weight for s in self._sources])
+
+    def _refold(self) -> None:
+        """weight * gain and bias - mean * gain of every layer, gain = weight / deviation of its BatchNorm.
+
+        All layers at once where they can be: one after another it is 160 launches, 2 % of a captured step.
+        """
+        norms, means, variances = self._norms, [], []
+        for norm in norms:
+            assert norm.running_var is not None and norm.running_mean is not None
+            means.append(norm.running_mean)
+            variances.append(norm.running_var)
+        gains = torch._foreach_add(variances, [norm.eps for norm in norms])
+        torch._foreach_rsqrt_(gains)
+        torch._foreach_mul_(gains, [norm.weight for norm in norms])
+        for convolution, source, gain in zip(self._convolutions, self._sources, gains, strict=True):
+            torch.mul(source.weight, gain.view(-1, 1, 1, 1), out=convolution.weight)
+        shifts = torch._foreach_sub([norm.bias for norm in norms], torch._foreach_mul(means, gains))
+        biases = [c.bias for c in self._convolutions if c.bias is not None]
+        torch._foreach_copy_(biases, shifts)
 
     @torch.no_grad()
     def count(self, passes: int) -> None:
