@@ -1,11 +1,11 @@
-"""BatchNorm (train mode), sum and ReLU as one differentiable step: channels_last activations enter and leave.
+"""BatchNorm (train mode), sum and ReLU as one step, there and back: channels_last activations enter and leave.
 
 Only the input and the other branch get gradients: an attack needs no others.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,59 +50,23 @@ class Plan:
         return {"BLOCK_R": self.apply_r, "BLOCK_C": self.block_c, "num_warps": APPLY_WARPS}
 
 
-class _Norm(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, norm: nn.BatchNorm2d, counter: Tensor, relu: bool
-    ) -> Tensor:
-        from benchmarks.engine.norm_kernels import forward_apply_kernel, forward_sums_kernel
+class Saved(NamedTuple):
+    """What the way back needs of a layer: its input, output and statistics."""
 
-        assert x.is_contiguous(memory_format=torch.channels_last)
-        assert residual is None or residual.stride() == x.stride()
-        channels = x.shape[1]
-        rows = x.numel() // channels
-        plan = Plan(rows, channels)
-        partial = x.new_empty((2, plan.shares, channels), dtype=torch.float32)
-        mean, rstd = x.new_empty((2, channels), dtype=torch.float32)
-        forward_sums_kernel[plan.summing](
-            x, norm.running_mean, norm.running_var, partial, mean, rstd, counter,
-            rows, channels, plan.rows_per_share, norm.momentum, norm.eps, **plan.sums(),
-        )  # fmt: skip
-        y = torch.empty_like(x)
-        forward_apply_kernel[plan.applying](
-            x, mean, rstd, norm.weight, norm.bias, residual, y, rows, channels, RELU=relu, **plan.applies()
-        )
-        ctx.save_for_backward(x, y, mean, rstd, norm.weight, counter)
-        ctx.relu, ctx.has_residual, ctx.plan = relu, residual is not None, plan
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        from benchmarks.engine.norm_kernels import backward_apply_kernel, backward_sums_kernel
-
-        x, y, mean, rstd, weight, counter = ctx.saved_tensors
-        plan, channels = ctx.plan, x.shape[1]
-        rows = x.numel() // channels
-        upstream = upstream.contiguous(memory_format=torch.channels_last)
-        partial = x.new_empty((2, plan.shares, channels), dtype=torch.float32)
-        centre, slope = x.new_empty((2, channels), dtype=torch.float32)
-        backward_sums_kernel[plan.summing](
-            upstream, x, y, mean, rstd, partial, centre, slope, counter,
-            rows, channels, plan.rows_per_share, RELU=ctx.relu, **plan.sums(),
-        )  # fmt: skip
-        gradient = torch.empty_like(x)
-        other = torch.empty_like(x) if ctx.has_residual else None
-        backward_apply_kernel[plan.applying](
-            upstream, x, y, mean, rstd, weight, centre, slope, gradient, other,
-            rows, channels, RELU=ctx.relu, **plan.applies(),
-        )  # fmt: skip
-        return gradient, other, None, None, None
+    x: Tensor
+    y: Tensor
+    mean: Tensor
+    rstd: Tensor
+    weight: Tensor
+    counter: Tensor
+    relu: bool
+    plan: Plan
 
 
-def norm(
+def norm_forward(
     x: Tensor, module: nn.BatchNorm2d, counter: Tensor, *, residual: Tensor | None = None, relu: bool = True
-) -> Tensor:
-    """relu( BatchNorm(x) + residual ) with batch statistics; the running ones are updated.
+) -> Saved:
+    """y = relu( BatchNorm(x) + residual ) with batch statistics; the running ones are updated.
 
     Args:
         x: [B, C, H, W] in channels_last.
@@ -112,6 +76,82 @@ def norm(
         relu: whether the last step is one.
 
     Returns:
-        Like x.
+        y, like x, and what `norm_backward` needs.
     """
-    return _Norm.apply(x, residual, module, counter, relu)
+    from benchmarks.engine.norm_kernels import forward_apply_kernel, forward_sums_kernel
+
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert residual is None or residual.stride() == x.stride()
+    channels = x.shape[1]
+    rows = x.numel() // channels
+    plan = Plan(rows, channels)
+    partial = x.new_empty((2, plan.shares, channels), dtype=torch.float32)
+    mean, rstd = x.new_empty((2, channels), dtype=torch.float32)
+    forward_sums_kernel[plan.summing](
+        x, module.running_mean, module.running_var, partial, mean, rstd, counter,
+        rows, channels, plan.rows_per_share, module.momentum, module.eps, **plan.sums(),
+    )  # fmt: skip
+    y = torch.empty_like(x)
+    forward_apply_kernel[plan.applying](
+        x, mean, rstd, module.weight, module.bias, residual, y, rows, channels, RELU=relu, **plan.applies()
+    )
+    return Saved(x, y, mean, rstd, module.weight, counter, relu, plan)
+
+
+def norm_backward(
+    saved: Saved, upstream: Tensor, *, other: Tensor | None = None, branch: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of x and, with `branch`, of the residual; parameters get none.
+
+    Args:
+        saved: as `norm_forward` gave it.
+        upstream: gradient of y, in channels_last.
+        other: another gradient of y, to be added: y may have two readers.
+        branch: whether there was a residual whose gradient is wanted.
+
+    Returns:
+        Like x; the second None where it is not wanted.
+    """
+    from benchmarks.engine.norm_kernels import backward_apply_kernel, backward_sums_kernel
+
+    x, y, mean, rstd, weight, counter, relu, plan = saved
+    assert upstream.stride() == x.stride()
+    assert other is None or other.stride() == x.stride()
+    channels = x.shape[1]
+    rows = x.numel() // channels
+    partial = x.new_empty((2, plan.shares, channels), dtype=torch.float32)
+    centre, slope = x.new_empty((2, channels), dtype=torch.float32)
+    backward_sums_kernel[plan.summing](
+        upstream, other, x, y, mean, rstd, partial, centre, slope, counter,
+        rows, channels, plan.rows_per_share, RELU=relu, **plan.sums(),
+    )  # fmt: skip
+    gradient = torch.empty_like(x)
+    second = torch.empty_like(x) if branch else None
+    backward_apply_kernel[plan.applying](
+        upstream, other, x, y, mean, rstd, weight, centre, slope, gradient, second,
+        rows, channels, RELU=relu, **plan.applies(),
+    )  # fmt: skip
+    return gradient, second
+
+
+def masked_sum(upstream: Tensor, y: Tensor, other: Tensor | None = None) -> Tensor:
+    """The gradient before a ReLU.
+
+    Args:
+        upstream: gradient of y.
+        y: what left the ReLU; dense, all laid out alike.
+        other: another gradient of y, to be added.
+
+    Returns:
+        Like y.
+    """
+    from benchmarks.engine.norm_kernels import masked_sum_kernel
+
+    assert upstream.stride() == y.stride()
+    assert other is None or other.stride() == y.stride()
+    gradient = torch.empty_like(y)
+    programs = -(-y.numel() // APPLY_TILE)
+    masked_sum_kernel[(programs,)](
+        upstream, other, y, gradient, y.numel(), BLOCK=APPLY_TILE, num_warps=APPLY_WARPS
+    )
+    return gradient

@@ -3,8 +3,8 @@
 
 A tensor [B, C, H, W] in channels_last is a matrix of B*H*W rows and C columns. A first launch sums over the rows in
 shares; the last program of a block of columns to finish adds the shares up, always in the same order, so that nothing
-is launched in between. A second launch normalises, adds the other branch and applies the ReLU. For the attempt
-"fused-norm".
+is launched in between. A second launch normalises, adds the other branch and applies the ReLU. For the attempts
+"fused-norm" and, `masked_sum_kernel`, "fused-convolution".
 """
 
 from __future__ import annotations
@@ -115,13 +115,14 @@ def forward_apply_kernel(
 
 @triton.jit
 def backward_sums_kernel(
-    upstream, x, y, mean, rstd, partial, centre, slope, counter, rows, channels, rows_per_share,
+    upstream, other, x, y, mean, rstd, partial, centre, slope, counter, rows, channels, rows_per_share,
     RELU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The two means that the input's gradient needs: of g, the gradient after the ReLU, and of g (x - mean) rstd^2.
 
     Args:
-        upstream: [rows, channels] pointer, gradient of y. x: [rows, channels]. y: [rows, channels], read for RELU only.
+        upstream: [rows, channels] pointer, gradient of y. other: another one to be added, or None.
+        x: [rows, channels]. y: [rows, channels], read for RELU only.
         mean: [channels]. rstd: [channels]. partial: [2, shares, channels] float32, written.
         centre: [channels] float32, written. slope: likewise. counter: as in the forward.
         rows: of x. channels: of x. rows_per_share: a multiple of BLOCK_R.
@@ -139,6 +140,8 @@ def backward_sums_kernel(
         mask = (r < rows)[:, None] & known[None, :]
         at = r[:, None] * channels + c[None, :]
         g = tl.load(upstream + at, mask=mask, other=0.0).to(tl.float32)
+        if other is not None:
+            g += tl.load(other + at, mask=mask, other=0.0).to(tl.float32)
         if RELU:
             g = tl.where(tl.load(y + at, mask=mask, other=0.0) <= 0.0, 0.0, g)
         value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
@@ -156,13 +159,14 @@ def backward_sums_kernel(
 
 @triton.jit
 def backward_apply_kernel(
-    upstream, x, y, mean, rstd, weight, centre, slope, gradient, residual_gradient, rows, channels,
+    upstream, other, x, y, mean, rstd, weight, centre, slope, gradient, residual_gradient, rows, channels,
     RELU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """dx = rstd weight ( g - centre - (x - mean) slope ), and g itself for the other branch.
 
     Args:
-        upstream: [rows, channels] pointer, gradient of y. x: [rows, channels]. y: [rows, channels], read for RELU only.
+        upstream: [rows, channels] pointer, gradient of y. other: another one to be added, or None.
+        x: [rows, channels]. y: [rows, channels], read for RELU only.
         mean: [channels]. rstd: [channels]. weight: [channels]. centre: [channels]. slope: [channels].
         gradient: [rows, channels], written. residual_gradient: likewise, or None.
         rows: of x. channels: of x. RELU: whether there is one. BLOCK_R: rows. BLOCK_C: columns.
@@ -175,6 +179,8 @@ def backward_apply_kernel(
     gain = tl.load(rstd + c, mask=known, other=0.0) * tl.load(weight + c, mask=known, other=0.0)
     middle = tl.load(mean + c, mask=known, other=0.0)
     g = tl.load(upstream + at, mask=mask, other=0.0).to(tl.float32)
+    if other is not None:
+        g += tl.load(other + at, mask=mask, other=0.0).to(tl.float32)
     if RELU:
         g = tl.where(tl.load(y + at, mask=mask, other=0.0) <= 0.0, 0.0, g)
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - middle[None, :]
@@ -183,3 +189,20 @@ def backward_apply_kernel(
     tl.store(gradient + at, value.to(gradient.dtype.element_ty), mask=mask)
     if residual_gradient is not None:
         tl.store(residual_gradient + at, g.to(residual_gradient.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def masked_sum_kernel(upstream, other, y, gradient, numel, BLOCK: tl.constexpr):
+    """The gradient before a ReLU: upstream + other where y > 0, else 0.
+
+    Args:
+        upstream: pointer. other: another gradient, or None. y: what left the ReLU. gradient: written.
+        numel: elements of each, laid out alike. BLOCK: elements of a program.
+    """
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < numel
+    g = tl.load(upstream + at, mask=inside, other=0.0).to(tl.float32)
+    if other is not None:
+        g += tl.load(other + at, mask=inside, other=0.0).to(tl.float32)
+    g = tl.where(tl.load(y + at, mask=inside, other=0.0) <= 0.0, 0.0, g)
+    tl.store(gradient + at, g.to(gradient.dtype.element_ty), mask=inside)
