@@ -5,6 +5,7 @@ Compiled and captured code is used only after it has computed what eager mode co
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -32,11 +33,15 @@ WAY_OUT = "--no-compile runs eagerly, --engine reference plainly"
 def compile_errors() -> Iterator[None]:
     """Turns what torch.compile, Triton or a capture raise into one line that names the way out.
 
+    torch's advice to compute float32 in TF32 is not passed on: float32 means float32 here (`hardware.numerics`).
+
     Raises:
         TrainingFailure: in place of the error inside.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
+            yield
     except TrainingFailure:
         raise
     except torch.OutOfMemoryError:

@@ -121,6 +121,18 @@ def test_compile_failures_name_the_way_out() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def test_compiling_does_not_advise_tf32() -> None:
+    """What inductor says on every GPU since Ampere; as an error it would end the compilation."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with parity.compile_errors():
+            warnings.warn(
+                "TensorFloat32 tensor cores for float32 matrix multiplication available", stacklevel=1
+            )
+        with pytest.raises(TrainingFailure, match="another"), parity.compile_errors():
+            warnings.warn("another", stacklevel=1)
+
+
 def test_preserved_puts_tensors_back_even_after_an_error() -> None:
     tensor = torch.ones(3)
 

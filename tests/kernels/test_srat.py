@@ -217,7 +217,9 @@ def test_a_captured_graph_replays_with_new_numbers(device: torch.device) -> None
         loss = srat_loss(features, logits, labels, backend="triton")
         gradients = torch.autograd.grad(loss.total, inputs)
         total = loss.total.detach()
-    del loss  # an autograd graph of the capture's stream that lives on makes torch warn at the next backward pass
+    del (
+        loss
+    )  # an autograd graph of the capture's stream that lives on makes torch warn at the next backward pass
     with torch.no_grad():
         features.copy_(normalize(torch.randn_like(features), dim=1))
         logits.copy_(torch.randn_like(logits))
