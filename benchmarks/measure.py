@@ -17,9 +17,19 @@ from typing import Any
 
 import torch
 
+from benchmarks.rows import source_digest
 from srat_fast.hardware import device_name
 
 ROOT = Path(__file__).resolve().parents[1]
+#: What to call the commit where the source tree has no git directory.
+COMMIT = "BENCHMARK_COMMIT"
+#: `run.compile_mode` of what is compiled, unless it says so itself: `benchmarks/gpu.py` tells the processes it starts.
+COMPILE_MODE = "BENCHMARK_COMPILE_MODE"
+
+
+def wished_mode() -> str:
+    """The compile mode of this process's measurements."""
+    return os.environ.get(COMPILE_MODE, "default")
 
 
 def microseconds(function: Callable[[], object], calls: int) -> float:
@@ -97,7 +107,8 @@ def machine() -> dict[str, Any]:
         "triton": None,
         "driver": None,
         "power_limit": None,
-        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
+        "commit": os.environ.get(COMMIT) or _described(),
+        "source": source_digest(),
     }
     if torch.cuda.is_available():
         from srat_kernels.jit import triton
@@ -117,6 +128,10 @@ def machine() -> dict[str, Any]:
         driver, _, limit = (_output(*query) or "").partition(", ")
         row["driver"], row["power_limit"] = driver or None, limit or None
     return row
+
+
+def _described() -> str | None:
+    return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12")
 
 
 def _output(*command: str) -> str | None:

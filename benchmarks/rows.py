@@ -5,6 +5,7 @@ Needs the standard library only, so that README.md can be made anew on any machi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -16,8 +17,22 @@ RESULTS = Path(__file__).resolve().parent / "results"
 #: What tells one measurement from another; a later row with the same values replaces an earlier one in tables.
 KEY = (
     "op", "mode", "launch", "method", "batch", "dims", "classes", "width", "steps", "bn", "precision",
-    "implementation", "reference",
+    "attack", "trials", "mps", "epochs", "pixels", "implementation", "reference",
 )  # fmt: skip
+#: Folders whose code decides what a row says.
+SOURCES = ("srat_fast", "kernels", "benchmarks")
+
+
+def source_digest(root: Path = RESULTS.parents[1]) -> str:
+    """Which code made a row, also where there is no git: 12 hex digits over every Python file of `SOURCES`.
+
+    Args:
+        root: of the repository.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in SOURCES for path in (root / folder).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def path_for(folder: Path, device: str) -> Path:

@@ -6,18 +6,24 @@ memory loader, whole batches only: a partial one is another compilation and says
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from benchmarks.engine.ladder import check, layout, make_engine, precision_of, warm
+from benchmarks.engine.ladder import PRODUCT, check, layout, make_engine, precision_of, warm
 from benchmarks.engine.work import DEVICE, ON_GPU, Work, batch_of, image_set, memory_loader
 from benchmarks.measure import peak_bytes, spread, take_turns
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.hardware import peak_flops
 from srat_fast.training.flops import forward_flops, training_flops
+from srat_fast.training.step import FastEngine
 
+#: What others are compared with: the whole baselines by every rung, those with one trick by the product.
+ONE_TRICK = ("autocast-only", "compile-only")
+REFERENCES = ("reference", "eager", *ONE_TRICK)
 PARTS = ("attack", "update", "step", "epoch")
 EPOCH_BATCHES = 16 if ON_GPU else 2
 
@@ -76,6 +82,8 @@ def build(work: Work, rungs: tuple[str, ...]) -> Engines:
     for rung in rungs:
         method = work.reference_method if rung == "reference" else work.method
 
+        before = _cache_counts()
+
         def start(rung: str = rung, method: str = method) -> None:
             engine = make_engine(rung, work._replace(method=method))
             batch = layout(rung, images)
@@ -89,7 +97,7 @@ def build(work: Work, rungs: tuple[str, ...]) -> Engines:
             "method": method,
             "precision": precision_of(rung, work),
             "peak_bytes": memory,
-            "compile_seconds": round(getattr(engines[rung], "compile_seconds", 0.0), 2),
+            **_compilation(rung, engines[rung], before),
         }
     oracle = make_engine("reference" if work.reference_method == work.method else "eager", work)
     yardstick = make_engine("autocast", work)
@@ -101,13 +109,31 @@ def build(work: Work, rungs: tuple[str, ...]) -> Engines:
     return Engines(work, images, labels, engines, own)
 
 
+def _compilation(rung: str, engine: Any, before: dict[str, int]) -> dict[str, Any]:
+    """What compiling took; none of it where nothing was compiled."""
+    if not isinstance(engine, FastEngine) or engine.recipe.run.compile == "off":
+        return {"compile_seconds": round(getattr(engine, "compile_seconds", 0.0), 2)}
+    found = {name: count - before[name] for name, count in _cache_counts().items()}
+    mode = engine.recipe.run.compile_mode
+    return {"compile_seconds": round(engine.compile_seconds, 2), "compile_mode": mode, **found}
+
+
+def _cache_counts() -> dict[str, int]:
+    """Graphs that inductor has taken from its cache on disk, and that it had to compile, so far."""
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and importing it takes seconds
+        return {"cache_hits": 0, "cache_misses": 0}
+    counts = torch._dynamo.utils.counters
+    hits = counts["inductor"]["fxgraph_cache_hit"] + counts["aot_autograd"]["autograd_cache_hit"]
+    return {"cache_hits": hits, "cache_misses": counts["inductor"]["fxgraph_cache_miss"]}
+
+
 def training_case(built: Engines, part: str, rungs: tuple[str, ...]) -> Case:
     """One part of training.
 
     Args:
         built: engines for `rungs` at least.
         part: of `PARTS`.
-        rungs: "reference" and "eager" among them are what the others are compared with. A GPU's epoch leaves the
+        rungs: `REFERENCES` among them are what the others are compared with. A GPU's epoch leaves the
             reference out: B^2 label comparisons in Python, each waiting for the GPU, times 16 batches.
     """
     work = built.work
@@ -120,7 +146,7 @@ def training_case(built: Engines, part: str, rungs: tuple[str, ...]) -> Case:
     whole = training_flops(forward, recipe)
     flops = {"attack": whole - 3 * forward, "update": 3 * forward}.get(part, whole)
     about = {name: getattr(work, name) for name in ("batch", "width", "steps", "bn")}
-    references = tuple(rung for rung in ("reference", "eager") if rung in rungs)
+    references = tuple(rung for rung in REFERENCES if rung in rungs)
     images = work.batch * (EPOCH_BATCHES if part == "epoch" else 1)
     return Case(part, about, functions, references, images, flops, {rung: built.own[rung] for rung in rungs})
 
@@ -154,7 +180,7 @@ def rows(case: Case, rounds: int, block: float) -> Iterator[dict[str, Any]]:
     times = take_turns(case.functions, rounds, block, warmup=1)
     for name, taken in times.items():
         for reference in case.references:
-            if name == reference or (name in case.references and reference != case.references[0]):
+            if not compared(name, reference, case.references):
                 continue
             ratios = [theirs / ours for ours, theirs in zip(taken, times[reference], strict=True)]
             yield {
@@ -172,6 +198,13 @@ def rows(case: Case, rounds: int, block: float) -> Iterator[dict[str, Any]]:
                 "reference_images_per_second": _rate(case, times[reference]),
                 "reference_mfu": _mfu(case, reference, times[reference]),
             }
+
+
+def compared(name: str, reference: str, references: tuple[str, ...]) -> bool:
+    """Whether there is a row of the two: references among each other in order, one trick with the product only."""
+    if reference in ONE_TRICK:
+        return name.startswith(PRODUCT)
+    return name not in references or references.index(reference) < references.index(name)
 
 
 def _rate(case: Case, taken: list[float]) -> float:

@@ -2,8 +2,9 @@
 
 Rungs, each with the tricks of those before it unless it says "only":
 reference (the package's Algorithm 1, losses in Python loops), eager (vectorised losses, else the same),
-input-gradients, autocast (fp32 weights, bf16 autocast, channels_last), compile-only (eager with torch.compile, nothing
-else), shadow (the product without compilation), compiled, captured (CUDA graphs).
+autocast-only (eager under bf16 autocast, channels_last), compile-only (eager with torch.compile), input-gradients,
+autocast (both), shadow (the product without compilation), compiled, captured (CUDA graphs), captured-max (the same,
+compiled by max-autotune).
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from srat_fast.training.step import FastEngine
 
 EAGER = {
     "eager": Tricks(),
+    "autocast-only": Tricks(mixed=True),
+    "compile-only": Tricks(compiled=True),
     "input-gradients": Tricks(input_gradients=True),
     "autocast": Tricks(input_gradients=True, mixed=True),
-    "compile-only": Tricks(compiled=True),
 }
 FAST: dict[str, dict[str, str]] = {
     "shadow": {},
     "compiled": {"run.compile": "on"},
     "captured": {"run.compile": "on", "run.capture": "on"},
+    "captured-max": {"run.compile": "on", "run.capture": "on", "run.compile_mode": "max-autotune"},
 }
 RUNGS = ("reference", *EAGER, *FAST)
 #: What `srat-fast train` runs with its defaults: on a CPU compilation is for long runs only (hardware.py).
@@ -47,12 +50,14 @@ INCREASE = 0.9
 
 def precision_of(rung: str, work: Work) -> str:
     """The precision of the convolutions on a rung."""
-    return "bf16" if rung == "autocast" else work.precision if rung in FAST else "fp32"
+    if rung in FAST:
+        return work.precision
+    return "bf16" if rung in EAGER and EAGER[rung].mixed else "fp32"
 
 
 def layout(rung: str, images: Tensor) -> Tensor:
     """The batch as the rung's engine keeps it; done before the clock runs for all."""
-    last = rung in FAST or rung == "autocast"
+    last = rung in FAST or (rung in EAGER and EAGER[rung].mixed)
     return images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 

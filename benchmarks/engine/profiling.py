@@ -1,7 +1,11 @@
-"""Where a step's time goes: a size enters; a trace, the longest operations and the host-bound share leave."""
+"""Where a step's time goes: a size enters; a trace, the longest operations and the host-bound share leave.
+
+Operations are kernels on a GPU and operators on a CPU; `kind_of` sorts both.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,19 +18,38 @@ from benchmarks.engine.ladder import PRODUCT, make_engine, precision_of, warm
 from benchmarks.engine.work import DEVICE, ON_GPU, Work, batch_of
 
 STEPS = 5
+#: Operations that a row names; the kinds count all of them.
+NAMED = 25
+#: Kind -> what names of its operations contain; the first that fits. cuDNN's names of convolutions contain "gemm".
+KINDS = {
+    "our kernels": r"linf_kernel|forward_kernel|backward_kernel|finish_kernel|srat_kernels",
+    "convolution": r"fprop|dgrad|wgrad|conv(?!ert)|implicit",
+    "layout": r"nchw|nhwc|transpose",
+    "batch norm": r"batch_?norm|bn_(fw|bw)|_bn_",
+    "triton reduction": r"triton_(red|per)",
+    "triton pointwise": r"triton_poi",
+    "matrix product": r"gemm|gemv|nvjet|cublas|triton_(mm|tem)|addmm|aten::mm",
+    "optimiser": r"multi_tensor|sgd|foreach",
+    "random numbers": r"distribution|philox|rand|uniform",
+    "copies": r"memcpy|memset|copy|clone|fill",
+    "reduction": r"reduce|norm|mean|sum|max|softmax",
+    "elementwise": r"elementwise|vectorized|aten::",
+}
 
 
 class Profile(NamedTuple):
     """Five steps under the profiler.
 
     Attributes:
-        operations: (name, microseconds, calls), longest first; kernels on a GPU, operators on a CPU.
-        host_share: share of the wall time in which the GPU has nothing to do; on a CPU that outside of operators,
-            which is the interpreter's (and the profiler's own).
+        operations: (name, microseconds, calls) of all steps, longest first.
+        wall: microseconds of all steps.
+        host_share: share of the wall time (without a profiler) in which the GPU has nothing to do; on a CPU that
+            outside of operators, which is the interpreter's and the profiler's own.
         trace: what wrote the file, if one was asked for.
     """
 
     operations: list[tuple[str, float, int]]
+    wall: float
     host_share: float
     trace: Path | None
 
@@ -45,28 +68,40 @@ def profiled(work: Work, rung: str = PRODUCT, trace: Path | None = None) -> Prof
     for _ in range(3):
         engine.step(images, labels)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if ON_GPU else [])]
-    _wait()
-    with profile(activities=activities) as result:
+
+    def timed() -> float:
+        _wait()
         started = time.perf_counter()
         for _ in range(STEPS):
             engine.step(images, labels)
         _wait()
-        wall = (time.perf_counter() - started) * 1e6
+        return (time.perf_counter() - started) * 1e6
+
+    alone = min(timed() for _ in range(3))
+    with profile(activities=activities) as result:
+        wall = timed()
+    if ON_GPU:
+        wall = alone  # kernels take as long under the profiler, the host takes longer
     if trace is not None:
         trace.parent.mkdir(parents=True, exist_ok=True)
         result.export_chrome_trace(str(trace))
     if ON_GPU:
-        events = [e for e in result.events() if e.device_type == DeviceType.CUDA]
+        events = [e for e in result.events() if _is_kernel(e)]
         spans = [(float(e.time_range.start), float(e.time_range.end)) for e in events]
         busy = covered(spans)
-        average = [a for a in result.key_averages() if a.device_type == DeviceType.CUDA]
+        average = [a for a in result.key_averages() if _is_kernel(a)]
         totals = [(a.key, float(a.self_device_time_total), a.count) for a in average]
     else:
         averages = result.key_averages()
         totals = [(a.key, float(a.self_cpu_time_total), a.count) for a in averages]
         busy = sum(total for _, total, _ in totals)
     totals.sort(key=lambda entry: -entry[1])
-    return Profile(totals, max(0.0, 1 - busy / wall), trace)
+    return Profile(totals, wall, max(0.0, 1 - busy / wall), trace)
+
+
+def _is_kernel(event: Any) -> bool:
+    """Of the device, and no named range, which spans kernels that are counted already."""
+    return event.device_type == DeviceType.CUDA and not event.is_user_annotation
 
 
 def covered(spans: list[tuple[float, float]]) -> float:
@@ -79,15 +114,49 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def host_row(work: Work) -> dict[str, Any]:
-    """The host-bound share as a row."""
-    found = profiled(work)
+def kind_of(name: str) -> str:
+    """The kind of an operation; "other" where its name says nothing.
+
+    Args:
+        name: of a kernel or an operator.
+    """
+    return next((kind for kind, words in KINDS.items() if re.search(words, name.lower())), "other")
+
+
+def profile_row(work: Work, trace: Path | None = None) -> dict[str, Any]:
+    """A profile as a row; times are microseconds a step, shares those of the time in operations.
+
+    Args:
+        work: the size.
+        trace: file for a chrome trace.
+    """
+    found = profiled(work, trace=trace)
+    total = sum(microseconds for _, microseconds, _ in found.operations)
+    kinds: dict[str, float] = {}
+    for name, microseconds, _ in found.operations:
+        kinds[kind_of(name)] = kinds.get(kind_of(name), 0.0) + microseconds
     return {
-        "op": "host",
+        "op": "profile",
         "implementation": PRODUCT,
         **work._asdict(),
         "precision": precision_of(PRODUCT, work),
+        "microseconds_a_step": round(found.wall / STEPS, 1),
         "host_share": round(found.host_share, 4),
+        "calls": round(sum(calls for _, _, calls in found.operations) / STEPS, 1),
+        "kinds": {
+            kind: {"microseconds": round(spent / STEPS, 1), "share": round(spent / total, 4)}
+            for kind, spent in sorted(kinds.items(), key=lambda entry: -entry[1])
+        },
+        "operations": [
+            {
+                "name": name[:120],
+                "kind": kind_of(name),
+                "microseconds": round(microseconds / STEPS, 1),
+                "calls": round(calls / STEPS, 1),
+                "share": round(microseconds / total, 4),
+            }
+            for name, microseconds, calls in found.operations[:NAMED]
+        ],
     }
 
 

@@ -23,8 +23,11 @@ from benchmarks.rows import RESULTS, append, path_for  # noqa: E402
 def line(row: dict[str, object]) -> str:
     """A row for the eye."""
     size = " ".join(f"{name}={row[name]}" for name in ("batch", "width", "bn", "precision") if name in row)
-    if row["op"] == "host":
-        return f"host {size}: {row['host_share']:.1%} of the wall time is the host's"
+    if row["op"] == "profile":
+        return f"profile {size}: {row['host_share']:.1%} of the wall time is the host's"
+    if row["op"] == "network":
+        parts = ", ".join(f"{p['stage']} {p['pass']} {p['tflops']}" for p in row["parts"])
+        return f"network {size}: TFLOP/s {parts}"
     ratio = row["ratio"]
     assert isinstance(ratio, dict)
     method = f" ({row['reference_method']})" if row.get("reference_method") != row.get("method") else ""

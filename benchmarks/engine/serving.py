@@ -104,14 +104,18 @@ def _consume(batches: Iterable[object]) -> None:
         pass
 
 
-def evaluation_case(work: Work) -> Case:
-    """PGD evaluation of one model, fp32 and eager in both: the product's layout against a plain loop.
+def evaluation_case(work: Work, steps: int | None = EVALUATION_STEPS) -> Case:
+    """Evaluation of one model, fp32 and eager in both: the product's layout against a plain loop.
+
+    Args:
+        work: the size.
+        steps: of PGD; None for clean images.
 
     Raises:
         AssertionError: the predictions differ on more than 5 % of the attacked images.
     """
     recipe = work.recipe()
-    attack = dataclasses.replace(eval_settings(recipe), steps=EVALUATION_STEPS)
+    attack = None if steps is None else dataclasses.replace(eval_settings(recipe), steps=steps)
     model = build_model(recipe, classes=len(COUNTS), channels=3, moments=None).to(DEVICE)
     plain = copy.deepcopy(model)
     model.to(memory_format=torch.channels_last)  # as training leaves it
@@ -123,28 +127,35 @@ def evaluation_case(work: Work) -> Case:
     equal = functions["product"]() == functions["eager"]()
     share = float(equal.double().mean())
     assert share >= AGREEMENT, f"evaluation {work}: only {share:.1%} of the predictions agree"
-    forwards = 2 * attack.steps + 1
-    about = {"batch": work.batch, "width": work.width, "steps": attack.steps, "precision": "fp32"}
+    name = "clean" if steps is None else f"pgd-{steps}"
+    about = {"batch": work.batch, "width": work.width, "precision": "fp32", "attack": name}
     own: dict[str, dict[str, object]] = {"product": {}, "eager": {}}
-    flops = forwards * forward_flops(model, 3, 32)
+    flops = (2 * (steps or 0) + 1) * forward_flops(model, 3, 32)
     return Case("evaluation", about, functions, ("eager",), work.batch, flops, own)
 
 
-def plain_predictions(model: nn.Module, loader: MemoryLoader, attack: PgdSettings) -> Tensor:
+def plain_predictions(model: nn.Module, loader: MemoryLoader, attack: PgdSettings | None) -> Tensor:
     """Predictions on PGD examples, parameters' gradients computed and discarded; same starts as `predict`."""
     noise = torch.Generator(DEVICE).manual_seed(seed_for(0, "evaluation"))
-    ball, found = LInfBall(attack.epsilon), []
+    found = []
     model.eval()
     for images, labels in loader.epoch(0):
         images = images.contiguous()
-        x = ball.random_start(images, noise)
-        for _ in range(attack.steps):
-            x = x.detach().requires_grad_(True)
-            functional.cross_entropy(model(x), labels).backward()
-            assert x.grad is not None
-            x = x.detach() + attack.step_size * x.grad.sign()
-            x = torch.max(torch.min(x, images + attack.epsilon), images - attack.epsilon).clamp(0, 1)
-        model.zero_grad()
+        x = images if attack is None else _plain_examples(model, images, labels, attack, noise)
         with torch.no_grad():
             found.append(model(x).argmax(dim=1))
     return torch.cat(found).cpu()
+
+
+def _plain_examples(
+    model: nn.Module, images: Tensor, labels: Tensor, attack: PgdSettings, noise: torch.Generator
+) -> Tensor:
+    x = LInfBall(attack.epsilon).random_start(images, noise)
+    for _ in range(attack.steps):
+        x = x.detach().requires_grad_(True)
+        functional.cross_entropy(model(x), labels).backward()
+        assert x.grad is not None
+        x = x.detach() + attack.step_size * x.grad.sign()
+        x = torch.max(torch.min(x, images + attack.epsilon), images - attack.epsilon).clamp(0, 1)
+    model.zero_grad()
+    return x

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.measure import wished_mode
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.hardware import resolve_precision
@@ -70,6 +71,7 @@ class Work(NamedTuple):
             "run.device": DEVICE.type,
             "run.precision": self.precision,
             "run.compile": "off",
+            "run.compile_mode": wished_mode(),
             "run.capture": "off",
         }
         return build_recipe("paper", fields | changes).resolve()

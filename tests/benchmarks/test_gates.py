@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.engine.cases import Case, rows
+from benchmarks.engine.cases import Case, _compilation, compared, rows
 from benchmarks.engine.ladder import EAGER, PRODUCT, check, make_engine, warm
 from benchmarks.engine.profiling import covered
 from benchmarks.engine.serving import loader_case
@@ -28,7 +28,7 @@ def ready():
 
 @pytest.mark.parametrize("bn", ["batch", "running"])
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("rung", [*(rung for rung in EAGER if rung != "compile-only"), "shadow"])
+@pytest.mark.parametrize("rung", [*(rung for rung in EAGER if not EAGER[rung].compiled), "shadow"])
 def test_every_rung_passes_and_is_left_as_it_was(rung: str, precision: str, bn: str) -> None:
     work = WORK._replace(bn=bn, precision=precision)
     images, labels = batch_of(work)
@@ -85,6 +85,27 @@ def test_rows_compare_each_implementation_with_each_reference() -> None:
     pairs = [(row["implementation"], row["reference"]) for row in found]
     assert pairs == [("eager", "reference"), ("shadow", "reference"), ("shadow", "eager")]
     assert all(row["images_per_second"] > 0 and row["reference_method"] == "ce" for row in found)
+
+
+def test_one_trick_is_compared_with_the_product_only() -> None:
+    references = ("reference", "eager", "autocast-only", "compile-only")
+    names = (*references, "autocast", PRODUCT)
+    found = {(a, b) for a in names for b in references if a != b and compared(a, b, references)}
+    assert {b for a, b in found if a == PRODUCT} == set(references)
+    assert {b for a, b in found if a == "autocast-only"} == {"reference", "eager"}
+    assert {b for a, b in found if a == "autocast"} == {"reference", "eager"}
+    assert ("reference", "eager") not in found
+
+
+def test_what_was_compiled_says_how_and_how_long() -> None:
+    engine = make_engine("shadow", WORK)
+    assert _compilation("shadow", engine, {}) == {"compile_seconds": 0.0}
+    engine = make_engine("compiled", WORK)  # compiles at its first step only
+    engine.compile_seconds = 1.234
+    found = _compilation("compiled", engine, {"cache_hits": 0, "cache_misses": 0})
+    assert found["compile_seconds"] == 1.23
+    assert found["compile_mode"] == "default"
+    assert set(found) == {"compile_seconds", "compile_mode", "cache_hits", "cache_misses"}
 
 
 def test_the_plain_loader_gives_whole_batches_in_range() -> None:
