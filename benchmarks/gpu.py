@@ -1,16 +1,14 @@
-"""The whole measurement of a GPU in one command: `python benchmarks/gpu.py [--out DIR] [--minutes 8] [--quick]`.
+"""The whole measurement of a GPU in one command: `python benchmarks/gpu.py [--minutes 9] [--stages A,B] [--resume]`.
 
-Enters nothing; first the tests that guard the fast path (red ends it), then stages, the most important first, while
-time is left; leaves rows in benchmarks/results/<device>.jsonl and prints the goals beside what was measured.
-`--profile` writes a chrome trace of five steps instead. `--quick --cpu` is the same with a CPU's small sizes.
+Enters nothing; the tests that guard the fast path come first, then stages, the most important first, while time is
+left. Leaves rows in benchmarks/results/<device>.jsonl, each as it is measured, and prints the goals beside what was
+measured. A stage that fails or hangs ends no other. `--quick --cpu` is the same with a CPU's small sizes.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,150 +17,145 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
 
-from benchmarks.goals import judged  # noqa: E402
-from benchmarks.rows import RESULTS, append, path_for, read  # noqa: E402
+from benchmarks.lease import Task, done_before, perform  # noqa: E402
+from benchmarks.plan import Choices, chosen_mode, tasks  # noqa: E402
+from benchmarks.rows import RESULTS, path_for, read  # noqa: E402
+from benchmarks.runs.process import end_in_order  # noqa: E402
+from benchmarks.summary import goals_for_the_eye, summary  # noqa: E402
 
-TESTS = ("tests/kernels", "tests/attacks", "tests/equivalence")
-#: Without compilation and kernels: half a minute on a CPU.
-QUICK_TESTS = ("tests/attacks", "tests/equivalence/test_step.py")
-#: Cases of the goals; --only takes part of a name.
-KERNELS = (
-    "srat_loss forward+backward B=128 D=128 C=10",
-    "srat_loss forward+backward B=4096 D=512 C=10",
-    "linf_step",
-)
-#: After the engine's stages that the goals name, before the others.
-KERNELS_AFTER = 4
+#: Compiled code that the stages share, kept between commands: `build/` is no part of the source.
+CACHES = ROOT / "build" / "caches"
+SAME = Path("--out")
 
 
-def main() -> int:
-    """Run what was asked for.
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked.
 
-    Returns:
-        0; 1 where a test or a stage failed; 2 without a CUDA device.
+    Args:
+        arguments: those of the process where None.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--minutes", type=float, default=9.0, help="all ends by then; the rest is skipped")
+    parser.add_argument("--stages", help="names, separated by commas; all without")
     parser.add_argument(
-        "--minutes", type=float, default=8.0, help="all ends by then; the rest is marked as skipped"
+        "--list", action="store_true", help="print the names and seconds of the stages, in order"
     )
+    parser.add_argument(
+        "--resume", type=Path, nargs="?", const=SAME, metavar="DIR",
+        help="pass over what ended well in the results of DIR (--out without) by this source, device and torch",
+    )  # fmt: skip
+    parser.add_argument("--summary", type=Path, help="file for the goals, ratios and profile as Markdown")
+    parser.add_argument("--log", type=Path, help="file for what the stages print; the terminal without")
+    parser.add_argument("--data-root", type=Path, help="folder of CIFAR-10 images; random ones without")
+    parser.add_argument("--commit", help="what the rows call the commit; git is asked without")
+    parser.add_argument(
+        "--compile-mode", choices=("measured", "default", "max-autotune"), default="measured",
+        help="of every stage; measured: default until the stage `modes` has shown that the other is worth it",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="few sizes and turns, a part of the tests")
     parser.add_argument("--cpu", action="store_true", help="on the CPU, with --quick only")
     parser.add_argument(
-        "--profile", action="store_true", help="a trace of five steps, the longest operations"
+        "--profile", action="store_true", help="only a trace of five steps, longest operations"
     )
-    arguments = parser.parse_args()
-    if arguments.cpu:
-        if not arguments.quick:
-            parser.error("--cpu goes with --quick: a CPU has small sizes only")
+    found = parser.parse_args(arguments)
+    if found.cpu and not found.quick:
+        parser.error("--cpu goes with --quick: a CPU has small sizes only")
+    if found.minutes <= 0:
+        parser.error(f"--minutes = {found.minutes:g}: more than 0")
+    if found.data_root is not None and not (found.data_root / "train").is_dir():
+        parser.error(f"--data-root = {found.data_root}: a folder that holds train/ and test/")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what was asked for.
+
+    Args:
+        arguments: those of the process where None.
+
+    Returns:
+        0; 1 where a stage failed; 2 without a CUDA device.
+    """
+    found = options(arguments)
+    deadline = time.monotonic() + 60 * found.minutes
+    if found.cpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for this process and those it starts
-    deadline = time.monotonic() + 60 * arguments.minutes
     import torch
 
-    if not arguments.cpu and not torch.cuda.is_available():
+    if not found.cpu and not torch.cuda.is_available():
         print(
             "benchmarks/gpu.py needs a CUDA device; --quick --cpu runs small sizes on a CPU", file=sys.stderr
         )
         return 2
-    if arguments.profile:
-        return profile(arguments.out)
+    if found.profile:
+        return profile(found.out)
     # stages run in the repository's root, whatever folder this was started in
-    return measure(arguments.out.resolve(), deadline, arguments.quick)
+    root = None if found.data_root is None else found.data_root.resolve()
+    there = tasks(Choices(found.out.resolve(), found.quick, found.cpu, root))
+    if found.list:
+        print("\n".join(f"{task.name:45} {task.seconds:5.0f} s" for task in there))
+        return 0
+    if found.stages is not None:
+        names = found.stages.split(",")
+        known = {task.name: task for task in there}
+        if unknown := [name for name in names if name not in known]:
+            allowed = ", ".join(known)
+            print(f"--stages = {', '.join(unknown)}: no such stage; there are {allowed}", file=sys.stderr)
+            return 2
+        there = [known[name] for name in names]
+    end_in_order()
+    return measure(found, there, deadline)
 
 
-def measure(out: Path, deadline: float, quick: bool) -> int:
-    """Tests, stages, table.
+def measure(found: argparse.Namespace, there: list[Task], deadline: float) -> int:
+    """Stages, goals, summary.
 
     Args:
-        out: folder of the results.
+        found: of the command line.
+        there: the stages.
         deadline: of `time.monotonic`.
-        quick: few sizes and turns.
 
     Returns:
         The exit status.
     """
-    from benchmarks.measure import machine
+    from benchmarks.measure import COMMIT, COMPILE_MODE, machine
 
+    if found.commit:
+        os.environ[COMMIT] = found.commit
+    for name, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+        os.environ.setdefault(name, str(CACHES / folder))
     about = machine()
-    path = path_for(out, about["device"])
+    path = path_for(found.out.resolve(), about["device"])
+    if found.resume is not None:
+        earlier = read(path_for(found.out if found.resume is SAME else found.resume, about["device"]))
+        passed = done_before(earlier, about)
+        print("".join(f"-- {task.name}: measured before\n" for task in there if task.name in passed), end="")
+        there = [task for task in there if task.name not in passed]
+    else:
+        earlier = []
+
+    def own() -> list[dict[str, Any]]:
+        """Rows of this source and device, earlier ones first."""
+        same = [row for row in earlier if row.get("source") == about["source"]]
+        return [*same, *read(path)[before:]]
+
     before = len(read(path))
-    statuses = []
-    for number, (name, command) in enumerate(commands(out, quick)):
-        left = deadline - time.monotonic()
-        started = time.monotonic()
-        status = timed_out_or(command, left) if left > 10 else "skipped: no time left"
-        row = {"op": "stage", "name": name, "status": status, "command": " ".join(command[1:])}
-        append(path, row | {"seconds": round(time.monotonic() - started, 1)} | about)
-        print(f"-- {name}: {status} ({time.monotonic() - started:.0f} s)", flush=True)
-        statuses.append(status)
-        if number == 0 and status != "ok":
-            print("The tests did not pass: nothing is measured.", file=sys.stderr)
-            return 1
-    table(read(path)[before:])
+
+    def settle(task: Task) -> None:
+        """The mode of the stages that follow."""
+        mode = chosen_mode(own()) if found.compile_mode == "measured" else found.compile_mode
+        os.environ[COMPILE_MODE] = mode or "default"
+
+    settle(Task("", [], 0))
+    statuses = perform(there, path, about, deadline, found.log, settle)
+    rows = own()
+    goals_for_the_eye(rows)
+    if found.summary is not None:
+        found.summary.parent.mkdir(parents=True, exist_ok=True)
+        found.summary.write_text(summary(rows), encoding="utf-8")
     print(path)
-    return int(any(status.startswith("failed") for status in statuses))
-
-
-def commands(out: Path, quick: bool) -> list[tuple[str, list[str]]]:
-    """(name, command) of each stage, tests first.
-
-    Args:
-        out: folder of the results.
-        quick: few sizes and turns.
-    """
-    from benchmarks.engine.stages import quick_stages, stages
-
-    python, workers = sys.executable, str(min(8, os.cpu_count() or 1))
-    tests = [python, "-m", "pytest", "-q", "-n", workers, *(QUICK_TESTS if quick else TESTS)]
-    rounds = ["--rounds", "3"] if quick else []
-    script = [python, "benchmarks/engine/run.py", "--out", str(out), *rounds]
-    engine = [
-        (stage.name, [*script, "--parts", ",".join(stage.parts), stage.name])
-        for stage in (quick_stages() if quick else stages())
-    ]
-    kernels = [
-        (f"kernel {case}", [python, "benchmarks/kernels/run.py", "--only", case, "--out", str(out), *rounds])
-        for case in KERNELS[: 1 if quick else None]
-    ]
-    few = ["--images", "500", "--large-images", "100"] if quick else []
-    loaders = ("loaders", [python, "benchmarks/loaders/run.py", "--out", str(out), *rounds, *few])
-    return [("tests", tests), *engine[:KERNELS_AFTER], *kernels, loaders, *engine[KERNELS_AFTER:]]
-
-
-def timed_out_or(command: list[str], seconds: float) -> str:
-    """Run a command in its own process group: one that hangs or crashes takes no other stage with it.
-
-    Args:
-        command: the first word is a program.
-        seconds: it may run; then its group is killed, compiler workers included.
-
-    Returns:
-        "ok", "failed: exit N" or "timed out".
-    """
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
-        try:
-            code = process.wait(timeout=seconds)
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            return "timed out"
-    return "ok" if code == 0 else f"failed: exit {code}"
-
-
-def table(rows: list[dict[str, Any]]) -> None:
-    """Print the goals.
-
-    Args:
-        rows: of this run.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    found = Table("goal", "measured", "met?")
-    for line in judged(rows):
-        found.add_row(*line)
-    Console().print(found)
+    return int(any(status.startswith(("failed", "timed out")) for status in statuses.values()))
 
 
 def profile(out: Path) -> int:
@@ -174,14 +167,16 @@ def profile(out: Path) -> int:
     Returns:
         0.
     """
-    from benchmarks.engine.profiling import STEPS, profiled
+    from benchmarks.engine.profiling import profile_row
     from benchmarks.engine.stages import stages
 
-    trace = out / "trace.json"
-    found = profiled(stages()[0].work, trace=trace)
-    for name, microseconds, calls in found.operations[:15]:
-        print(f"{microseconds / STEPS:12,.0f} us a step  {calls / STEPS:7.1f} calls  {name[:90]}")
-    print(f"host-bound share: {found.host_share:.1%}\n{trace}")
+    row = profile_row(stages()[0].work, trace=out / "trace.json")
+    for entry in row["operations"]:
+        print(
+            f"{entry['microseconds']:12,.0f} us a step  {entry['calls']:7.1f} calls  {entry['kind']:16} "
+            f"{entry['name'][:90]}"
+        )
+    print(f"host-bound share: {row['host_share']:.1%}\n{out / 'trace.json'}")
     return 0
 
 

@@ -1,8 +1,9 @@
 """Writes the result tables of README.md and docs/ from committed results (`--check` only compares).
 
 Each table stands between `<!-- results:NAME -->` (made from benchmarks/results/runs/NAME), `<!-- audit:NAME/RUN -->`,
-`<!-- attacks:NAME -->` (their audits and evaluations) or `<!-- speed:DEVICE -->` (made from
-benchmarks/results/DEVICE.jsonl) and `<!-- end -->`.
+`<!-- attacks:NAME -->` (their audits and evaluations), `<!-- speed:DEVICE -->` (made from
+benchmarks/results/DEVICE.jsonl) or `<!-- gpu:TABLE -->` (of `tables.TABLES`, from every file of a GPU there) and
+`<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the reposito
 
 from benchmarks.judging import attack_table, audit_table  # noqa: E402
 from benchmarks.rows import RESULTS, read  # noqa: E402
-from benchmarks.speed import speed_tables  # noqa: E402
+from benchmarks.speed import machine_line, speed_tables  # noqa: E402
+from benchmarks.tables import TABLES  # noqa: E402
 
 
 def table(name: str, results: Path) -> str:
@@ -43,6 +45,22 @@ def table(name: str, results: Path) -> str:
     return f"{text}\n\nMeasured on {'; '.join(devices)}: {speeds}."
 
 
+def gpu_table(name: str, results: Path) -> str:
+    """A table of each GPU that was measured, with the machine below; a sentence where there is none.
+
+    Args:
+        name: a key of `tables.TABLES`.
+        results: folder of the results.
+    """
+    parts = []
+    for path in sorted(results.glob("*.jsonl")):
+        rows = read(path)
+        if rows and not rows[0]["device"].startswith("cpu") and (text := TABLES[name][1](rows)):
+            machines = "; ".join(dict.fromkeys(machine_line(row) for row in rows))
+            parts.append(f"{text}\n\nMeasured on {machines}.")
+    return "\n\n".join(parts) or "Not measured on a GPU yet."
+
+
 def rendered(text: str, results: Path = RESULTS) -> str:
     """A page's text with every table made anew."""
     kinds = {
@@ -52,15 +70,18 @@ def rendered(text: str, results: Path = RESULTS) -> str:
             sorted(p.parent for p in (results / "runs" / name).glob("*/record.json"))
         ),
         "speed": lambda name: speed_tables(read(results / f"{name}.jsonl")),
+        "gpu": lambda name: gpu_table(name, results),
     }
-    pattern = re.compile(r"(<!-- (results|audit|attacks|speed):([\w/-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    pattern = re.compile(
+        r"(<!-- (results|audit|attacks|speed|gpu):([\w/-]+) -->\n).*?(<!-- end -->)", re.DOTALL
+    )
     return pattern.sub(lambda m: f"{m[1]}\n{kinds[m[2]](m[3])}\n\n{m[4]}", text)
 
 
 def main() -> int:
     """Write the tables, or with --check say which page is out of date."""
     stale = []
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         old = page.read_text(encoding="utf-8")
         new = rendered(old)
         if old != new:

@@ -59,7 +59,7 @@ def speed_tables(rows: Iterable[Row]) -> str:
         ValueError: there is nothing to show: a block in README.md must not be empty.
     """
     kinds = latest(rows)
-    timed = [row for row in kinds if "ratio" in row]
+    timed = [row for row in kinds if "ratio" in row and row["op"] != "packing"]
     if not timed:
         raise ValueError("no measured ratio in these results")
     parts = [
@@ -73,10 +73,10 @@ def speed_tables(rows: Iterable[Row]) -> str:
     hosts = [
         f"Host-bound share of a step (batch {row['batch']}): {row['host_share']:.1%}."
         for row in kinds
-        if row["op"] == "host"
+        if row["op"] == "profile"
     ]
     return "\n\n".join(
-        [*parts, *hosts, f"Measured on {'; '.join(dict.fromkeys(_machine(row) for row in timed))}."]
+        [*parts, *hosts, f"Measured on {'; '.join(dict.fromkeys(machine_line(row) for row in timed))}."]
     )
 
 
@@ -89,7 +89,8 @@ def _table(columns: Columns, rows: list[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _machine(row: Row) -> str:
+def machine_line(row: Row) -> str:
+    """Device, limits and versions of a row in words."""
     named = [
         ("power limit", "power_limit"),
         ("torch", "torch"),

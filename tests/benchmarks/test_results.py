@@ -6,8 +6,10 @@ import pytest
 
 from benchmarks.goals import GOALS, judged
 from benchmarks.readme import rendered
-from benchmarks.rows import append, latest, path_for, read
+from benchmarks.rows import SOURCES, append, latest, path_for, read, source_digest
 from benchmarks.speed import speed_tables
+from benchmarks.summary import summary
+from benchmarks.tables import TABLES, shares
 
 MACHINE = {
     "device": "Fake GPU",
@@ -33,6 +35,70 @@ STEP = {
     "mfu": 0.3396,
     "peak_bytes": 3 * 2**30,
 }
+PACKING = [
+    {
+        "op": "packing",
+        "implementation": "captured",
+        "width": 64,
+        "mps": False,
+        "trials": trials,
+        "images_per_second": 12_000.0,
+        "slowest_images_per_second": 3000.0,
+        "reference": "one after another",
+        "ratio": {"median": ratio, "quartiles": [ratio - 0.1, ratio + 0.1]},
+        "peak_bytes": 2**33,
+    }
+    for trials, ratio in ((2, 1.1), (4, 1.35), (8, 1.25))
+]
+RUN = {
+    "op": "run",
+    "complete": True,
+    "method": "srat-ldam",
+    "epochs": 200,
+    "epochs_done": 200,
+    "batch": 128,
+    "bn": "batch",
+    "width": 64,
+    "steps": 10,
+    "implementation": "captured",
+    "pixels": "photographs",
+    "wall_without_compile": 280.0,
+    "compile_seconds": 61.5,
+    "training_seconds": 240.0,
+    "evaluation_seconds": 25.0,
+    "other_seconds": 15.0,
+    "images_per_second": 10338.0,
+    "standard": {"overall": 0.71},
+    "robust": {"overall": 0.33},
+}
+PROFILE = {
+    "op": "profile",
+    "implementation": "captured",
+    "batch": 128,
+    "bn": "batch",
+    "precision": "bf16",
+    "microseconds_a_step": 12_345.6,
+    "host_share": 0.021,
+    "calls": 1234.0,
+    "kinds": {"convolution": {"microseconds": 9000.0, "share": 0.75}},
+    "operations": [
+        {"name": "a|b_fprop", "kind": "convolution", "microseconds": 900.0, "calls": 11.0, "share": 0.1}
+    ],
+}
+NETWORK = {
+    "op": "network",
+    "implementation": "captured",
+    "batch": 128,
+    "bn": "batch",
+    "precision": "bf16",
+    "steps": 10,
+    "parts": [
+        {"stage": "stem", "pass": "forward", "microseconds": 10.0, "tflops": 22.5, "share": 0.25},
+        {"stage": "stem", "pass": "input gradient", "microseconds": 0.0, "tflops": None, "share": 0.0},
+        {"stage": "layer1", "pass": "forward", "microseconds": 30.0, "tflops": 300.0, "share": 0.75},
+        {"stage": "layer1", "pass": "input gradient", "microseconds": 0.0, "tflops": None, "share": 0.0},
+    ],
+}
 KERNEL = {
     "op": "srat_loss",
     "mode": "forward+backward",
@@ -52,7 +118,7 @@ def test_a_block_is_rendered_from_the_devices_file(tmp_path) -> None:
     path = path_for(tmp_path, "Fake GPU")
     assert path.name == "fake-gpu.jsonl"
     old = STEP | {"images_per_second": 1.0}
-    for row in (old, KERNEL, STEP, {"op": "host", "batch": 128, "host_share": 0.031}):
+    for row in (old, KERNEL, STEP, {"op": "profile", "batch": 128, "host_share": 0.031}):
         append(path, row | MACHINE)
     append(path, {"op": "stage", "name": "tests", "status": "ok"} | MACHINE)
     text = "before\n<!-- speed:fake-gpu -->\nold\n<!-- end -->\nafter"
@@ -88,8 +154,9 @@ def test_the_last_row_of_a_kind_counts() -> None:
 
 
 def test_goals_are_met_missed_or_not_measured() -> None:
-    host = {"op": "host", "implementation": "captured", "host_share": 0.07}
-    lines = {goal: (value, met) for goal, value, met in judged([STEP, KERNEL, host])}
+    host = {"op": "profile", "implementation": "captured", "batch": 128, "bn": "batch", "host_share": 0.07}
+    rows = [STEP, KERNEL, host, *PACKING, RUN]
+    lines = {goal: (value, met) for goal, value, met in judged(rows)}
     assert len(lines) == len(GOALS)
     assert lines["batch 128, attack_bn batch: 10,000 images/s"] == ("10,500 images/s", "yes")
     assert lines["batch 128: 12 x the eager fp32 step"] == ("12.50 x", "yes")
@@ -101,3 +168,94 @@ def test_goals_are_met_missed_or_not_measured() -> None:
     assert lines["loss, B=4096 D=512: memory below one B x B matrix"][1] == "yes"
     assert lines["host-bound share below 5 %"] == ("7.00 %", "no")
     assert lines["batch 512, attack_bn running: 15,400 images/s"] == ("-", "not measured")
+    assert lines["several trials on one GPU: 1.3 x one after another"] == ("1.35 x", "yes"), "the best counts"
+    assert lines["several trials on one GPU, with MPS: 1.3 x one after another"] == ("-", "not measured")
+    run = "whole run of 200 epochs and its evaluation, compilation apart: below 300 s"
+    assert lines[run] == ("280.00 s", "yes")
+    ended = RUN | {"complete": False, "wall_without_compile": None}
+    assert {goal: value for goal, value, _ in judged([ended])}[run] == "-", "a part of a run is no run"
+
+
+def measured(folder) -> list[dict]:
+    """A file as a GPU would leave it, of made-up numbers."""
+    step = STEP | {"reference_images_per_second": 800.0}
+    ladder = [
+        step,
+        step | {"reference": "autocast-only", "ratio": {"median": 5.0, "quartiles": [4.5, 5.5]}},
+        step | {"reference": "reference", "reference_images_per_second": 400.0},
+        step | {"implementation": "autocast-only", "images_per_second": 2100.0, "precision": "bf16"},
+        step | {"precision": "fp32", "images_per_second": 1.0},
+    ]
+    evaluation = {
+        "op": "evaluation", "attack": "pgd-20", "implementation": "product", "reference": "eager",
+        "images_per_second": 600.0, "mfu": None, "batch": 512, "ratio": {"median": 1.4, "quartiles": [1.3, 1.5]},
+    }  # fmt: skip
+    tests = {
+        "op": "tests", "passed": 440, "failed": 1, "skipped": 3, "complete": True, "seconds": 130.0,
+        "failures": ["tests/a.py::test_b: boom"],
+    }  # fmt: skip
+    stage = {"op": "stage", "name": "loaders", "status": "timed out", "seconds": 200.0}
+    rows = [*ladder, KERNEL, *PACKING, RUN, PROFILE, NETWORK, evaluation, tests, stage]
+    rows = [row | MACHINE for row in rows]
+    for row in rows:
+        append(path_for(folder, "Fake GPU"), row)
+    return rows
+
+
+def test_pages_take_their_gpu_tables_from_any_gpus_file(tmp_path) -> None:
+    blocks = "".join(f"<!-- gpu:{name} -->\n<!-- end -->\n" for name in TABLES)
+    append(path_for(tmp_path, "cpu: none"), STEP | MACHINE | {"device": "cpu: none"})
+    assert rendered(blocks, tmp_path).count("Not measured on a GPU yet.") == len(TABLES)
+    measured(tmp_path)
+    text = rendered(blocks, tmp_path)
+    assert "Not measured" not in text
+    assert text.count("Measured on Fake GPU, power limit 700 W") == len(TABLES)
+    assert rendered(text, tmp_path) == text
+
+
+def test_each_tricks_share_is_of_one_run_and_of_the_main_precision(tmp_path) -> None:
+    lines = shares(measured(tmp_path)).splitlines()
+    cells = {line.split(" | ")[0]: line.split(" | ")[2:] for line in lines if line.startswith("| `")}
+    assert list(cells) == ["| `reference`", "| `eager`", "| `autocast-only`", "| `captured`"]
+    assert cells["| `eager`"] == ["800", "1", "12.50 (12.00 to 13.00) |"]
+    assert cells["| `autocast-only`"] == ["2,100", "12.50 (12.00 to 13.00)", "5.00 (4.50 to 5.50) |"]
+    assert cells["| `captured`"] == ["10,500", "12.50 (12.00 to 13.00)", "- |"]
+    assert cells["| `reference`"][:2] == ["400", "0.50 (of medians)"]
+
+
+def test_a_summary_names_goals_failures_and_stages(tmp_path) -> None:
+    text = summary(measured(tmp_path))
+    assert "| batch 128, attack_bn batch: 10,000 images/s | 10,500 images/s | yes |" in text
+    assert "CPU step" not in text
+    assert "440 passed, 1 failed, 3 skipped in 130 s.\n- tests/a.py::test_b: boom" in text
+    assert "| loaders | timed out | 200 |" in text
+    assert "| 4 | no | 12,000 | 3,000 | 1.35 (1.25 to 1.45) | 8.0 GiB |" in text
+    assert (
+        "| 200 | 128 | batch | photographs | 280.0 | 61.5 | 240.0 | 25.0 | 15.0 | 10,338 | 71.0% / 33.0% |"
+        in text
+    )
+    assert "| stem | 22.5 (10) | - (0) | 25.0% |" in text
+    assert "12,346 µs a step, 1,234 kernels, host-bound share 2.1%." in text
+    assert "| `a b_fprop` | convolution | 900 | 11 | 10.0% |" in text
+    assert summary([]).startswith("# Measured\n\n## Stages")
+
+
+def test_a_run_that_was_ended_shows_how_far_it_came() -> None:
+    ended = {
+        "op": "run", "complete": False, "epochs": 200, "epochs_done": 41, "batch": 128, "bn": "batch",
+        "pixels": "random", "images_per_second": None,
+    }  # fmt: skip
+    assert "| ended in epoch 42 | - | - | - | - | - | - |" in TABLES["runs"][1]([ended])
+
+
+def test_the_source_of_a_row_is_known_without_git(tmp_path) -> None:
+    for folder in SOURCES:
+        (tmp_path / folder).mkdir()
+    (tmp_path / "srat_fast" / "a.py").write_text("1")
+    first = source_digest(tmp_path)
+    (tmp_path / "srat_fast" / "notes.md").write_text("no code")
+    assert source_digest(tmp_path) == first
+    (tmp_path / "srat_fast" / "a.py").write_text("2")
+    assert source_digest(tmp_path) != first
+    (tmp_path / "srat_fast" / "a.py").rename(tmp_path / "kernels" / "a.py")
+    assert len({first, source_digest(tmp_path)}) == 2
