@@ -23,6 +23,8 @@ KERNELS = (
 )
 #: Engine stages that come before the whole run; the first is the table of each trick's share.
 BEFORE_THE_RUN = ("ladder", "running-128", "running-512", "profile")
+#: Engine stages of other sizes, which come last.
+PRECISIONS = ("bf16-", "fp32-")
 #: The other compile mode is taken where it is so much faster, and its compilation does not take longer than this.
 FASTER, SEARCH_SECONDS = 1.02, 150.0
 MODES = {"captured": "default", "captured-max": "max-autotune"}
@@ -65,7 +67,8 @@ def tasks(choices: Choices) -> list[Task]:
     loaders = _task("loaders", "loaders/run.py", [*out, *rounds, *few, *_root(choices)], 200)
     run, packing, later = _runs(choices, out)
     middle = [engine.pop(name) for name in ("network", "evaluation") if name in engine]
-    return [tests, *first, *run, *kernels, *packing, *middle, loaders, *engine.values(), *later]
+    sizes = [engine.pop(name) for name in list(engine) if name.startswith(PRECISIONS)]
+    return [tests, *first, *run, *kernels, *packing, *middle, loaders, *engine.values(), *later, *sizes]
 
 
 def _task(name: str, script: str, options: Iterable[str], seconds: float) -> Task:

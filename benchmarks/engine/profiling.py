@@ -132,6 +132,8 @@ def profile_row(work: Work, trace: Path | None = None) -> dict[str, Any]:
     """
     found = profiled(work, trace=trace)
     total = sum(microseconds for _, microseconds, _ in found.operations)
+    if total == 0:
+        raise RuntimeError("the profiler saw no kernel: it has no access to the device's counters here")
     kinds: dict[str, float] = {}
     for name, microseconds, _ in found.operations:
         kinds[kind_of(name)] = kinds.get(kind_of(name), 0.0) + microseconds
