@@ -104,8 +104,24 @@ def _consume(batches: Iterable[object]) -> None:
         pass
 
 
+class Contiguous(nn.Module):
+    """A model that takes its images in the usual layout, whatever it is given.
+
+    Args:
+        model: in the usual layout.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, classes]."""
+        return self.model(images.contiguous())
+
+
 def evaluation_case(work: Work, steps: int | None = EVALUATION_STEPS) -> Case:
-    """Evaluation of one model, fp32 and eager in both: the product's layout against a plain loop.
+    """Evaluation of one model, fp32 and eager in all: the product, the same on contiguous images, and a plain loop.
 
     Args:
         work: the size.
@@ -117,19 +133,21 @@ def evaluation_case(work: Work, steps: int | None = EVALUATION_STEPS) -> Case:
     recipe = work.recipe()
     attack = None if steps is None else dataclasses.replace(eval_settings(recipe), steps=steps)
     model = build_model(recipe, classes=len(COUNTS), channels=3, moments=None).to(DEVICE)
-    plain = copy.deepcopy(model)
+    plain, contiguous = copy.deepcopy(model), Contiguous(copy.deepcopy(model))
     model.to(memory_format=torch.channels_last)  # as training leaves it
     loader = memory_loader(image_set(work.batch), work.batch, augmented=False)
     functions: dict[str, Callable[[], object]] = {
         "product": lambda: predict(model, loader, attack)[0],
+        "contiguous": lambda: predict(contiguous, loader, attack)[0],
         "eager": lambda: plain_predictions(plain, loader, attack),
     }
-    equal = functions["product"]() == functions["eager"]()
-    share = float(equal.double().mean())
-    assert share >= AGREEMENT, f"evaluation {work}: only {share:.1%} of the predictions agree"
+    plainly = functions["eager"]()
+    for name in ("product", "contiguous"):
+        share = float((functions[name]() == plainly).double().mean())
+        assert share >= AGREEMENT, f"evaluation {work} {name}: only {share:.1%} of the predictions agree"
     name = "clean" if steps is None else f"pgd-{steps}"
     about = {"batch": work.batch, "width": work.width, "precision": "fp32", "attack": name}
-    own: dict[str, dict[str, object]] = {"product": {}, "eager": {}}
+    own: dict[str, dict[str, object]] = {name: {} for name in functions}
     flops = (2 * (steps or 0) + 1) * forward_flops(model, 3, 32)
     return Case("evaluation", about, functions, ("eager",), work.batch, flops, own)
 

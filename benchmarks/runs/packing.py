@@ -196,6 +196,7 @@ def measure(arguments: argparse.Namespace, counts: list[int]) -> int:
     about, failed = machine(), 0
     with tempfile.TemporaryDirectory() as name, service(arguments.mps) as environment:
         directory = Path(name)
+        environment = environment | {"SRAT_FAST_CACHE": str(directory / "cache")}
         # 5120 = 40 batches of 128: an epoch of half a second alone
         images = write_images(directory / "images.npz", 8 if arguments.small else 512, 2)
         number = CLASSES * (8 if arguments.small else 512)
@@ -220,7 +221,7 @@ def measure(arguments: argparse.Namespace, counts: list[int]) -> int:
         after = pace(1)
         recipe = json.loads((directory / "run-1" / RECIPE).read_text(encoding="utf-8"))
     for count, found in together.items():
-        row = {"op": "packing", **about_recipe(recipe), "mps": bool(environment) or mps_is_running()}
+        row = {"op": "packing", **about_recipe(recipe), "mps": arguments.mps or mps_is_running()}
         row |= row_of(count, found, (before, after)) | about
         append(path_for(arguments.out, about["device"]), row)
         print(

@@ -53,9 +53,23 @@ def test_a_run_that_fails_leaves_no_row(tmp_path) -> None:
     (tmp_path / "train").mkdir()
     done = script("whole.py", "--small", "--data-root", str(tmp_path), "--out", str(tmp_path / "out"))
     assert done.returncode == 1
-    assert "the run ended with code 2" in done.stderr
     assert "data.root" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_ends_by_itself_is_told_with_its_last_words(tmp_path) -> None:
+    with pytest.raises(RuntimeError, match=r"the run ended with code 2:\n.*gone"):
+        whole.measured(tmp_path, ["--method", "gone"], 60)
+
+
+def test_a_run_that_takes_too_long_leaves_how_far_it_came(tmp_path) -> None:
+    lines = [{"images_per_second": speed} for speed in (1.0, 9.0, 8.0)]
+    assert whole.partial(lines, 12.34) == {
+        "complete": False, "epochs_done": 3, "wall_seconds": 12.34, "images_per_second": 8.0
+    }  # fmt: skip
+    row = whole.measured(tmp_path, ["--dataset", "digits"], 0.5)
+    assert (row["complete"], row["epochs_done"], row["images_per_second"]) == (False, 0, None)
 
 
 class Endless:
