@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
+# neither root nor kernels are on a script's path, and a borrowed machine has the package nowhere else
+PLACES = [str(ROOT), str(ROOT / "kernels")]
+sys.path[:0] = PLACES
 
 from benchmarks.lease import Task, done_before, perform  # noqa: E402
 from benchmarks.plan import Choices, chosen_mode, tasks  # noqa: E402
@@ -125,6 +127,8 @@ def measure(found: argparse.Namespace, there: list[Task], deadline: float) -> in
         os.environ[COMMIT] = found.commit
     for name, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
         os.environ.setdefault(name, str(CACHES / folder))
+    paths = [*PLACES, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in dict.fromkeys(paths) if path)
     about = machine()
     path = path_for(found.out.resolve(), about["device"])
     if found.resume is not None:

@@ -59,14 +59,16 @@ def speed_tables(rows: Iterable[Row]) -> str:
         ValueError: there is nothing to show: a block in README.md must not be empty.
     """
     kinds = latest(rows)
-    timed = [row for row in kinds if "ratio" in row and row["op"] != "packing"]
+    training = [row for row in kinds if "ratio" in row and "mfu" in row]
+    kernels = [row for row in kinds if "ratio" in row and "launch" in row]
+    timed = training + kernels  # other comparisons have tables of their own (tables.py)
     if not timed:
         raise ValueError("no measured ratio in these results")
     parts = [
         _table(columns, chosen)
         for columns, chosen in (
-            (TRAINING, [row for row in timed if "images_per_second" in row]),
-            (KERNELS, [row for row in timed if "images_per_second" not in row]),
+            (TRAINING, training),
+            (KERNELS, kernels),
         )
         if chosen
     ]

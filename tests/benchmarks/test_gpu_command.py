@@ -82,7 +82,7 @@ def test_every_stage_is_named_once_and_its_script_exists(tmp_path, quick: bool) 
 @pytest.fixture
 def measure(tmp_path, monkeypatch):
     """Runs lines of Python as stages; returns the exit status."""
-    for name in (COMMIT, COMPILE_MODE, "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+    for name in (COMMIT, COMPILE_MODE, "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTHONPATH"):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
         monkeypatch.delenv(name)
 
@@ -133,6 +133,11 @@ def test_summary_log_and_commit(measure, tmp_path, capsys) -> None:
     assert "   the end of it: v1.2" in capsys.readouterr().err
     (row,) = read(path_for(tmp_path, machine()["device"]))
     assert row["commit"] == "v1.2"
+
+
+def test_stages_find_the_package_where_it_is_not_installed(measure, tmp_path) -> None:
+    code = "import os; paths = os.environ['PYTHONPATH'].split(os.pathsep); assert paths[:2] == %r, paths"
+    assert measure({"a": code % [str(ROOT), str(ROOT / "kernels")]}) == 0
 
 
 def step(implementation: str, rate: float, seconds: float) -> dict[str, object]:
