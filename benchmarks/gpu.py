@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACES = [str(ROOT), str(ROOT / "kernels")]
 sys.path[:0] = PLACES
 
-from benchmarks.lease import Task, done_before, perform  # noqa: E402
+from benchmarks.lease import Task, left_over, perform  # noqa: E402
 from benchmarks.plan import Choices, chosen_mode, tasks  # noqa: E402
 from benchmarks.rows import RESULTS, path_for, read  # noqa: E402
 from benchmarks.runs.process import end_in_order  # noqa: E402
@@ -47,6 +47,9 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--resume", type=Path, nargs="?", const=SAME, metavar="DIR",
         help="pass over what ended well in the results of DIR (--out without) by this source, device and torch",
     )  # fmt: skip
+    parser.add_argument(
+        "--any-source", action="store_true", help="--resume: what other code measured counts, too"
+    )
     parser.add_argument("--summary", type=Path, help="file for the goals, ratios and profile as Markdown")
     parser.add_argument("--log", type=Path, help="file for what the stages print; the terminal without")
     parser.add_argument("--data-root", type=Path, help="folder of CIFAR-10 images; random ones without")
@@ -63,6 +66,8 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     found = parser.parse_args(arguments)
     if found.cpu and not found.quick:
         parser.error("--cpu goes with --quick: a CPU has small sizes only")
+    if found.any_source and found.resume is None:
+        parser.error("--any-source goes with --resume")
     if found.minutes <= 0:
         parser.error(f"--minutes = {found.minutes:g}: more than 0")
     if found.data_root is not None and not (found.data_root / "train").is_dir():
@@ -133,15 +138,14 @@ def measure(found: argparse.Namespace, there: list[Task], deadline: float) -> in
     path = path_for(found.out.resolve(), about["device"])
     if found.resume is not None:
         earlier = read(path_for(found.out if found.resume is SAME else found.resume, about["device"]))
-        passed = done_before(earlier, about)
-        print("".join(f"-- {task.name}: measured before\n" for task in there if task.name in passed), end="")
-        there = [task for task in there if task.name not in passed]
+        wanted, there = there, left_over(there, earlier, about, found.any_source)
+        print("".join(f"-- {task.name}: measured before\n" for task in wanted if task not in there), end="")
     else:
         earlier = []
 
     def own() -> list[dict[str, Any]]:
-        """Rows of this source and device, earlier ones first."""
-        same = [row for row in earlier if row.get("source") == about["source"]]
+        """Rows of this device that count, earlier ones first."""
+        same = [row for row in earlier if found.any_source or row.get("source") == about["source"]]
         return [*same, *read(path)[before:]]
 
     before = len(read(path))

@@ -37,22 +37,24 @@ class Task(NamedTuple):
     share: float = 0.4
 
 
-def done_before(rows: Iterable[Row], about: Row) -> set[str]:
-    """Names of stages that need not be measured again.
+def left_over(tasks: list[Task], rows: Iterable[Row], about: Row, any_source: bool = False) -> list[Task]:
+    """What is still to be measured: new stages in their order, then those that did not end well before.
 
     Args:
+        tasks: most important first.
         rows: of earlier measurements.
-        about: of this machine and source: only what was measured by the same code, on the same device and versions.
-
-    Returns:
-        Those that ended well.
+        about: of this machine and source: only what was measured by the same code, on the same device and versions,
+            counts.
+        any_source: what other code measured counts, too.
     """
-    same = ("device", "source", "torch", "triton")
-    return {
-        row["name"]
+    same = ("device", "torch", "triton", *(() if any_source else ("source",)))
+    ended = {
+        row["name"]: row["status"]
         for row in rows
-        if row["op"] == "stage" and row["status"] == "ok" and all(row.get(k) == about.get(k) for k in same)
+        if row["op"] == "stage" and all(row.get(name) == about.get(name) for name in same)
     }
+    tried = [task for task in tasks if ended.get(task.name, "skipped").startswith(("failed", "timed out"))]
+    return [task for task in tasks if ended.get(task.name, "skipped").startswith("skipped")] + tried
 
 
 def perform(

@@ -38,6 +38,7 @@ def test_without_a_gpu_it_says_so_in_one_line() -> None:
     ("options", "problem"),
     [
         (["--cpu"], "--cpu goes with --quick"),
+        (["--any-source"], "--any-source goes with --resume"),
         (["--minutes", "0"], "--minutes = 0: more than 0"),
         (["--data-root", "nowhere"], "--data-root = nowhere: a folder that holds train/ and test/"),
         (["--compile-mode", "turbo"], "argument --compile-mode: invalid choice"),
@@ -120,6 +121,8 @@ def test_another_source_is_measured_anew(measure, tmp_path) -> None:
     row = machine() | {"op": "stage", "name": "a", "status": "ok", "source": "0123456789ab"}
     append(path_for(tmp_path, row["device"]), row)
     assert measure({"a": "raise SystemExit(1)"}, "--resume") == 1
+    append(path_for(tmp_path, row["device"]), row)
+    assert measure({"a": "raise SystemExit(1)"}, "--resume", "--any-source") == 0
 
 
 def test_summary_log_and_commit(measure, tmp_path, capsys) -> None:

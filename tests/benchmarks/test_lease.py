@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from benchmarks import lease
-from benchmarks.lease import Task, perform, timed_out_or
+from benchmarks.lease import Task, left_over, perform, timed_out_or
 from benchmarks.rows import read
 
 ABOUT = {"device": "none"}
@@ -42,6 +42,20 @@ def test_stages_without_time_are_passed_over_and_shorter_ones_begun(tmp_path) ->
         tmp_path, deadline, task("long", "pass", 100), task("all", "pass", 30, 1.0), task("b", "pass")
     )
     assert found == {"long": "skipped: 20 s left of 100", "all": "skipped: 20 s left of 30", "b": "ok"}
+
+
+def test_what_did_not_end_well_is_tried_again_last() -> None:
+    about = {"device": "a", "source": "s", "torch": "t", "triton": None}
+    ended = {"one": "failed: exit 1", "two": "ok", "three": "skipped: 3 s left of 9", "four": "timed out"}
+    rows = [about | {"op": "stage", "name": name, "status": status} for name, status in ended.items()]
+    tasks = [task(name, "pass") for name in ("one", "two", "three", "four", "five")]
+    assert [one.name for one in left_over(tasks, rows, about)] == ["three", "five", "one", "four"]
+    rows.append(rows[0] | {"status": "ok"})  # the last attempt counts
+    assert [one.name for one in left_over(tasks, rows, about)] == ["three", "five", "four"]
+    other = about | {"source": "other"}
+    assert left_over(tasks, rows, other) == tasks
+    assert [one.name for one in left_over(tasks, rows, other, any_source=True)] == ["three", "five", "four"]
+    assert left_over(tasks, rows, about | {"torch": "newer"}, any_source=True) == tasks
 
 
 def test_what_is_told_to_end_can_leave_what_it_has_and_its_children_end(tmp_path) -> None:
