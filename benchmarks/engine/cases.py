@@ -84,6 +84,10 @@ def build(work: Work, rungs: tuple[str, ...]) -> Engines:
 
         before = _cache_counts()
 
+        # dynamo runs one engine with what it compiled for another of the same mode, whose row would say that compiling
+        # takes nothing; those before it compile again in their check, from the cache on disk
+        torch.compiler.reset()
+
         def start(rung: str = rung, method: str = method) -> None:
             engine = make_engine(rung, work._replace(method=method))
             batch = layout(rung, images)
