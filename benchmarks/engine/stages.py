@@ -72,13 +72,14 @@ def _gpu_stages() -> list[Stage]:
         Stage("profile", _work(128, "batch"), (), ("profile",), 120),
         Stage("network", _work(128, "batch"), (), ("network",), 240),
         Stage("evaluation", _work(512, "batch"), (), ("evaluation",), 90),
-        Stage("modes", _work(128, "batch"), ("eager", PRODUCT, "captured-max"), step, 400),
         Stage("loader", _work(128, "batch"), (), ("loader",), 90),
         Stage("parts-128", _work(128, "batch"), ("eager", PRODUCT), rest, 150),
         Stage("batch-512", _work(512, "batch"), (*YARDSTICKS, PRODUCT), step, 200),
         Stage("network-512", _work(512, "batch"), (), ("network",), 240),
         Stage("parts-running-512", _work(512, "running"), ("eager", PRODUCT), rest, 150),
         Stage("profile-running-512", _work(512, "running"), (), ("profile",), 120),
+        # last of these: the search tries 10 to 17 kernels for each shape of a convolution, which takes minutes
+        Stage("modes", _work(128, "batch"), ("eager", PRODUCT, "captured-max"), step, 400),
     ]
     others = [
         Stage(
