@@ -197,6 +197,16 @@ def kernels(rows: list[Row]) -> str:
     return table(["op", "B, D, C", "launch", "µs", "against", "memory"], lines)
 
 
+def attempts(rows: list[Row]) -> str:
+    """Variants of the step against the product: predicted and measured, as times faster."""
+    lines = [
+        [row["implementation"], f"{row['batch']}, {row['bn']}", f"{row['predicted']:.2f}", spread(row)]
+        for row in latest(rows)
+        if row["op"] == "attempt"
+    ]
+    return table(["attempt", "batch, attack_bn", "predicted", "measured, times the product"], lines)
+
+
 def tests(rows: list[Row]) -> str:
     """How the tests ended, failed ones named."""
     found = [row for row in rows if row["op"] == "tests"]
@@ -218,5 +228,6 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "evaluation": ("Evaluation and loaders", evaluation),
     "kernels": ("Kernels", kernels),
     "network": ("FLOP/s by stage of the network", network),
+    "attempts": ("Attempts at more speed", attempts),
     "profile": ("Where a step's time goes", profile),
 }

@@ -195,7 +195,11 @@ def measured(folder) -> list[dict]:
         "failures": ["tests/a.py::test_b: boom"],
     }  # fmt: skip
     stage = {"op": "stage", "name": "loaders", "status": "timed out", "seconds": 200.0}
-    rows = [*ladder, KERNEL, *PACKING, RUN, PROFILE, NETWORK, evaluation, tests, stage]
+    attempt = {
+        "op": "attempt", "implementation": "fused-norm", "reference": "captured", "batch": 128, "bn": "batch",
+        "predicted": 1.12, "ratio": {"median": 1.05, "quartiles": [1.04, 1.06]},
+    }  # fmt: skip
+    rows = [*ladder, KERNEL, *PACKING, RUN, PROFILE, NETWORK, evaluation, attempt, tests, stage]
     rows = [row | MACHINE for row in rows]
     for row in rows:
         append(path_for(folder, "Fake GPU"), row)
@@ -234,6 +238,7 @@ def test_a_summary_names_goals_failures_and_stages(tmp_path) -> None:
         "| 200 | 128 | batch | photographs | 280.0 | 61.5 | 240.0 | 25.0 | 15.0 | 10,338 | 71.0% / 33.0% |"
         in text
     )
+    assert "| fused-norm | 128, batch | 1.12 | 1.05 (1.04 to 1.06) |" in text
     assert "| stem | 22.5 (10) | - (0) | 25.0% |" in text
     assert "12,346 µs a step, 1,234 kernels, host-bound share 2.1%." in text
     assert "| `a b_fprop` | convolution | 900 | 11 | 10.0% |" in text
