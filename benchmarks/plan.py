@@ -69,7 +69,7 @@ def tasks(choices: Choices) -> list[Task]:
     middle = [engine.pop(name) for name in ("network", "evaluation") if name in engine]
     sizes = [engine.pop(name) for name in list(engine) if name.startswith(PRECISIONS)]
     # variants of the step, for the distances that are left; they are for a GPU, and stop by themselves
-    attempts = [_task("attempts", "engine/attempts.py", ["--minutes", "5", *out], 330)]
+    attempts = [_task("attempts", "attempts/run.py", ["--minutes", "5", *out], 330)]
     middle += [] if choices.quick else attempts
     return [tests, *first, *run, *kernels, *packing, *middle, loaders, *engine.values(), *later, *sizes]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.engine import attempts
-from benchmarks.engine.attempts import ATTEMPTS, Attempt, conditions, done, keep, measured, table, tasks
+from benchmarks.attempts.ideas import ATTEMPTS, Attempt
+from benchmarks.attempts.measuring import conditions, measured
+from benchmarks.attempts.table import done, keep, table, tasks
 from benchmarks.engine.ladder import PRODUCT, check, make_engine, warm
 from benchmarks.engine.work import PRECISIONS, Work, batch_of
 from srat_fast.training.capture import preserved
@@ -131,17 +132,13 @@ def test_settings_are_inductors_and_are_put_back(attempt: Attempt) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_only_the_predictions() -> None:
-    script = [sys.executable, str(ROOT / "benchmarks" / "engine" / "attempts.py")]
+    script = [sys.executable, str(ROOT / "benchmarks" / "attempts" / "run.py")]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     wrong = subprocess.run([*script, "--only", "magic"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "fused-norm" in wrong.stderr.splitlines()[-1]
-
-
-def test_what_hangs_is_ended() -> None:
-    assert attempts.apart([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) == "timed out"
 
 
 def test_every_attempt_is_in_the_notes_with_its_prediction() -> None:

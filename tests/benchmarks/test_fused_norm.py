@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.engine.fused_norm import Plan, masked_sum, norm_backward, norm_forward
+from benchmarks.attempts.fused_norm import Plan, masked_sum, norm_backward, norm_forward
 
 
 @pytest.mark.parametrize("relu", [True, False])

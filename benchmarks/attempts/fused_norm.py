@@ -78,7 +78,7 @@ def norm_forward(
     Returns:
         y, like x, and what `norm_backward` needs.
     """
-    from benchmarks.engine.norm_kernels import forward_apply_kernel, forward_sums_kernel
+    from benchmarks.attempts.norm_kernels import forward_apply_kernel, forward_sums_kernel
 
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert residual is None or residual.stride() == x.stride()
@@ -112,7 +112,7 @@ def norm_backward(
     Returns:
         Like x; the second None where it is not wanted.
     """
-    from benchmarks.engine.norm_kernels import backward_apply_kernel, backward_sums_kernel
+    from benchmarks.attempts.norm_kernels import backward_apply_kernel, backward_sums_kernel
 
     x, y, mean, rstd, weight, counter, relu, plan = saved
     assert upstream.stride() == x.stride()
@@ -145,7 +145,7 @@ def masked_sum(upstream: Tensor, y: Tensor, other: Tensor | None = None) -> Tens
     Returns:
         Like y.
     """
-    from benchmarks.engine.norm_kernels import masked_sum_kernel
+    from benchmarks.attempts.norm_kernels import masked_sum_kernel
 
     assert upstream.stride() == y.stride()
     assert other is None or other.stride() == y.stride()
