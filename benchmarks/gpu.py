@@ -132,9 +132,8 @@ def measure(found: argparse.Namespace, there: list[Task], deadline: float) -> in
         os.environ[COMMIT] = found.commit
     for name, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
         os.environ.setdefault(name, str(CACHES / folder))
-    os.environ["PYTHONUNBUFFERED"] = (
-        "1"  # what a stage printed is in the log though it was killed, in its order
-    )
+    # what a stage printed is in the log in its order, and though it was killed
+    os.environ["PYTHONUNBUFFERED"] = "1"
     paths = [*PLACES, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in dict.fromkeys(paths) if path)
     about = machine()
