@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.attempts.by_hand import FusedConvolution, FusedNorm
@@ -32,7 +33,7 @@ class Attempt(NamedTuple):
     gain: float
     why: str
     make: Callable[[Work], FastEngine]
-    settings: dict[str, Any] = {}  # noqa: RUF012 - a NamedTuple's default, never written to
+    settings: Mapping[str, Any] = MappingProxyType({})
     cudnn: bool = False
 
 

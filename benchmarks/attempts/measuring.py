@@ -28,7 +28,7 @@ def conditions(attempt: Attempt) -> Iterator[None]:
     if attempt.cudnn:
         cudnn.benchmark, cudnn.benchmark_limit = True, 0  # 0: all plans, not the first ten
     try:
-        with inductor.patch(attempt.settings):
+        with inductor.patch(dict(attempt.settings)):
             yield
     finally:
         cudnn.benchmark, cudnn.benchmark_limit = before
