@@ -11,6 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """1x1 convolution with stride, safe for any number of channels.
+
+    oneDNN writes past its workspace in the weight gradient of a strided 1x1 channels_last convolution whose input channels
+    do not fill a block (8 with AVX2, 16 with AVX-512; uxlfoundation/oneDNN issue 6035): crashes or silently wrong gradients.
+    Narrower layers read every stride-th pixel and convolve with stride 1: the same function by another primitive.
+    """
+
+    BLOCK = 16
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.in_channels >= self.BLOCK:
+            return super()._conv_forward(input, weight, bias)
+        vertical, horizontal = self.stride
+        return functional.conv2d(input[:, :, ::vertical, ::horizontal], weight, bias)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut (He et al. 2016).
 
@@ -29,7 +46,7 @@ class BasicBlock(nn.Module):
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+                PointwiseConv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
             )
 
     def forward(self, x: Tensor) -> Tensor:
