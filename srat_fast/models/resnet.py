@@ -14,9 +14,9 @@ from torch.nn import functional
 class PointwiseConv2d(nn.Conv2d):
     """1x1 convolution with stride, safe for any number of channels.
 
-    oneDNN writes past its workspace in the weight gradient of a strided 1x1 channels_last convolution whose input channels
-    do not fill a block (8 with AVX2, 16 with AVX-512; uxlfoundation/oneDNN issue 6035): crashes or silently wrong gradients.
-    Narrower layers read every stride-th pixel and convolve with stride 1: the same function by another primitive.
+    oneDNN writes past its workspace in the weight gradient of a strided 1x1 channels_last convolution whose input
+    channels do not fill a block (8 with AVX2, 16 with AVX-512; uxlfoundation/oneDNN issue 6035): it crashes or is
+    silently wrong. Narrower layers read every stride-th pixel and convolve with stride 1: the same function.
     """
 
     BLOCK = 16

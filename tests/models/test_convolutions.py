@@ -1,7 +1,7 @@
 """Every convolution that a recipe can reach, value and both gradients, against float64, in processes that may crash.
 
-oneDNN's strided 1x1 weight gradient writes past its workspace for few channels (issue 6035): with one thread the process
-dies, with two the gradient is wrong. glibc's checking allocator, where there is one, makes an overrun fatal at once.
+oneDNN's strided 1x1 weight gradient writes past its workspace for few channels (issue 6035): with one thread the
+process dies, with two the gradient is wrong. glibc's checking allocator, where it is there, makes an overrun fatal.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ for channels in range(1, 41):
                 exact = results(layer.double(), images.double(), upstream)
                 layer.float()
                 for layout in (torch.contiguous_format, torch.channels_last):
-                    print(name, stride, channels, batch, layout, file=sys.stderr, flush=True)  # the last words of a crash
+                    # the last words of a crash
+                    print(name, stride, channels, batch, layout, file=sys.stderr, flush=True)
                     found = results(
                         layer.to(memory_format=layout),
                         images.to(memory_format=layout),
