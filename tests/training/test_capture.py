@@ -22,6 +22,7 @@ from srat_fast.methods import METHODS
 from srat_fast.models.build import build_model
 from srat_fast.models.resnet import BasicBlock, ResNet18
 from srat_fast.recipe import Recipe, build_recipe
+from srat_fast.sweep.outcome import read_ending
 from srat_fast.training import trainer
 from srat_fast.training.capture import Captured, capturing
 from srat_fast.training.parity import compile_errors
@@ -73,11 +74,26 @@ def loader_of(channels: int = 3, **augmentation: Any) -> MemoryLoader:
 AUGMENTATIONS = [{"crop_padding": 1, "flip": True}, {"crop_area": 0.5, "flip": True}]
 
 
-@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=["padded", "resized"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_captured_training_is_eager_training(graphs, channels, augmentation) -> None:
-    """Two recordings (attack, update) for each of the two shapes, in the first epoch, and no more."""
-    eager, captured = (engine_of(recipe_of(run__capture=choice), channels) for choice in ("off", "on"))
+#: name -> channels, augmentation, fields of the recipe
+VARIANTS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
+    "one channel": (1, {"crop_padding": 1}, {}),
+    "resized crop": (1, {"crop_area": 0.5, "flip": True}, {}),
+    "running": (3, {"crop_padding": 1}, {"attack__bn": "running"}),
+    "bf16": (3, {}, {"run__precision": "bf16", "optim__clip_norm": 1.0}),
+    "objective": (
+        3, {}, {"method": "cb-reweight", "attack__loss": "objective", "attack__random_start": False}
+    ),
+    "natural": (3, {"crop_area": 0.5}, {"method": "natural"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_captured_training_is_eager_training(graphs, variant) -> None:
+    """A recording of attack and update for each of the two shapes, in the first epoch, and no more."""
+    channels, augmentation, changes = VARIANTS[variant]
+    eager, captured = (
+        engine_of(recipe_of(run__capture=choice, **changes), channels) for choice in ("off", "on")
+    )
     loader = loader_of(channels, **augmentation)
     for epoch in range(3):
         eager.start_epoch(epoch)
@@ -86,7 +102,7 @@ def test_captured_training_is_eager_training(graphs, channels, augmentation) -> 
             theirs, ours = eager.step(images, labels), captured.step(images, labels)
             torch.testing.assert_close(ours.total, theirs.total)
             assert int(ours.correct) == int(theirs.correct)
-    assert tape.Graph.made == 4
+    assert tape.Graph.made == (2 if variant == "natural" else 4)
     for mine, other in zip(captured.state(), eager.state(), strict=True):
         torch.testing.assert_close(mine, other)
 
@@ -290,5 +306,10 @@ def raised(how: str) -> None:
 
 @pytest.mark.parametrize("how", ["context", "cause", "text", "cublas"])
 def test_full_memory_inside_a_capture_is_called_so(how) -> None:
-    with pytest.raises(TrainingFailure, match=r"^out of memory; lower --batch-size"), compile_errors():
+    with (
+        pytest.raises(TrainingFailure, match=r"^out of memory; lower --batch-size") as error,
+        compile_errors(),
+    ):
         raised(how)
+    record = {"status": "failed", "problem": str(error.value)}
+    assert read_ending(1, record, "").kind == "memory"  # a sweep then tries with fewer beside it
