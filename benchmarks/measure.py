@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.rows import source_digest
 from srat_fast.hardware import device_name
+from srat_fast.training.capture import capturing
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What to call the commit where the source tree has no git directory.
@@ -92,9 +93,13 @@ def captured(function: Callable[[], object]) -> Callable[[], None]:
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with capturing(graph):
         function()
-    return graph.replay
+
+    def replay(keep: object = function) -> None:  # the graph reads tensors that live as long as `function`
+        graph.replay()
+
+    return replay
 
 
 def machine() -> dict[str, Any]:

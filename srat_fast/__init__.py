@@ -7,6 +7,7 @@ six is first used.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from srat_fast.errors import TrainingFailure, UserError
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from srat_fast.sharing.export import export
     from srat_fast.sharing.load import load
     from srat_fast.training.trainer import train
+
+# torch reads it once, at a process's first matrix product on a GPU, and refuses deterministic ones without it; it is
+# what a Hopper GPU gets anyway
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Iterator
@@ -13,11 +12,12 @@ import torch
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe
 
-#: Rates of a dense matrix product in FLOP/s, for MFU: H200 bf16 as measured (performance.md), the others as their
-#: makers state them. A device that is not listed has no MFU.
+#: Rates of a dense matrix product in FLOP/s, for MFU: bf16 of Hopper as measured on an H200 (performance.md; an H100
+#: has the same chip, and its data sheet's 989 is reached by neither), the others as their makers state them. A device
+#: that is not listed has no MFU.
 _PEAK = {
     ("H200", "bf16"): 790e12,
-    ("H100", "bf16"): 989e12,
+    ("H100", "bf16"): 790e12,
     ("A100", "bf16"): 312e12,
     ("H200", "fp32"): 67e12,
     ("H100", "fp32"): 67e12,
@@ -51,6 +51,18 @@ def resolve_device(wish: str) -> torch.device:
         if device.index is not None and device.index >= count:
             raise UserError("run.device", f"cuda:0 to cuda:{count - 1} are there", wish)
     return device
+
+
+def use_device(device: torch.device) -> None:
+    """Make a GPU the current one: streams, events and CUDA graphs are made there, wherever their tensors are.
+
+    A graph captured on another device is empty, and each replay of it does nothing (pytorch issue 87894).
+
+    Args:
+        device: as resolved.
+    """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def resolve_precision(recipe: Recipe, device: torch.device) -> str:
@@ -168,7 +180,6 @@ def numerics(deterministic: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32
     cudnn.allow_tf32 = False
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         cudnn.benchmark = False
     try:

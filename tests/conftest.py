@@ -17,6 +17,9 @@ from PIL import Image
 
 from srat_fast.data.arrays import ImageArrays, ImageSet
 
+# Both read by torch at the first product on a GPU; also what tests outside of `hardware.numerics` are judged by.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+torch.backends.cudnn.allow_tf32 = False  # float32 means float32
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 # Read once, when numba is imported: ffcv's decoders run as plain Python here; one test compiles them elsewhere.

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from srat_fast.errors import UserError
-from srat_fast.hardware import numerics, peak_flops, resolve_device, resolve_execution, resolve_precision
+from srat_fast.evaluation import subject
+from srat_fast.hardware import (
+    numerics,
+    peak_flops,
+    resolve_device,
+    resolve_execution,
+    resolve_precision,
+    use_device,
+)
 from srat_fast.recipe import build_recipe
+from srat_fast.training.setup import prepare
+from srat_fast.training.trainer import train
+from tests.training.short_runs import short
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -51,12 +66,58 @@ def test_devices() -> None:
 
 def test_float32_is_float32_inside_and_settings_are_put_back() -> None:
     cudnn = torch.backends.cudnn
-    before = cudnn.allow_tf32
-    with numerics(deterministic=True):
-        assert not cudnn.allow_tf32
-        assert torch.are_deterministic_algorithms_enabled()
-    assert cudnn.allow_tf32 == before
-    assert not torch.are_deterministic_algorithms_enabled()
+    assert not cudnn.allow_tf32  # tests outside of `numerics` compare float32 too (conftest.py)
+    cudnn.allow_tf32 = True  # torch's default
+    try:
+        with numerics(deterministic=True):
+            assert not cudnn.allow_tf32
+            assert torch.are_deterministic_algorithms_enabled()
+        assert cudnn.allow_tf32
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        cudnn.allow_tf32 = False
+
+
+def test_cublas_may_be_deterministic_from_the_first_product_on() -> None:
+    """torch reads the variable once: a run that sets it after another product of the process would fail."""
+    code = "import os, srat_fast; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    for given, expected in (({}, ":4096:8"), ({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, ":16:8")):
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=environment | given, check=True, capture_output=True, text=True
+        )
+        assert found.stdout.strip() == expected
+
+
+class Chosen(Exception):
+    """The device was made the current one."""
+
+
+def test_the_device_is_current_before_anything_is_captured(tmp_path, monkeypatch) -> None:
+    """A graph captured on another device is empty, without an error."""
+    train(short(model__width=8, optim__epochs=1), tmp_path / "run")
+    second = torch.device("cuda:1")
+
+    def choose(device: torch.device) -> None:
+        assert device == second
+        raise Chosen
+
+    monkeypatch.setattr(torch.cuda, "set_device", choose)
+    use_device(CPU)
+    use_device(GPU)  # whichever is current
+    with pytest.raises(Chosen):
+        prepare(short(), second)
+    monkeypatch.setattr(subject, "resolve_device", lambda wish: second)
+    with pytest.raises(Chosen):
+        subject.open_subject(tmp_path / "run", {}, weights="last", device="cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("part", "rate"), [("NVIDIA H200", 790e12), ("NVIDIA H100 80GB HBM3", 790e12), ("T4", None)]
+)
+def test_one_chip_has_one_peak(monkeypatch, part, rate) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: part)
+    assert peak_flops(GPU, "bf16") == rate
 
 
 @pytest.mark.parametrize("wish", ["banana", "mps", "cuda:", "cuda:x", ""])

@@ -97,6 +97,14 @@ ATTEMPTS = (
         settings={"combo_kernels": True},
     ),
     Attempt(
+        "launched-early",
+        (BATCH, RUNNING),
+        1.04,
+        "programmatic dependent launch: a kernel's start overlaps the end of the one before; 144 of them, 0.5 us each",
+        product,
+        settings={"triton.enable_pdl": True},
+    ),
+    Attempt(
         "halves",
         (RUNNING,),
         1.06,

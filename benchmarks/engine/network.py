@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from statistics import median
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.engine.ladder import PRODUCT, precision_of
 from benchmarks.engine.work import COUNTS, DEVICE, ON_GPU, Work, batch_of
 from benchmarks.measure import captured, take_turns, wished_mode
-from srat_fast.attacks.engine import compile_mode
+from srat_fast.attacks.engine import compile_mode, compile_settings
 from srat_fast.attacks.shadow import Shadow
 from srat_fast.models.build import build_model
 from srat_fast.models.resnet import ResNet18
@@ -91,7 +92,8 @@ def network_row(work: Work, rounds: int, block: float) -> dict[str, Any]:
     found, x = [], images
     for name in STAGES:
         flops = _forward_flops(trained[name], x)
-        functions = _functions(attacked[name], trained[name], x, half, work.bn == "batch")
+        with compile_settings() if ON_GPU else nullcontext():
+            functions = _functions(attacked[name], trained[name], x, half, work.bn == "batch")
         times = {key: median(turns) for key, turns in take_turns(functions, rounds, block).items()}
         found += _entries(name, flops, times)
         with torch.no_grad():

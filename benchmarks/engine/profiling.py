@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.engine.ladder import PRODUCT, make_engine, precision_of, warm
 from benchmarks.engine.work import DEVICE, ON_GPU, Work, batch_of
+from srat_fast.training.profile import is_kernel
 
 STEPS = 5
 #: Operations that a row names; the kinds count all of them.
@@ -86,10 +86,10 @@ def profiled(work: Work, rung: str = PRODUCT, trace: Path | None = None) -> Prof
         trace.parent.mkdir(parents=True, exist_ok=True)
         result.export_chrome_trace(str(trace))
     if ON_GPU:
-        events = [e for e in result.events() if _is_kernel(e)]
+        events = [e for e in result.events() if is_kernel(e)]
         spans = [(float(e.time_range.start), float(e.time_range.end)) for e in events]
         busy = covered(spans)
-        average = [a for a in result.key_averages() if _is_kernel(a)]
+        average = [a for a in result.key_averages() if is_kernel(a)]
         totals = [(a.key, float(a.self_device_time_total), a.count) for a in average]
     else:
         averages = result.key_averages()
@@ -97,11 +97,6 @@ def profiled(work: Work, rung: str = PRODUCT, trace: Path | None = None) -> Prof
         busy = sum(total for _, total, _ in totals)
     totals.sort(key=lambda entry: -entry[1])
     return Profile(totals, wall, max(0.0, 1 - busy / wall), trace)
-
-
-def _is_kernel(event: Any) -> bool:
-    """Of the device, and no named range, which spans kernels that are counted already."""
-    return event.device_type == DeviceType.CUDA and not event.is_user_annotation
 
 
 def covered(spans: list[tuple[float, float]]) -> float:

@@ -32,7 +32,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, help="where runs and checkpoints are (default: sweeps/paper)")
     parser.add_argument("--minutes", type=float, default=9.0, help="all ends by then")
     parser.add_argument("--plan", default="all", help=f"of {', '.join(PLANS)}, separated by commas, in order")
-    parser.add_argument("--slots", type=int, default=3, help="runs at a time on the GPU")
+    parser.add_argument("--slots", type=int, default=1, help="runs at a time on the GPU (1)")
     parser.add_argument("--smoke", action="store_true", help="tiny: shows that everything runs, on a CPU too")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a recipe field of every run"

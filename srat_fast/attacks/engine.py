@@ -6,7 +6,9 @@ with `bn="running"`), whose forward and backward may be compiled. The k steps ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,3 +96,24 @@ def compile_mode(wish: str) -> str:
         A mode of torch.compile.
     """
     return "max-autotune-no-cudagraphs" if wish == "max-autotune" else "default"
+
+
+@contextmanager
+def compile_settings() -> Iterator[None]:
+    """What holds while torch.compile works for an engine; put back afterwards.
+
+    Dynamo's limit of 8 programs per function would refuse the ninth run of a loop over methods. Inductor's fast
+    launcher keeps pointers into modules that may be unloaded (pytorch issue 188607, mended in 2.14); a captured run
+    gains nothing from it. And deterministic runs do not let a clock choose how sums are split.
+    """
+    import torch._dynamo.config as dynamo  # these take seconds to import
+    import torch._inductor.config as inductor
+
+    wanted: dict[str, Any] = {}
+    if torch.__version__ < "2.14":  # compared as versions
+        wanted["use_fast_triton_launcher"] = False
+    if torch.are_deterministic_algorithms_enabled():
+        wanted["deterministic"] = True
+    there = {name: value for name, value in wanted.items() if hasattr(inductor, name)}  # not in torch 2.11
+    with dynamo.patch(recompile_limit=dynamo.accumulated_recompile_limit), inductor.patch(there):
+        yield

@@ -31,8 +31,9 @@ class LInfBall:
             Images shaped and laid out like `clean`; equal for equal generators, whatever the memory format.
         """
         noise = torch.rand(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
-        start = clean + (noise * (2 * self.epsilon) - self.epsilon).contiguous(memory_format=_format(clean))
-        return start.clamp_(0.0, 1.0)
+        # strides too are those of `clean`: with one channel both memory formats fit, and compiled code tells them apart
+        start = torch.empty_like(clean).copy_(noise).mul_(2 * self.epsilon).sub_(self.epsilon)
+        return start.add_(clean).clamp_(0.0, 1.0)
 
     def overshoot(self, adversarial: Tensor, clean: Tensor) -> Tensor:
         """How far images leave the ball or [0, 1]: what every examined attack is held against.
@@ -82,8 +83,3 @@ class LInfBall:
             zero=zero,
             inplace=True,
         )
-
-
-def _format(images: Tensor) -> torch.memory_format:
-    channels_last = images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format

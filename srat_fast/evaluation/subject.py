@@ -15,7 +15,7 @@ from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.split import DataSplit, load_split
 from srat_fast.errors import UserError
 from srat_fast.evaluation.partial import FOLDER
-from srat_fast.hardware import resolve_device
+from srat_fast.hardware import resolve_device, use_device
 from srat_fast.models.files import load_model
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe, recipe_from_dict
@@ -82,6 +82,7 @@ def open_subject(
     record = directory.read_json(RECORD)
     recipe = recipe_from_dict(directory.read_json(RECIPE)).replace(changes).resolve()
     place = resolve_device(device)
+    use_device(place)
     model = load_model(file).to(place).eval()
     split = load_split(recipe, None if data is None else arrays_from(data, recipe.data.image_size))
     # a subset of the test images has a checksum of its own, which says nothing about the rest

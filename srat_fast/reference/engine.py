@@ -109,6 +109,9 @@ class ReferenceEngine:
             foreach=False,
         )
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
     def start_epoch(self, epoch: int) -> None:
         """Warm-up, decay and deferral, as in the paper's Algorithm 1 and Section 5.
 

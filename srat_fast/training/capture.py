@@ -6,6 +6,7 @@ the graph is replayed, static outputs are returned.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -14,6 +15,14 @@ import torch
 from torch import Tensor
 
 Function = Callable[..., tuple[Tensor, ...]]
+#: What outputs hold before a new graph is tried, by bytes of an element: NaN in every float type, with bits that no
+#: computation leaves; as integers far from any count.
+_POISON = {
+    1: (torch.int8, 0x25),
+    2: (torch.int16, 0x7FA5),
+    4: (torch.int32, 0x7FA5_A5A5),
+    8: (torch.int64, 0x7FF5_A5A5_A5A5_A5A5),
+}
 
 
 class _Recording(NamedTuple):
@@ -35,6 +44,10 @@ class Captured:
         self._function, self._state, self._warmup = function, state, warmup
         self._recordings: dict[tuple[object, ...], _Recording] = {}
 
+    def close(self) -> None:
+        """Destroy the graphs now: a collector that did it during another capture would spoil that one."""
+        self._recordings.clear()
+
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Fill the static inputs and replay.
 
@@ -44,7 +57,7 @@ class Captured:
         Returns:
             The graph's own output tensors: valid until the next call with inputs of these shapes.
         """
-        key = tuple((tuple(t.shape), t.stride(), t.dtype) for t in inputs)
+        key = layout(*inputs)
         recording = self._recordings.get(key)
         if recording is None:
             recording = self._recordings[key] = self._record(inputs)
@@ -63,9 +76,54 @@ class Captured:
                     self._function(*static)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):  # records, does not run
+            with capturing(graph):
                 outputs = self._function(*static)
+            _prove(graph, outputs)
         return _Recording(graph, static, outputs)
+
+
+def layout(*tensors: Tensor) -> tuple[object, ...]:
+    """Shapes, strides and types: what compiled or captured code is made for."""
+    return tuple((tuple(t.shape), t.stride(), t.dtype) for t in tensors)
+
+
+@contextmanager
+def capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+    """What runs inside is recorded into `graph`, not executed; Python's garbage collector rests meanwhile.
+
+    A graph that the collector destroys (engines are cycles) invalidates the capture that is under way
+    (pytorch issues 161037 and 195397).
+    """
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph):
+            yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@torch.no_grad()
+def _prove(graph: torch.cuda.CUDAGraph, outputs: tuple[Tensor, ...]) -> None:
+    """Replay once and see every output written: an empty graph, as of a wrong device, trains nothing and says nothing.
+
+    Raises:
+        RuntimeError: it left an element as it was.
+    """
+    poisons = [_POISON[output.element_size()] for output in outputs]
+    bits = [output.detach().view(kind) for output, (kind, _) in zip(outputs, poisons, strict=True)]
+    for own, (_, poison) in zip(bits, poisons, strict=True):
+        own.fill_(poison)
+    graph.replay()
+    left = [
+        n for n, (own, (_, poison)) in enumerate(zip(bits, poisons, strict=True)) if (own == poison).any()
+    ]
+    if left:
+        raise RuntimeError(
+            f"a CUDA graph was captured that does not write its output {left[0]} when replayed"
+        )
 
 
 @contextmanager

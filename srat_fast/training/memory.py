@@ -9,6 +9,9 @@ import torch
 
 from srat_fast.errors import TrainingFailure
 
+#: What is said by errors for want of memory that have no type of their own.
+_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
+
 
 @contextmanager
 def memory_errors(where: str, lower: str) -> Iterator[None]:
@@ -23,10 +26,26 @@ def memory_errors(where: str, lower: str) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise TrainingFailure(f"out of memory {where}; lower {lower}") from None
-    except RuntimeError as error:
-        # torch's CPU allocator has no exception type of its own
-        if "DefaultCPUAllocator" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
         raise TrainingFailure(f"out of memory {where}; lower {lower}") from None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, is for want of memory.
+
+    An allocation that fails in the middle of a capture or a compilation comes out as whatever failed after it, and the
+    CUDA runtime, cuBLAS and torch's CPU allocator have no exception type of their own.
+    """
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, (torch.OutOfMemoryError, MemoryError)) or any(w in str(one) for w in _WORDS):
+            return True
+        todo += [one.__cause__, one.__context__]
+    return False

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from srat_fast.errors import TrainingFailure
 from srat_fast.training.capture import Function, preserved
+from srat_fast.training.memory import out_of_memory
 
 if TYPE_CHECKING:
     from srat_fast.training.step import FastEngine
@@ -44,9 +45,9 @@ def compile_errors() -> Iterator[None]:
             yield
     except TrainingFailure:
         raise
-    except torch.OutOfMemoryError:
-        raise TrainingFailure("out of memory; lower --batch-size or --set model.width") from None
     except Exception as error:
+        if out_of_memory(error):
+            raise TrainingFailure("out of memory; lower --batch-size or --set model.width") from None
         # dynamo, inductor, triton and the CUDA runtime raise types of their own; all mean the same here
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TrainingFailure(f"compiling the training step failed: {first}; {WAY_OUT}") from error

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 TRACE, TABLE = "profile.json", "profile.txt"
@@ -63,7 +66,7 @@ class StepProfiler:
         averages = profiler.key_averages()
         cuda = self._device.type == "cuda"
         key = "self_device_time_total" if cuda else "self_cpu_time_total"
-        busy = sum(getattr(event, key) for event in averages) / 1e6
+        busy = busy_seconds(averages, cuda)
         table = averages.table(sort_by=key, row_limit=ROWS, max_name_column_width=60)
         # kernels of one stream do not overlap, so what they leave of the wall time is the host's
         share = max(0.0, 1 - busy / wall)
@@ -76,3 +79,15 @@ class StepProfiler:
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def is_kernel(event: Any) -> bool:
+    """Of the device, and no named range, which spans kernels that are counted already."""
+    return event.device_type == DeviceType.CUDA and not event.is_user_annotation
+
+
+def busy_seconds(averages: Iterable[Any], cuda: bool) -> float:
+    """Seconds in kernels on a GPU (operators and ranges carry their kernels' time again), in operators on a CPU."""
+    if cuda:
+        return sum(event.self_device_time_total for event in averages if is_kernel(event)) / 1e6
+    return sum(event.self_cpu_time_total for event in averages) / 1e6

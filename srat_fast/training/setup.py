@@ -14,7 +14,7 @@ from srat_fast.data.loader import Loader
 from srat_fast.data.loaders import require_loader, training_loader
 from srat_fast.data.plan import base_counts, planned_counts, sized
 from srat_fast.data.split import DataSplit, load_split
-from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision
+from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision, use_device
 from srat_fast.models.build import build_model, check_batch_norm
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe
@@ -84,6 +84,9 @@ class Engine(Protocol):
     def step(self, images: Tensor, labels: Tensor) -> Result:
         """Train on one batch."""
 
+    def close(self) -> None:
+        """Give back what must not be left to the garbage collector."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -144,6 +147,7 @@ def prepare(recipe: Recipe, device: torch.device, arrays: ImageArrays | None = N
         UserError: images missing or damaged, or a recipe that does not suit them.
     """
     require_loader(recipe)
+    use_device(device)
     split = load_split(recipe, arrays)
     check_batch_norm(recipe, len(split.train))
     moments = _moments(split.train.images) if recipe.model.normalize == "dataset" else None

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from srat_fast.attacks.engine import AttackEngine, compile_mode
+from srat_fast.attacks.engine import AttackEngine, compile_mode, compile_settings
 from srat_fast.attacks.pgd import cross_entropy
 from srat_fast.attacks.threat import LInfBall
+from srat_fast.errors import TrainingFailure
 from srat_fast.losses.objective import Objective
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe
 from srat_fast.seeds import seed_for
-from srat_fast.training.capture import Captured, Function, preserved
+from srat_fast.training.capture import Captured, Function, layout, preserved
 from srat_fast.training.guard import StepGuard
-from srat_fast.training.parity import check_parity, compile_errors
+from srat_fast.training.parity import WAY_OUT, check_parity, compile_errors
 from srat_fast.training.schedule import learning_rate
 from srat_fast.training.stopwatch import Stopwatch
 
@@ -89,7 +91,8 @@ class FastEngine:
         self._rehearse = compiled or captured
         #: images of a batch that is compiled for; 0 where none is
         self._compiled_size = min(recipe.optim.batch_size, sum(counts)) if compiled else 0
-        self._seen: set[torch.Size] = set()
+        #: shapes of images that were rehearsed -> layout of images and labels
+        self._seen: dict[torch.Size, tuple[object, ...]] = {}
 
     def _make_optimizer(self, captured: bool) -> torch.optim.SGD:
         """Fused SGD; its momentum starts as zeros (the same update as starting empty), so that nothing is made later.
@@ -172,16 +175,33 @@ class FastEngine:
             TrainingFailure: compilation failed, or does not compute what eager mode does.
         """
         started = time.perf_counter()
-        with compile_errors(), preserved(self.state()):
+        compiling = compile_settings() if self._compiled_size else nullcontext()
+        with compile_errors(), preserved(self.state()), compiling:
             if not self._seen or len(images) == self._compiled_size:
                 check_parity(self, images, labels)
             else:
-                self._attack(images, labels, images)
+                if self.row.adversarial:
+                    self._attack(images, labels, images)
                 self._update(images, labels)
-        self._seen.add(images.shape)
+        self._seen[images.shape] = layout(images, labels)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.compile_seconds += time.perf_counter() - started
+
+    def close(self) -> None:
+        """Give back the CUDA graphs; the engine's tensors stay, and a further step would be rehearsed anew."""
+        for part in (self._attack, self._update):
+            if isinstance(part, Captured):
+                part.close()
+        self._seen.clear()
+
+    def _require_rehearsed(self, images: Tensor, labels: Tensor) -> None:
+        """Refuse what would be compiled or captured in the middle of training, where nothing checks it."""
+        if self._rehearse and self._seen.get(images.shape) != layout(images, labels):
+            raise TrainingFailure(
+                f"a batch of {tuple(images.shape)} with strides {images.stride()} and {labels.dtype} labels is not "
+                f"laid out as the one that was compiled or captured for; {WAY_OUT}"
+            )
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
         """The recipe's training attack on a batch.
@@ -194,6 +214,8 @@ class FastEngine:
             Adversarial images, same shape, fp32.
         """
         start = self.ball.random_start(images, self.noise) if self.recipe.attack.random_start else images
+        self._require_rehearsed(images, labels)
+        self._require_rehearsed(start, labels)
         return self._attack(images, labels, start)[0]
 
     def update(self, images: Tensor, labels: Tensor) -> StepResult:
@@ -206,6 +228,7 @@ class FastEngine:
         Returns:
             The step's losses.
         """
+        self._require_rehearsed(images, labels)
         total, classification, separation, correct = self._update(images, labels)
         return StepResult(total, classification, separation, correct, images)
 

@@ -141,6 +141,7 @@ def _work(
             raise
         finally:
             setup.loader.close()
+            setup.engine.close()
             with contextlib.suppress(OSError):
                 curves.close()
     run.write_json(RECORD, record)

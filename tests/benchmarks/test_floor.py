@@ -9,7 +9,9 @@ import pytest
 from benchmarks.engine.floor import (
     BANDWIDTH,
     FLOPS,
+    GAP,
     HALF,
+    LATENCY,
     STAGES,
     STEPS,
     TOUCHES,
@@ -58,6 +60,18 @@ def test_no_time_is_below_either_rate(found, bn: str) -> None:
             assert cell.floor >= 0.999 * max(cell.flops / FLOPS, cell.bytes / BANDWIDTH)
             assert cell.expected >= cell.floor
     assert {cell.stage for cell in cells(1, bn, True, found)} == set(STAGES)
+
+
+@pytest.mark.parametrize(("update", "launches"), [(False, 193), (True, 317)])
+def test_launches_are_those_of_compiled_code(found, update: bool, launches: int) -> None:
+    """NOTES.md: counted in what torch 2.11 writes for sm_90, for batch 128."""
+    assert sum(cell.kernels for cell in cells(128, "batch", update, found)) == pytest.approx(launches)
+
+
+def test_no_kernel_is_shorter_than_the_shortest(found) -> None:
+    """At batch 1 a step is launches and nothing else: bytes and FLOPs take no time that counts."""
+    taken = sum(cell.expected for cell in cells(1, "batch", False, found))
+    assert 0.999 * 193 * (LATENCY + GAP) <= taken <= 1.3 * 193 * (LATENCY + GAP)
 
 
 def test_fewer_bytes_and_larger_batches_are_faster(found) -> None:

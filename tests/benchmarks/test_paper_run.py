@@ -32,6 +32,11 @@ ROOT = Path(__file__).resolve().parents[2]
 STANDIN = Path(__file__).with_name("paper_standin.py")
 
 
+def test_one_run_at_a_time_unless_asked() -> None:
+    """Without a multi-process service several take turns, and a call of nine minutes ends before the first is done."""
+    assert options.options().parse_args([]).slots == 1
+
+
 @pytest.fixture
 def images(tmp_path) -> Path:
     """Two classes of 100 training images each, ten test images, of 32 pixels."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from srat_fast.training.capture import capturing
 from srat_kernels import SratLoss, kernel_launches, last_backend, srat_loss
 from srat_kernels.loss import launch
 from srat_kernels.tuning import Config
@@ -213,7 +214,7 @@ def test_a_captured_graph_replays_with_new_numbers(device: torch.device) -> None
             torch.autograd.grad(srat_loss(features, logits, labels, backend="triton").total, inputs)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with capturing(graph):
         loss = srat_loss(features, logits, labels, backend="triton")
         gradients = torch.autograd.grad(loss.total, inputs)
         total = loss.total.detach()

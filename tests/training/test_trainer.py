@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import torch
 from rich.console import Console
+from torch.autograd import DeviceType
 
 from srat_fast import TrainingFailure, UserError, build_recipe, evaluate, train
 from srat_fast.models.files import load_model
 from srat_fast.models.resnet import ResNet18
 from srat_fast.training.ema import MovingAverage
+from srat_fast.training.profile import busy_seconds
 from srat_kernels import resolve_backend
 
 SHORT = {
@@ -221,6 +224,28 @@ def test_shares_of_time_zero_gradients_and_memory_are_recorded_each_epoch(finish
 def test_a_natural_run_has_no_gradients_to_count(tmp_path) -> None:
     record = train(short(method="natural", optim__epochs=1), tmp_path / "run")
     assert record["final_epoch"]["zero_gradient_share"] is None
+
+
+def test_a_profile_counts_a_kernel_once() -> None:
+    """On a GPU the operator that launched a kernel and the range around it carry the kernel's time again."""
+
+    def entry(kind: DeviceType, annotation: bool, device: float, cpu: float) -> SimpleNamespace:
+        return SimpleNamespace(
+            device_type=kind,
+            is_user_annotation=annotation,
+            self_device_time_total=device,
+            self_cpu_time_total=cpu,
+        )
+
+    found = [
+        entry(DeviceType.CUDA, False, 3e6, 0),  # kernels
+        entry(DeviceType.CUDA, False, 1e6, 0),
+        entry(DeviceType.CPU, False, 4e6, 2e6),  # the operator that launched them
+        entry(DeviceType.CUDA, True, 4e6, 0),  # a named range on the device
+        entry(DeviceType.CPU, True, 4e6, 0.5e6),
+    ]
+    assert busy_seconds(found, cuda=True) == 4
+    assert busy_seconds(found, cuda=False) == 2.5
 
 
 def test_profile(tmp_path, capsys) -> None:

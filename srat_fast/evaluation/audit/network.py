@@ -109,7 +109,8 @@ def independent(evidence: Evidence) -> Check:
     backwards = evidence.logits(images.flip(0)).flip(0)
     name, meaning = (
         "batch independence",
-        "images are judged with the help of their neighbours, as by batch statistics",
+        "images are judged with the help of their neighbours, as by batch statistics (which change logits by a "
+        "hundredth and more; within ten times the threshold it may be rounding of other kernels for other batch sizes)",
     )
     try:
         alone = torch.cat([evidence.logits(image) for image in images.split(1)])
