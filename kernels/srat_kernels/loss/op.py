@@ -35,7 +35,7 @@ def separation_loss(
     """Batch supervised-contrastive separation loss (Eq. 6).
 
     Args:
-        features: [B, D] float rows, already L2-normalised.
+        features: [B, D] float rows, already L2-normalised (longer ones: less accurate gradients, `README.md`).
         labels: [B] int64 or int32.
         temperature: tau > 0.
         empty_anchors: what an anchor without a positive does to the mean: "drop" leaves it out,
@@ -138,7 +138,7 @@ def srat_loss(
     """Eq. 7: classification loss plus `separation_weight` times the separation loss of the same rows.
 
     Args:
-        features: [B, D] float rows, already L2-normalised.
+        features: [B, D] float rows, already L2-normalised (longer ones: less accurate gradients, `README.md`).
         logits: [B, C] float.
         labels: [B] int64 or int32 in [0, C).
         separation_weight: lambda >= 0.
