@@ -8,6 +8,9 @@ triton reads it once and torch.compile imports triton. Other tests do not notice
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -16,6 +19,8 @@ import torch
 from PIL import Image
 
 from srat_fast.data.arrays import ImageArrays, ImageSet
+from tests.leftovers import end_children_with, mount_tmpfs
+from tests.leftovers import pytest_handlecrashitem as pytest_handlecrashitem
 
 # Both read by torch at the first product on a GPU; also what tests outside of `hardware.numerics` are judged by.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -24,6 +29,27 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 # Read once, when numba is imported: ffcv's decoders run as plain Python here; one test compiles them elsewhere.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    end_children_with(os.getpid())
+
+
+@pytest.fixture
+def disk_of(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A function of a size ("64k") that gives a file system of that size; skipped where none can be mounted."""
+    place = tmp_path / "disk"
+
+    def mount(size: str) -> Path:
+        place.mkdir()
+        reason = mount_tmpfs(place, size)
+        if reason:
+            pytest.skip(f"a tmpfs cannot be mounted here: {reason}")
+        return place
+
+    yield mount
+    if place.is_mount():
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import shutil
 import struct
-import subprocess
 import sys
 import tarfile
 import threading
@@ -226,18 +224,3 @@ def server(tmp_path, monkeypatch):
     running = Server(tmp_path / "published")
     yield running
     running.close()
-
-
-@pytest.fixture
-def tiny_disk(tmp_path):
-    """A disk of 64 KiB: a tmpfs of the test's own."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount command")
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)

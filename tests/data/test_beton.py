@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -173,48 +172,27 @@ def test_a_second_process_waits_and_takes_what_the_first_made(cache, caplog) -> 
         assert first.stdout.read().strip() == str(made.path)
 
 
-@contextmanager
-def tiny_disk(path: Path, size: str):
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a file system of its own is needed: {mounted.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
 @pytest.mark.parametrize("size", ["1m", "3m"])  # cut in the header's padding, and in the first page
-def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path, size) -> None:
-    with tiny_disk(tmp_path / "disk", size) as disk:
-        with pytest.raises(
-            UserError, match=r"data.prepared = .*: cannot be written: No space left on device"
-        ):
-            prepare_beton("train", some_images(), digits(**{"data.prepared": str(disk)}))
-        assert list(disk.iterdir()) == []
+def test_a_full_disk_is_one_line_and_leaves_no_file(disk_of, size) -> None:
+    disk = disk_of(size)
+    with pytest.raises(UserError, match=r"data.prepared = .*: cannot be written: No space left on device"):
+        prepare_beton("train", some_images(), digits(**{"data.prepared": str(disk)}))
+    assert list(disk.iterdir()) == []
 
 
-def test_a_disk_that_is_full_for_a_moment_is_noticed(ffcv, tmp_path) -> None:
+def test_a_disk_that_is_full_for_a_moment_is_noticed(ffcv, disk_of) -> None:
     """ffcv does not look at how much of a page was taken; the next page would follow the cut one."""
-    with tiny_disk(tmp_path / "disk", "12m") as disk:
-        (disk / "filler").write_bytes(
-            bytes(9 * 2**20)
-        )  # room for the header's 2 MiB and half of the first page
+    disk = disk_of("12m")
+    (disk / "filler").write_bytes(bytes(9 * 2**20))  # room for the header's 2 MiB and half of the first page
 
-        def images():
-            for position in range(40):  # 32 of them fill a page
-                if position == 36:
-                    (disk / "filler").unlink()
-                yield np.zeros((256, 256, 1), np.uint8)
+    def images():
+        for position in range(40):  # 32 of them fill a page
+            if position == 36:
+                (disk / "filler").unlink()
+            yield np.zeros((256, 256, 1), np.uint8)
 
-        with pytest.raises(OSError, match="No space left"):
-            ffcv.write_beton(disk / "a.beton", images(), np.zeros(40, np.int64), (256, 256, 1), False)
+    with pytest.raises(OSError, match="No space left"):
+        ffcv.write_beton(disk / "a.beton", images(), np.zeros(40, np.int64), (256, 256, 1), False)
 
 
 def jpeg_recipe(root: Path, **changes: object) -> Recipe:

@@ -119,11 +119,12 @@ def test_without_network_the_message_says_what_to_place_where(name, published, t
     assert not (tmp_path / "deep").exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(archive, server, tiny_disk) -> None:
+def test_a_full_disk_is_one_line_and_leaves_nothing(archive, server, disk_of) -> None:
+    disk = disk_of("64k")
     assert archive.size > 100_000
     with pytest.raises(UserError, match=r"cannot be written: No space left on device"):
-        download(archive, tiny_disk / "root", server.url)
-    assert names(tiny_disk) == []
+        download(archive, disk / "root", server.url)
+    assert names(disk) == []
 
 
 def test_a_directory_that_cannot_be_made(archive, server, tmp_path) -> None:

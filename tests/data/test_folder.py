@@ -131,13 +131,14 @@ def test_folders_that_are_no_data_set(image_folder, tmp_path) -> None:
         load_folder(image_folder, 16)
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(image_folder, tiny_disk, monkeypatch) -> None:
-    monkeypatch.setenv("SRAT_FAST_CACHE", str(tiny_disk))
+def test_a_full_disk_is_one_line_and_leaves_nothing(image_folder, disk_of, monkeypatch) -> None:
+    disk = disk_of("64k")
+    monkeypatch.setenv("SRAT_FAST_CACHE", str(disk))
     with pytest.raises(
         UserError, match=r"SRAT_FAST_CACHE = '.*': cannot be written: No space left on device"
     ):
         load_folder(image_folder, 48)
-    assert sets(tiny_disk) == []
+    assert sets(disk) == []
 
 
 LOAD = """

@@ -77,17 +77,18 @@ def test_a_maker_that_fails_leaves_nothing(cache) -> None:
     assert not cache.exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(uneven_arrays, tiny_disk, monkeypatch) -> None:
+def test_a_full_disk_is_one_line_and_leaves_nothing(uneven_arrays, disk_of, monkeypatch) -> None:
+    disk = disk_of("64k")
     big = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     arrays = type(uneven_arrays)(
         type(uneven_arrays.train)(big, np.arange(40) % 2), uneven_arrays.test, ("a", "b")
     )
-    monkeypatch.setenv("SRAT_FAST_CACHE", str(tiny_disk))
+    monkeypatch.setenv("SRAT_FAST_CACHE", str(disk))
     with pytest.raises(
         UserError, match=r"SRAT_FAST_CACHE = '.*': cannot be written: No space left on device"
     ):
         prepared("set", lambda: arrays)
-    assert list(tiny_disk.iterdir()) == []
+    assert list(disk.iterdir()) == []
     assert len(prepared("set", lambda: uneven_arrays).train) == 62  # the disk is usable again
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -192,23 +191,12 @@ def test_a_killed_export_is_not_in_the_way_of_the_next(digits_run, tmp_path) -> 
 
 
 @pytest.mark.parametrize("name", ["safetensors", "torch-export", "robustbench", "onnx"])
-def test_a_full_disk_is_one_line_and_leaves_nothing(name, digits_run, full_run, tmp_path) -> None:
+def test_a_full_disk_is_one_line_and_leaves_nothing(name, digits_run, full_run, disk_of) -> None:
     run = full_run if name == "robustbench" else digits_run
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if (
-        os.geteuid() != 0
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("needs the right to mount a tmpfs of its own")
-    try:
-        with pytest.raises(UserError, match=r"--out = .*: cannot be written: No space left on device"):
-            export(run, name, out=disk / "out")
-        assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    disk = disk_of("64k")
+    with pytest.raises(UserError, match=r"--out = .*: cannot be written: No space left on device"):
+        export(run, name, out=disk / "out")
+    assert list(disk.iterdir()) == []
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 
 import pytest
@@ -175,34 +174,26 @@ def test_two_drivers_never_run_a_trial_twice(stage) -> None:
     assert sorted(starts) == list(range(8))
 
 
-def test_a_full_disk_pauses_the_sweep(stage, tmp_path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True
-    ).returncode:
-        pytest.skip("this user may not mount a tmpfs")
-    try:
-        stage.out = disk / "sweep"
-        stage.spec(seeds=[0, 1, 2], axes={"method": ["ce"]})
-        stage.behave({"1": ["fill", "ok"]})
-        code, text = stage.call(
-            "sweep", "spec.toml", "--out", str(stage.out), "--cpu-slots", "1", "--min-free", "0"
-        )
-        assert code == 3, text
-        assert "paused: the disk is full (" in text
-        assert "free some space, then run the same command again" in text
-        for big in stage.out.glob("runs/*/big"):
-            big.unlink()
-        code, text = stage.call(
-            "sweep", "spec.toml", "--out", str(stage.out), "--cpu-slots", "1", "--min-free", "50"
-        )
-        assert code == 3, text
-        assert "less than 50 MiB (--min-free) are free" in text
-        assert stage.sweep()[0] == 0
-        assert stage.counts() == {"done": 3}
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+def test_a_full_disk_pauses_the_sweep(stage, disk_of) -> None:
+    disk = disk_of("4m")
+    stage.out = disk / "sweep"
+    stage.spec(seeds=[0, 1, 2], axes={"method": ["ce"]})
+    stage.behave({"1": ["fill", "ok"]})
+    code, text = stage.call(
+        "sweep", "spec.toml", "--out", str(stage.out), "--cpu-slots", "1", "--min-free", "0"
+    )
+    assert code == 3, text
+    assert "paused: the disk is full (" in text
+    assert "free some space, then run the same command again" in text
+    for big in stage.out.glob("runs/*/big"):
+        big.unlink()
+    code, text = stage.call(
+        "sweep", "spec.toml", "--out", str(stage.out), "--cpu-slots", "1", "--min-free", "50"
+    )
+    assert code == 3, text
+    assert "less than 50 MiB (--min-free) are free" in text
+    assert stage.sweep()[0] == 0
+    assert stage.counts() == {"done": 3}
 
 
 def test_run_one(stage) -> None:

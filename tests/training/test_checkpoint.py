@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -98,25 +97,8 @@ def test_leftovers_of_killed_saves_are_cleaned(saved) -> None:
     assert sorted(p.name for p in saved.directory.iterdir()) == ["002", "003"]
 
 
-@pytest.fixture
-def tiny_disk(tmp_path):
-    """A file system of 3 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {made.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_is_needed(tiny_disk) -> None:
-    checkpoints = Checkpoints(tiny_disk / "checkpoint")
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_is_needed(disk_of) -> None:
+    checkpoints = Checkpoints(disk_of("3m") / "checkpoint")
     big = {"a": os.urandom(1_200_000)}
     checkpoints.save("001", big, {})
     checkpoints.save("002", big, {})
@@ -130,18 +112,19 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_is_needed(tiny_disk
     assert checkpoints.newest()[0].files == big
 
 
-def test_a_run_on_a_full_disk_fails_in_words_and_goes_on_when_there_is_room(tiny_disk, tmp_path) -> None:
+def test_a_run_on_a_full_disk_fails_in_words_and_goes_on_when_there_is_room(disk_of, tmp_path) -> None:
     recipe = short(run__checkpoint_epochs=1, run__tensorboard=False, optim__epochs=4)
     train(recipe, tmp_path / "whole")
-    out = tiny_disk / "run"
+    disk = disk_of("3m")
+    out = disk / "run"
     with pytest.raises(Interrupted):
         train(recipe, out, stops=StopAfter(8))
-    (tiny_disk / "ballast").write_bytes(b"\0" * (shutil.disk_usage(tiny_disk).free - 200_000))
+    (disk / "ballast").write_bytes(b"\0" * (shutil.disk_usage(disk).free - 200_000))
     with pytest.raises(TrainingFailure, match=r"disk .*is full"):
         train(recipe, out, resume="auto")
     assert record(out)["status"] == "failed"
     assert "is full" in record(out)["problem"]
-    (tiny_disk / "ballast").unlink()
+    (disk / "ballast").unlink()
     train(recipe, out, resume="auto")
     assert_equal_runs(tmp_path / "whole", out)
 
