@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from srat_fast.cli import (
     theory,
     train,
 )
-from srat_fast.cli.options import named_as_option, spelled_out
+from srat_fast.cli.options import forget_given, named_as_option, spelled_out
 from srat_fast.data.notices import printed
 from srat_fast.errors import Interrupted, TrainingFailure, UserError
 
@@ -70,9 +71,13 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: 0 done, 1 a run failed or a check did not hold, 2 bad input, 3 a suspicious audit or a paused sweep,
             124 ended by the watchdog, 130 stopped by Ctrl-C, 143 stopped by SIGTERM or SIGUSR1.
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    forget_given()
     try:
+        for argument in given:
+            _require_text(argument)
         with printed():
-            code = app(spelled_out(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+            code = app(spelled_out(given), standalone_mode=False)
     except UserError as error:
         sys.exit(_fail(error.line(named_as_option(error.option)), 2))
     except TrainingFailure as error:
@@ -85,6 +90,15 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(_fail("interrupted", 130))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _require_text(argument: str) -> None:
+    """Records, pages and event files hold names as text: those of other bytes are refused before anything is done."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        problem = "is not UTF-8; rename it, or give it a second name by a link"
+        raise UserError("argument", problem, os.fsencode(argument)) from None
 
 
 def _fail(message: str, code: int) -> int:
