@@ -53,6 +53,7 @@ def evaluate(
     """
     given = {"--subset": subset, "--data-root": data_root, "--batch-size": batch_size}
     changes = fields_given(given, {"--batch-size": "run.eval_batch_size"})
+    fields_given({"--eps": eps})  # for messages: one radius or several are no change of the recipe
 
     from rich.console import Console
 

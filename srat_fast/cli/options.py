@@ -54,7 +54,10 @@ def forget_given() -> None:
 def named_as_option(field: str) -> str:
     """How a message calls a field: "--epochs (optim.epochs)" where it was given by an option, or has one."""
     option = _given.get(field) or _FIELD_OPTIONS.get(field)
-    return f"{option} ({field})" if option else field
+    if option is None:
+        return field
+    # an option that means another field in another command is told before the field
+    return f"{option} ({field})" if OPTION_FIELDS.get(option) == field else f"{option}: {field}"
 
 
 def spelled_out(arguments: list[str]) -> list[str]:

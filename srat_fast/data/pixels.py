@@ -52,6 +52,10 @@ class Notes:
             if name not in names[-1:]:  # a tag that is read twice warns twice
                 names.append(name)
 
+    def warned(self) -> dict[str, list[str]]:
+        """Pillow's warnings so far, each with the images that it was about."""
+        return self._warned
+
     def tell(self, place: str) -> None:
         """One line for what was converted, one for each of Pillow's warnings."""
         tell_converted(self._kinds, sum(self._kinds.values()), place)

@@ -18,6 +18,7 @@ from srat_fast.cli.app import main
 from srat_fast.data import folder
 from srat_fast.data.folder import class_files, decode, load_folder
 from srat_fast.errors import UserError
+from tests.data.fuzz import fuzz
 
 
 @pytest.fixture(autouse=True)
@@ -313,6 +314,14 @@ def test_whatever_a_decoder_raises_is_one_line_with_the_file(error, image_folder
         load_folder(image_folder, 8)
     assert "\n" not in str(told.value)
     assert len(sets(cache)) == 1
+
+
+def test_damaged_files_end_in_an_image_or_one_line(tmp_path) -> None:
+    """The short form of `python -m tests.data.fuzz`."""
+    counts, wrong = fuzz(tmp_path, 420, seed=3)
+    assert wrong == []
+    assert {"JPEG", "PNG", "WEBP", "TIFF", "GIF"} <= {name for name, _ in counts}
+    assert {outcome for _, outcome in counts} == {"image", "one line", "warned"}
 
 
 def test_pillows_own_warnings_come_with_the_file(image_folder, caplog, monkeypatch) -> None:
