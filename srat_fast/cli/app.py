@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from srat_fast.cli import (
 )
 from srat_fast.cli.options import forget_given, named_as_option, spelled_out
 from srat_fast.data.notices import printed
-from srat_fast.errors import Interrupted, TrainingFailure, UserError
+from srat_fast.errors import Interrupted, TrainingFailure, UserError, require_text
 
 app = typer.Typer(
     name="srat-fast",
@@ -75,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     forget_given()
     try:
         for argument in given:
-            _require_text(argument)
+            require_text("argument", argument)
         with printed():
             code = app(spelled_out(given), standalone_mode=False)
     except UserError as error:
@@ -90,15 +89,6 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(_fail("interrupted", 130))
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _require_text(argument: str) -> None:
-    """Records, pages and event files hold names as text: those of other bytes are refused before anything is done."""
-    try:
-        argument.encode()
-    except UnicodeEncodeError:
-        problem = "is not UTF-8; rename it, or give it a second name by a link"
-        raise UserError("argument", problem, os.fsencode(argument)) from None
 
 
 def _fail(message: str, code: int) -> int:

@@ -24,7 +24,7 @@ from srat_fast.data.pixels import (
     resized,
     to_rgb,
 )
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, require_text
 
 _OPTION = "data"
 #: Labels without names of classes are below it: larger ones are no labels.
@@ -163,10 +163,7 @@ def require_names(classes: Sequence[str], option: str) -> None:
     if twice := [name for name, count in Counter(classes).items() if count > 1]:
         raise UserError(option, f"two of its classes have the name {twice[0]!r}")
     for name in classes:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise UserError(option, f"the name of its class {name!r} is not UTF-8") from None
+        require_text(option, name)
 
 
 def _array(value: Any, name: str) -> np.ndarray:

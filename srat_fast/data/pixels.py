@@ -116,6 +116,8 @@ def decoding(name: str, notes: Notes) -> Iterator[None]:
             raise
         except UnidentifiedImageError:
             raise Unreadable("is not an image that can be read") from None
+        except Image.DecompressionBombError as error:
+            raise Unreadable(f"is too large: {error}") from None
         except MemoryError:
             raise Unreadable("needs more memory than there is") from None
         except (
@@ -131,10 +133,11 @@ def decoding(name: str, notes: Notes) -> Iterator[None]:
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
     """(RGB picture, what it was: "" or words such as "grayscale"); transparency is dropped, as torchvision does."""
+    sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
     image = _turned(image)
     if image.mode == "RGB":
         return image, ""
-    if image.mode.startswith("I;16"):
+    if sixteen:
         # Pillow's own conversion would cut off at 255, which makes nearly everything white
         deep = np.asarray(image).astype(np.uint16)
         return Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB"), _MODES["I;16"]
