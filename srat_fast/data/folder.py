@@ -64,8 +64,8 @@ def class_files(root: Path, *, tell: bool = False) -> tuple[list[str], dict[str,
     if tell and passed:
         names = some_of([os.fsdecode(path.relative_to(root)) for path in passed])
         LOG.warning(
-            "%s: passed over %d that %s hidden or no image by name: %s",
-            root, len(passed), "is" if len(passed) == 1 else "are", names,
+            "%s: %d %s passed over (hidden, or no image by name): %s",
+            root, len(passed), "file" if len(passed) == 1 else "files", names,
         )  # fmt: skip
     return classes, files
 

@@ -71,7 +71,7 @@ def bar(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[
         else (progress.MofNCompleteColumn(),)
     )
     columns = (
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),  # it has a folder's name in it
         progress.BarColumn(),
         *amount,
         progress.TimeRemainingColumn(),

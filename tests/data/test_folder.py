@@ -13,10 +13,12 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from rich.console import Console
 
 from srat_fast.cli.app import main
 from srat_fast.data import folder
 from srat_fast.data.folder import class_files, decode, load_folder
+from srat_fast.data.notices import bar
 from srat_fast.errors import UserError
 from tests.data.fuzz import fuzz
 
@@ -208,9 +210,16 @@ def test_what_is_no_image_is_passed_over_and_counted(image_folder, capsys) -> No
     assert done.value.code == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "passed over" in line]
     assert said == [
-        f"warning: {image_folder}: passed over 7 that are hidden or no image by name: test/desktop.ini, "
+        f"warning: {image_folder}: 7 files passed over (hidden, or no image by name): test/desktop.ini, "
         "train/cat/.DS_Store, train/cat/._1.jpg and 4 more"
     ]
+
+
+def test_the_progress_bar_shows_a_name_as_it_is(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(Console, "is_terminal", True)
+    with bar("decoding cat [adult]", 3) as advance:
+        advance(1)
+    assert "decoding cat [adult]" in capsys.readouterr().err
 
 
 def test_a_class_of_other_files_only_is_an_error(image_folder) -> None:
