@@ -78,8 +78,12 @@ def _classes(root: Path) -> list[str] | None:
     with _opened(path) as file:
         if "classes" not in file.files:
             return None
-        names = np.ravel(_array(file, "classes", path))
-    return [name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name) for name in names]
+        names = np.ravel(
+            _array(file, "classes", path)
+        ).tolist()  # here, as damaged text is an error of numpy's
+        return [
+            name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name) for name in names
+        ]
 
 
 def npz_counts(root: Path) -> tuple[list[int], list[str]]:

@@ -202,12 +202,14 @@ def test_a_size_that_was_read_is_not_taken_for_one_that_was_asked(npz) -> None:
 def test_class_names_are_texts_that_differ(npz) -> None:
     counts, classes = npz_counts(npz(classes=np.array([b"cat", "café".encode(), b"x"])))
     assert (counts, classes) == (COUNTS, ["cat", "café", "x"])
+    broken = np.frombuffer(b"a\0\0\0b\0\0\0\xff\xff\xff\xff", "<U1")  # no character has that number
     for names, says in (
-        (["a", "b", "a"], "two of its classes have the name 'a'"),
-        ([b"a", b"b", b"\xff"], "is not UTF-8"),
+        (np.array(["a", "b", "a"]), "two of its classes have the name 'a'"),
+        (np.array([b"a", b"b", b"\xff"]), "is not UTF-8"),
+        (broken, "is no readable .npz file: invalid maximum character"),
     ):
         with pytest.raises(UserError, match=says):
-            npz_counts(npz(classes=np.array(names)))
+            npz_counts(npz(classes=names))
 
 
 def test_other_orders_of_bytes_and_axes_are_the_same_images(npz) -> None:
