@@ -44,7 +44,8 @@ def class_files(root: Path, *, tell: bool = False) -> tuple[list[str], dict[str,
     looks like an image and cannot be used is an error: a link to nothing, an image beside the class folders.
     """
     if not is_directory(root):
-        raise UserError("data.root", "is not a directory", str(root))
+        problem = "is not a directory, it has no folder train/ and test/ with one folder of images a class"
+        raise UserError("data.root", problem, str(root))
     passed: list[Path] = []
     found: dict[str, dict[str, Path]] = {}
     for part in _PARTS:
