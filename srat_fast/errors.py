@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class UserError(Exception):
     """Bad input, reported in one line; the command line exits with code 2 and no traceback.
@@ -33,6 +35,15 @@ class UserError(Exception):
         if self.value is not self._no_value:
             head = f"{head} = {self.value!r}"
         return f"{head}: {self.problem}" if head else self.problem
+
+
+def require_text(option: str, name: str) -> None:
+    """Refuse a name whose bytes are not UTF-8: records, tables and event files hold names as text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        problem = "is not UTF-8; rename it, or give it a second name by a link"
+        raise UserError(option, problem, os.fsencode(name)) from None
 
 
 class MissingPackage(UserError):

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, require_text
 
 RECIPE, METRICS, RECORD = "recipe.json", "metrics.jsonl", "record.json"
 #: Weights of the last epoch, of the best epoch by validation, and their moving average.
@@ -101,6 +101,7 @@ class RunDirectory:
         Raises:
             UserError: it holds another run or other files, cannot be written, or another process is at work in it.
         """
+        require_text("--out", str(path))
         run = cls(path)
         _refuse_content(path)
         missing = [p for p in (path, *path.parents) if not p.exists()]

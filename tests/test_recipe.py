@@ -51,6 +51,14 @@ def test_toml_and_json_round_trip(name: str, tmp_path) -> None:
         assert recipe.resolve().resolve() == recipe.resolve()
 
 
+@pytest.mark.parametrize("name", ["r.toml", "r.json"])
+def test_a_byte_order_mark_is_read(name: str, tmp_path) -> None:
+    recipe = build_recipe("digits", {"optim.epochs": 3})
+    text = to_toml(recipe) if name == "r.toml" else json.dumps(recipe.to_dict())
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert build_recipe(str(tmp_path / name)) == recipe
+
+
 def test_every_field_is_documented_and_survives_toml() -> None:
     for name, (_, spec) in FIELDS.items():
         assert spec.doc, name

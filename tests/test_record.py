@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -51,3 +52,9 @@ def test_versions_and_commit() -> None:
     assert {"python", "torch", "numpy"} <= set(versions())
     commit = git_commit()
     assert commit is None or len(commit.partition("+")[0]) == 40
+
+
+def test_a_directory_whose_name_is_no_text_is_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"--out = b'.*caf\\xe9': is not UTF-8; rename it"):
+        RunDirectory.create(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert list(tmp_path.iterdir()) == []

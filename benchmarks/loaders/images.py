@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from srat_fast.data.folder import class_files
+
 
 def synthetic(root: Path, size: int, train: int, test: int = 4, seed: int = 0) -> Path:
     """Two classes of smooth random JPEG, as quick to make as to decode.
@@ -41,12 +43,12 @@ def enlarged(source: Path, root: Path, size: int | None, train: int, test: int =
         train: training images, evenly over the classes.
         test: test images likewise.
     """
+    classes, files = class_files(source)
     for part, count in (("train", train), ("test", test)):
-        classes = sorted(p for p in (source / part).iterdir() if p.is_dir())
-        for folder in classes:
-            (root / part / folder.name).mkdir(parents=True)
-            for file in sorted(folder.iterdir())[: count // len(classes)]:
-                target = root / part / folder.name / file.name
+        for name, inside in zip(classes, files[part], strict=True):
+            (root / part / name).mkdir(parents=True)
+            for file in inside[: count // len(classes)]:
+                target = root / part / name / file.name
                 if size is None:
                     target.symlink_to(file.resolve())
                 else:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from srat_fast.cli.options import OPTION_FIELDS
+from srat_fast.cli.options import fields_given
 from srat_fast.cli.show import markdown_table, percent
 
 
@@ -33,8 +33,7 @@ def analyse(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """How separable a run's classes are, clean and attacked: features, t-SNE, confusion, accuracy against count."""
-    given = {"--subset": subset, "--data-root": data_root}
-    changes = {OPTION_FIELDS[option]: value for option, value in given.items() if value is not None}
+    changes = fields_given({"--subset": subset, "--data-root": data_root})
 
     from rich.console import Console
 

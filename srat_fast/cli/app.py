@@ -20,9 +20,9 @@ from srat_fast.cli import (
     theory,
     train,
 )
-from srat_fast.cli.options import named_as_option, spelled_out
+from srat_fast.cli.options import forget_given, named_as_option, spelled_out
 from srat_fast.data.notices import printed
-from srat_fast.errors import Interrupted, TrainingFailure, UserError
+from srat_fast.errors import Interrupted, TrainingFailure, UserError, require_text
 
 app = typer.Typer(
     name="srat-fast",
@@ -70,9 +70,13 @@ def main(arguments: list[str] | None = None) -> None:
         SystemExit: 0 done, 1 a run failed or a check did not hold, 2 bad input, 3 a suspicious audit or a paused sweep,
             124 ended by the watchdog, 130 stopped by Ctrl-C, 143 stopped by SIGTERM or SIGUSR1.
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    forget_given()
     try:
+        for argument in given:
+            require_text("argument", argument)
         with printed():
-            code = app(spelled_out(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+            code = app(spelled_out(given), standalone_mode=False)
     except UserError as error:
         sys.exit(_fail(error.line(named_as_option(error.option)), 2))
     except TrainingFailure as error:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from srat_fast.cli.options import fields_given
 from srat_fast.errors import UserError
 
 #: Exit code of an audit that found something.
@@ -47,6 +48,7 @@ def audit(
         if not subset.isdecimal() or int(subset) < 1:
             raise UserError("--subset", "an integer >= 1, or all", subset)
         limit = int(subset)
+    fields_given({"--subset": limit})
 
     from rich.console import Console
 
@@ -62,7 +64,7 @@ def audit(
             surrogate=surrogate,
             autoattack=autoattack,
             queries=queries,
-            changes={} if data_root is None else {"data.root": data_root},
+            changes=fields_given({"--data-root": data_root}),
             device=device,
             progress=watch,
         )

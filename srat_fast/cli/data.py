@@ -67,7 +67,7 @@ def show(
         "--mirror": mirror,
     }
     recipe = recipe_from_options(None, options, settings or [])
-    base, classes = base_counts(recipe)
+    base, classes = base_counts(recipe, tell=True)
     counts = planned_counts(recipe, base)
     _, under = halves(counts)
     _draw(recipe, classes, counts, under, figure, samples, per_class)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli.options import OPTION_FIELDS
+from srat_fast.cli.options import fields_given
 from srat_fast.cli.show import accuracy_table, per_class_table, wide_console
 
 _NAMES = (
@@ -51,10 +51,9 @@ def evaluate(
     The row worst-case counts an image as right where every attack of the call leaves it right. An evaluation that was
     killed continues where it stopped when the same command is given again.
     """
-    given = {"--subset": subset, "--data-root": data_root}
-    changes = {OPTION_FIELDS[option]: value for option, value in given.items() if value is not None}
-    if batch_size is not None:
-        changes["run.eval_batch_size"] = batch_size
+    given = {"--subset": subset, "--data-root": data_root, "--batch-size": batch_size}
+    changes = fields_given(given, {"--batch-size": "run.eval_batch_size"})
+    fields_given({"--eps": eps})  # for messages: one radius or several are no change of the recipe
 
     from rich.console import Console
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli.options import OPTION_FIELDS
+from srat_fast.cli.options import fields_given
 
 
 def export(
@@ -36,7 +36,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The model of a run for other programs: each file is read back and its logits compared with the run's."""
-    changes = {} if data_root is None else {OPTION_FIELDS["--data-root"]: data_root}
+    changes = fields_given({"--data-root": data_root})
 
     from rich import box
     from rich.console import Console

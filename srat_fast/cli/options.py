@@ -31,20 +31,33 @@ OPTION_FIELDS = {
     "--eps": "eval_attack.epsilon",
     "--subset": "data.test_limit",
 }
-_FIELD_OPTIONS = {field: option for option, field in OPTION_FIELDS.items()}
+#: Options of some commands only: a message to another command does not name them.
+_OF_SOME = ("--subset", "--eps", "--no-compile")
+_FIELD_OPTIONS = {field: option for option, field in OPTION_FIELDS.items() if option not in _OF_SOME}
+#: field -> the option by which this command was given it.
+_given: dict[str, str] = {}
+
+
+def fields_given(options: dict[str, Any], fields: dict[str, str] | None = None) -> dict[str, Any]:
+    """Field -> value of the options that were given (are not None); messages will name a field by its option."""
+    fields = OPTION_FIELDS | (fields or {})
+    given = {option: value for option, value in options.items() if value is not None}
+    _given.update({fields[option]: option for option in given})
+    return {fields[option]: value for option, value in given.items()}
+
+
+def forget_given() -> None:
+    """Another command begins in this process."""
+    _given.clear()
 
 
 def named_as_option(field: str) -> str:
-    """How a message calls a field: by its option where it has one.
-
-    Args:
-        field: dotted name, or an option.
-
-    Returns:
-        Such as "--epochs (optim.epochs)".
-    """
-    option = _FIELD_OPTIONS.get(field)
-    return f"{option} ({field})" if option else field
+    """How a message calls a field: "--epochs (optim.epochs)" where it was given by an option, or has one."""
+    option = _given.get(field) or _FIELD_OPTIONS.get(field)
+    if option is None:
+        return field
+    # an option that means another field in another command is told before the field
+    return f"{option} ({field})" if OPTION_FIELDS.get(option) == field else f"{option}: {field}"
 
 
 def spelled_out(arguments: list[str]) -> list[str]:
@@ -83,19 +96,8 @@ def parse_settings(settings: list[str]) -> dict[str, str]:
     return parsed
 
 
-def recipe_from_options(recipe: str | None, options: dict[str, Any], settings: list[str]) -> Recipe:
-    """Named recipe or file < options < `--set`.
-
-    Args:
-        recipe: as given to `--recipe`.
-        options: option -> value; None where it was not given.
-        settings: `--set` texts.
-
-    Returns:
-        The checked recipe.
-
-    Raises:
-        UserError: anything wrong with them.
-    """
-    changes = {OPTION_FIELDS[option]: value for option, value in options.items() if value is not None}
-    return build_recipe(recipe, changes | parse_settings(settings))
+def recipe_from_options(
+    recipe: str | None, options: dict[str, Any], settings: list[str], fields: dict[str, str] | None = None
+) -> Recipe:
+    """Named recipe or file < options (`fields` has those that only this command has) < `--set`."""
+    return build_recipe(recipe, fields_given(options, fields) | parse_settings(settings))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +12,14 @@ from srat_fast.datasets import DATASETS
 from srat_fast.recipe import Recipe
 
 _Text = str | None
+#: Options of this command only -> recipe field.
+_FIELDS = {
+    "--storage": "data.storage",
+    "--image-size": "data.image_size",
+    "--max-side": "data.max_side",
+    "--jpeg-quality": "data.jpeg_quality",
+    "--out": "data.prepared",
+}
 
 
 def prepare(
@@ -69,10 +76,6 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Download, check and decode the images of a run; write .beton files for --loader ffcv, each with its SHA-256."""
-    fields = {
-        "data.storage": storage, "data.image_size": image_size, "data.max_side": max_side,
-        "data.jpeg_quality": jpeg_quality, "data.prepared": out,
-    }  # fmt: skip
     chosen = recipe_from_options(
         recipe,
         {
@@ -83,8 +86,14 @@ def prepare(
             "--loader": loader,
             "--data-root": data_root,
             "--mirror": mirror,
+            "--storage": storage,
+            "--image-size": image_size,
+            "--max-side": max_side,
+            "--jpeg-quality": jpeg_quality,
+            "--out": out,
         },
-        [*(f"{name}={value}" for name, value in fields.items() if value is not None), *(settings or [])],
+        settings or [],
+        _FIELDS,
     )
     content = _prepared(chosen)
     if as_json:
@@ -112,6 +121,7 @@ def _prepared(recipe: Recipe) -> dict[str, Any]:
     from srat_fast.data.notices import bar
     from srat_fast.data.plan import sized
     from srat_fast.data.split import load_split
+    from srat_fast.data.verify import expanded
 
     require_loader(recipe)
     recipe = sized(recipe).resolve()
@@ -125,7 +135,7 @@ def _prepared(recipe: Recipe) -> dict[str, Any]:
                 made = prepare_beton(part, images, recipe, advance)
             path, size, digest = str(made.path), made.bytes, made.sha256
         else:  # the images are where they were found; what is checked is their content
-            path = "" if recipe.data.name == "digits" else str(Path(recipe.data.root).expanduser())
+            path = "" if recipe.data.name == "digits" else str(expanded("data.root", recipe.data.root))
             size, digest = images.images.nbytes + images.labels.nbytes, checksum(images)
         files.append({"part": part, "images": len(images), "path": path, "bytes": size, "sha256": digest})
     data = recipe.data

@@ -16,6 +16,7 @@ from srat_fast.data.cache import cache_directory, exclusive
 from srat_fast.data.ffcv_import import ffcv_library
 from srat_fast.data.files import FileImages
 from srat_fast.data.notices import LOG
+from srat_fast.data.verify import expanded
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe
 from srat_fast.record import write_atomically
@@ -65,10 +66,16 @@ def prepare_beton(
     """
     library = ffcv_library()
     path = _directory(recipe) / f"{recipe.data.name}-{part}-{_key(images, recipe, library)}.beton"
-    found = _checked(path, logging.DEBUG)
+    try:
+        found = _checked(path, logging.DEBUG)
+    except OSError as error:
+        raise UserError(_owner(recipe), f"cannot be read: {error.strerror or error}", str(path)) from None
     try:
         if found is None:
-            with exclusive(path, lambda: LOG.info("waiting for another process that makes %s", path)):
+            lock = exclusive(
+                path, lambda: LOG.info("waiting for another process that makes %s", path), _owner(recipe)
+            )
+            with lock:
                 if (found := _checked(path)) is None:
                     _make(path, images, recipe, library, advance)
                     found = _checked(path)
@@ -76,10 +83,6 @@ def prepare_beton(
         raise UserError(
             _owner(recipe), f"cannot be written: {error.strerror or error}", str(path.parent)
         ) from None
-    except UserError as error:
-        if error.option == "SRAT_FAST_CACHE":  # the lock names the cache, whatever directory it is in
-            raise UserError(_owner(recipe), error.problem, error.value) from None
-        raise
     assert found is not None, "it was just made"
     return Beton(path, len(images), path.stat().st_size, found)
 
@@ -91,7 +94,7 @@ def _owner(recipe: Recipe) -> str:
 
 def _directory(recipe: Recipe) -> Path:
     chosen = recipe.data.prepared
-    return cache_directory() / "beton" if chosen is None else Path(chosen).expanduser()
+    return cache_directory() / "beton" if chosen is None else expanded("data.prepared", chosen)
 
 
 def _key(images: ImageSet, recipe: Recipe, library: Any) -> str:
@@ -136,7 +139,7 @@ def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any, advance: C
             assert data.max_side is not None and data.jpeg_quality is not None, "the recipe is resolved"
             largest, quality = data.max_side, data.jpeg_quality
             shape = (largest, largest, 3)
-            source = pixels.each(lambda image: library.to_jpeg(image, largest, quality))
+            source = pixels.each(lambda image: library.to_jpeg(image, largest, quality), pixels.notes)
         else:
             shape, source = pixels.shape[1:], pixels
         library.write_beton(temporary, _counted(source, advance), images.labels, shape, jpeg)
@@ -145,6 +148,8 @@ def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any, advance: C
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         write_atomically(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode())
         os.replace(temporary, path)
+        if isinstance(pixels, FileImages):
+            pixels.notes.tell(str(pixels.root))  # once a stored file, as `prepared` sets are told of once
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,15 +12,13 @@ from srat_fast.errors import UserError
 
 
 def cache_directory() -> Path:
-    """Where prepared data sets are kept.
-
-    Returns:
-        $SRAT_FAST_CACHE, else $XDG_CACHE_HOME/srat-fast, else ~/.cache/srat-fast.
-    """
-    base = os.environ.get("SRAT_FAST_CACHE")
-    if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srat-fast"
+    """Where prepared data sets are kept: $SRAT_FAST_CACHE, else $XDG_CACHE_HOME/srat-fast, else ~/.cache/srat-fast."""
+    own, shared = os.environ.get("SRAT_FAST_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return Path(own).expanduser() if own else Path(shared).expanduser() / "srat-fast"
+    except RuntimeError:
+        problem = "name a directory by it: there is no such home directory"
+        raise UserError("SRAT_FAST_CACHE", problem, own or shared) from None
 
 
 def open_locked(path: Path, on_wait: Callable[[], None]) -> int:
@@ -91,7 +89,9 @@ def directory_made(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive(target: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def exclusive(
+    target: Path, on_wait: Callable[[], None] = lambda: None, option: str = "SRAT_FAST_CACHE"
+) -> Iterator[None]:
     """Holds a lock on making `target`: one process works, the others wait and then find it made.
 
     The holder looks for the target again before making it, writes to a temporary name and renames. The lock is a file
@@ -100,6 +100,7 @@ def exclusive(target: Path, on_wait: Callable[[], None] = lambda: None) -> Itera
     Args:
         target: the file or directory to be made; its parent is created.
         on_wait: called once if another process holds the lock.
+        option: what names the directory, for the message.
 
     Raises:
         UserError: the directory cannot be written.
@@ -110,9 +111,7 @@ def exclusive(target: Path, on_wait: Callable[[], None] = lambda: None) -> Itera
             stack.enter_context(directory_made(target.parent))
             handle = open_locked(lock, on_wait)
         except OSError as error:
-            raise UserError(
-                "SRAT_FAST_CACHE", f"cannot be written: {error.strerror}", str(target.parent)
-            ) from None
+            raise UserError(option, f"cannot be written: {error.strerror}", str(target.parent)) from None
         stack.callback(os.close, handle)
         stack.callback(lock.unlink, missing_ok=True)
         yield

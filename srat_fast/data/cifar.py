@@ -17,7 +17,7 @@ import numpy as np
 
 from srat_fast.data.archives import CifarFacts
 from srat_fast.data.arrays import ImageArrays, ImageSet
-from srat_fast.data.verify import require_md5
+from srat_fast.data.verify import one_line, require_md5
 from srat_fast.errors import UserError
 
 #: The largest real member has 155 MB; a larger one is not the published file, whatever its name.
@@ -122,10 +122,8 @@ def members_of_folder(path: Path, facts: CifarFacts) -> dict[str, bytes]:
     """
     found = {}
     for name, md5 in (facts.train | facts.test).items():
-        try:
+        with one_line(path / name):
             content = (path / name).read_bytes()
-        except OSError as error:
-            raise UserError("data.root", f"cannot be read: {error.strerror}", str(path / name)) from None
         found[name] = require_md5(content, md5, str(path / name))
     return found
 

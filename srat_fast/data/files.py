@@ -13,8 +13,9 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays, ImageSet
-from srat_fast.data.folder import class_files, class_folders, decode, read_rgb
-from srat_fast.errors import UserError
+from srat_fast.data.folder import class_files, decode, read_image
+from srat_fast.data.pixels import Notes
+from srat_fast.data.verify import one_line
 
 T = TypeVar("T")
 
@@ -29,12 +30,14 @@ class FileImages:
         root: the folder below which the files lie.
         files: in order.
         size: height and width that images are decoded to (shorter side resized, centre square).
+        notes: of the whole set: what is converted is told once, by who stores the images.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, root: Path, files: Sequence[Path], size: int) -> None:
+    def __init__(self, root: Path, files: Sequence[Path], size: int, notes: Notes | None = None) -> None:
         self.root, self.files, self._size = root, list(files), size
+        self.notes = Notes() if notes is None else notes
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -50,27 +53,18 @@ class FileImages:
         if not isinstance(index, slice) and np.asarray(index).dtype == bool:
             index = np.flatnonzero(index)
         chosen = self.files[index] if isinstance(index, slice) else [self.files[i] for i in np.asarray(index)]
-        return FileImages(self.root, chosen, self._size)
+        return FileImages(self.root, chosen, self._size, self.notes)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         images = np.empty(self.shape, np.uint8)
-        for position, image in enumerate(_ahead(lambda file: decode(file, self._size), self.files)):
+        read = _ahead(lambda file: decode(file, self._size, self.notes), self.files)
+        for position, image in enumerate(read):
             images[position] = image
         return images if dtype is None else images.astype(dtype)
 
-    def each(self, function: Callable[[np.ndarray], T]) -> Iterator[T]:
-        """What a function makes of each image at its full size; a few are in work at any time.
-
-        Args:
-            function: [H, W, 3] uint8 -> anything; called by several threads.
-
-        Returns:
-            Its results, in order.
-
-        Raises:
-            UserError: empty, damaged or not an image; it names the file.
-        """
-        return _ahead(lambda file: function(np.asarray(read_rgb(file))), self.files)
+    def each(self, function: Callable[[np.ndarray], T], notes: Notes | None = None) -> Iterator[T]:
+        """What a function makes of each image, [H, W, 3] at its full size, in order; threads have a few in work."""
+        return _ahead(lambda file: function(np.asarray(read_image(file, notes)[0])), self.files)
 
     def content(self) -> str:
         """SHA-256 over names and bytes of the files, and the size that they are decoded to.
@@ -83,7 +77,7 @@ class FileImages:
         """
         digest = hashlib.sha256(str(self._size).encode())
         for file, its in zip(self.files, _ahead(_digest, self.files), strict=True):
-            digest.update(f"{file.relative_to(self.root)}\0{its}\n".encode())
+            digest.update(os.fsencode(file.relative_to(self.root)) + f"\0{its}\n".encode())  # names are bytes
         return digest.hexdigest()
 
 
@@ -100,14 +94,11 @@ def load_files(root: Path, size: int) -> ImageArrays:
     Raises:
         UserError: missing folders, empty classes or damaged test images.
     """
-    if not root.is_dir():
-        raise UserError("data.root", "is not a directory", str(root))
-    classes = class_folders(root)
-    parts = []
-    for part in ("train", "test"):
-        lists = class_files(root, part, classes)
+    classes, files = class_files(root, tell=True)
+    parts, notes = [], Notes()
+    for lists in files.values():
         labels = np.repeat(np.arange(len(classes)), [len(one_class) for one_class in lists]).astype(np.int64)
-        images = FileImages(root, [file for one_class in lists for file in one_class], size)
+        images = FileImages(root, [file for one_class in lists for file in one_class], size, notes)
         parts.append(ImageSet(cast(np.ndarray, images), labels))
     return ImageArrays(parts[0], in_memory(parts[1]), tuple(classes))
 
@@ -128,11 +119,8 @@ def in_memory(images: ImageSet) -> ImageSet:
 
 
 def _digest(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError("data.root", f"cannot be read: {error.strerror}", str(file)) from None
+    with one_line(file), file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _ahead(function: Callable[[Path], T], files: Sequence[Path]) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""Class folders of images: `train/<class>/*` and `test/<class>/*` enter, cached uint8 arrays leave."""
+"""Class folders of images: `train/<class>/` and `test/<class>/`, read once, kept as cached uint8 arrays."""
 
 from __future__ import annotations
 
@@ -6,125 +6,174 @@ import hashlib
 import json
 import os
 import time
-from collections import Counter
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from srat_fast.data.arrays import ImageArrays, ImageSet
 from srat_fast.data.notices import LOG, bar
-from srat_fast.data.pixels import Unreadable, fitted, tell_converted, to_rgb
+from srat_fast.data.pixels import Notes, Unreadable, decoding, fitted, some_of, to_rgb
 from srat_fast.data.prepared import prepared
+from srat_fast.data.verify import is_directory, one_line
 from srat_fast.errors import UserError
+
+#: What is taken for an image by its name, in upper or lower case: the formats that Pillow reads, and some that it reads
+#: with a plug-in only, so that they stop a run by name and are not passed over. No documents, films and data formats.
+SUFFIXES = {
+    ".apng", ".avif", ".avifs", ".bmp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit", ".fits", ".flc", ".fli",
+    ".gif", ".heic", ".heif", ".icb", ".icns", ".ico", ".im", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe",
+    ".jpeg", ".jpf", ".jpg", ".jpx", ".jxl", ".msp", ".pbm", ".pcd", ".pcx", ".pfm", ".pgm", ".png", ".pnm",
+    ".ppm", ".psd", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".tif", ".tiff", ".vda", ".vst", ".webp",
+    ".xbm", ".xpm",
+}  # fmt: skip
+_PARTS = ("train", "test")
 
 
 def class_folders(root: Path) -> list[str]:
-    """Class names of a folder data set: the folders of train/, which must be those of test/ too.
+    """Class names of a folder data set, sorted; the position is the label."""
+    return class_files(root)[0]
 
-    Args:
-        root: holds train/ and test/.
 
-    Returns:
-        Sorted names; the position is the label.
+def class_files(root: Path, *, tell: bool = False) -> tuple[list[str], dict[str, list[list[Path]]]]:
+    """Class names, and of each part and class its images, sorted, those of sub-folders included.
 
-    Raises:
-        UserError: a folder is missing, or the two parts differ.
+    Hidden files and folders and files that are no images by their names are passed over; `tell` says how many. What
+    looks like an image and cannot be used is an error: a link to nothing, an image beside the class folders.
     """
-    found = {}
-    for part in ("train", "test"):
-        if not (root / part).is_dir():
+    if not is_directory(root):
+        problem = "is not a directory, it has no folder train/ and test/ with one folder of images a class"
+        raise UserError("data.root", problem, str(root))
+    passed: list[Path] = []
+    found: dict[str, dict[str, Path]] = {}
+    for part in _PARTS:
+        if not is_directory(root / part):
             raise UserError(
                 "data.root", f"has no folder {part}/ with one folder of images a class", str(root)
             )
-        found[part] = {p.name for p in (root / part).iterdir() if p.is_dir() and not p.name.startswith(".")}
-    if different := sorted(found["train"] ^ found["test"]):
-        raise UserError(
-            "data.root", f"classes of train/ and test/ differ: {', '.join(different[:5])}", str(root)
-        )
-    if len(found["train"]) < 2:
+        folders, loose = _inside(root / part, passed)
+        if loose:
+            problem = "is an image beside the class folders; move it into one of them"
+            raise UserError("data.root", problem, str(loose[0]))
+        found[part] = {folder.name: folder for folder in folders}
+    classes = _same_classes(root, list(found["train"]), list(found["test"]))
+    files = {
+        part: [_images(root, folders[name], passed) for name in classes] for part, folders in found.items()
+    }
+    if tell and passed:
+        names = some_of([os.fsdecode(path.relative_to(root)) for path in passed])
+        LOG.warning(
+            "%s: %d %s passed over (hidden, or no image by name): %s",
+            root, len(passed), "file" if len(passed) == 1 else "files", names,
+        )  # fmt: skip
+    return classes, files
+
+
+def _same_classes(root: Path, train: list[str], test: list[str]) -> list[str]:
+    """The class names, which both parts must have; names are text, so that records and tables can hold them."""
+    for name in train + test:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            problem = f"the name of its class folder {os.fsencode(name)!r} is not UTF-8; rename it"
+            raise UserError("data.root", problem, str(root)) from None
+    forms = dict[str, str]()
+    for name in sorted({*train, *test}):
+        other = forms.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            problem = (
+                f"two class folders differ only in the Unicode form of their names: {name} (NFC and NFD, which look "
+                "alike; files from macOS have NFD); rename one as the other"
+            )
+            raise UserError("data.root", problem, str(root))
+    if different := sorted({*train} ^ {*test}):
+        problem = f"classes of train/ and test/ differ: {', '.join(different[:5])}"
+        raise UserError("data.root", problem, str(root))
+    if len(train) < 2:
         raise UserError("data.root", "at least 2 class folders are needed in its train/", str(root))
-    return sorted(found["train"])
+    return sorted(train)
 
 
-def class_files(root: Path, part: str, classes: list[str]) -> list[list[Path]]:
-    """Files of each class, sorted; hidden ones are passed over.
-
-    Args:
-        root: holds train/ and test/.
-        part: "train" or "test".
-        classes: as `class_folders` gives them.
-
-    Returns:
-        One list a class.
-
-    Raises:
-        UserError: a class has no file.
-    """
-    files = []
-    for name in classes:
-        folder = root / part / name
-        inside = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-        if not inside:
-            raise UserError("data.root", f"class folder {part}/{name} holds no image", str(root))
-        files.append(inside)
-    return files
+def _images(root: Path, folder: Path, passed: list[Path]) -> list[Path]:
+    """All images below a class folder, sorted; linked folders are followed."""
+    images: list[Path] = []
+    before = len(passed)
+    waiting = [(folder, frozenset[tuple[int, int]]())]
+    while waiting:
+        here, above = waiting.pop()
+        with one_line(here):
+            state = here.stat()
+        if (state.st_dev, state.st_ino) in above:
+            raise UserError("data.root", "is a link to a folder that it lies in", str(here))
+        folders, files = _inside(here, passed)
+        images += files
+        waiting += [(inner, above | {(state.st_dev, state.st_ino)}) for inner in folders]
+    if not images:
+        others = f" (passed over: {some_of([p.name for p in passed[before:]])})" if passed[before:] else ""
+        raise UserError(
+            "data.root", f"class folder {folder.relative_to(root)} holds no image{others}", str(root)
+        )
+    return sorted(images)
 
 
-def read_image(path: Path) -> tuple[Image.Image, str]:
-    """One image as RGB, turned as its EXIF data say.
+def _inside(folder: Path, passed: list[Path]) -> tuple[list[Path], list[Path]]:
+    """(folders, images) of a folder; what is hidden or no image by its name is added to `passed`."""
+    folders, images = list[Path](), list[Path]()
+    with one_line(folder), os.scandir(folder) as entries:
+        inside = sorted(entries, key=lambda entry: entry.name)
+    for entry in inside:
+        path = folder / entry.name
+        with one_line(path):
+            if entry.name.startswith("."):
+                passed.append(path)
+            elif entry.is_dir():
+                folders.append(path)
+            elif path.suffix and path.suffix.lower() not in SUFFIXES:
+                passed.append(path)
+            elif entry.is_file():
+                (images if path.suffix or _is_image(path) else passed).append(path)
+            else:
+                problem = "is a link to nothing" if entry.is_symlink() else "is no plain file"
+                raise UserError("data.root", problem, str(path))
+    return folders, images
 
-    Args:
-        path: any format that Pillow reads.
 
-    Returns:
-        (an image at its own size, what it was: "" for RGB, else words such as "grayscale").
-
-    Raises:
-        UserError: empty, damaged or not an image.
-    """
+def _is_image(path: Path) -> bool:
+    """Whether a file whose name says nothing is an image by its first bytes."""
     try:
-        with Image.open(path) as opened:
-            return to_rgb(opened)
+        with decoding("", Notes()), Image.open(path):
+            return True
+    except Unreadable:
+        with path.open("rb"):  # a file that cannot be opened is no reason to pass over it
+            return False
+
+
+def read_image(path: Path, notes: Notes | None = None) -> tuple[Image.Image, str]:
+    """(RGB image at its own size, turned as its EXIF data say; what it was: "" or words such as "grayscale").
+
+    Whatever is wrong with the file is one line that names it.
+    """
+    notes = Notes() if notes is None else notes
+    try:
+        with decoding(str(path), notes), Image.open(path) as opened:
+            image, kind = to_rgb(opened)
     except Unreadable as error:
-        raise UserError("data.root", str(error), str(path)) from None
-    except UnidentifiedImageError:
-        problem = "is empty" if path.stat().st_size == 0 else "is not an image that can be read"
-        raise UserError("data.root", problem, str(path)) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError("data.root", f"is a damaged image: {error}", str(path)) from None
+        raise UserError("data.root", _problem(path, str(error)), str(path)) from None
+    notes.add(kind)
+    return image, kind
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """One image, turned as its EXIF data say.
-
-    Args:
-        path: any format that Pillow reads.
-
-    Returns:
-        An RGB image at its own size.
-
-    Raises:
-        UserError: empty, damaged or not an image.
-    """
-    return read_image(path)[0]
+def _problem(path: Path, problem: str) -> str:
+    """An empty file is called empty, whatever the decoder says."""
+    with one_line(path):
+        return "is empty" if path.stat().st_size == 0 else problem
 
 
-def decode(path: Path, size: int) -> np.ndarray:
-    """One image as RGB, its shorter side resized to `size`, cropped to the centre square.
-
-    Args:
-        path: any format that Pillow reads.
-        size: pixels.
-
-    Returns:
-        [size, size, 3] uint8.
-
-    Raises:
-        UserError: empty, damaged or not an image.
-    """
-    return fitted(read_rgb(path), size)
+def decode(path: Path, size: int, notes: Notes | None = None) -> np.ndarray:
+    """One image as [size, size, 3] uint8: the shorter side resized, cropped to the centre square."""
+    return fitted(read_image(path, notes)[0], size)
 
 
 def _fingerprint(root: Path, files: dict[str, list[list[Path]]], size: int) -> str:
@@ -135,29 +184,24 @@ def _fingerprint(root: Path, files: dict[str, list[list[Path]]], size: int) -> s
     digest = hashlib.sha256(json.dumps(size).encode())
     for lists in files.values():
         for path in (p for one_class in lists for p in one_class):
-            state = path.stat()
-            times = f"{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}"
-            digest.update(f"{path.relative_to(root)}\0{times}\n".encode())
+            with one_line(path):
+                state = path.stat()
+            times = f"\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}\n"
+            digest.update(os.fsencode(path.relative_to(root)) + times.encode())  # names are bytes
     return digest.hexdigest()[:24]
 
 
 def _decoded(root: Path, files: dict[str, list[list[Path]]], classes: list[str], size: int) -> ImageArrays:
     """All images, in several threads."""
     total = sum(len(one_class) for lists in files.values() for one_class in lists)
-    parts, kinds, done, started = [], Counter[str](), 0, time.perf_counter()
-
-    def read_fitted(file: Path) -> tuple[np.ndarray, str]:
-        image, kind = read_image(file)
-        return fitted(image, size), kind
-
+    parts, notes, done, started = [], Notes(), 0, time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool, bar(f"decoding {root.name}", total) as advance:
         try:
             for lists in files.values():
                 flat = [file for one_class in lists for file in one_class]
                 images = np.empty((len(flat), size, size, 3), np.uint8)
-                for position, (image, kind) in enumerate(pool.map(read_fitted, flat)):
+                for position, image in enumerate(pool.map(lambda file: decode(file, size, notes), flat)):
                     images[position] = image
-                    kinds[kind] += 1
                     done += 1
                     advance(done)
                 labels = np.repeat(np.arange(len(classes)), [len(one_class) for one_class in lists])
@@ -166,26 +210,12 @@ def _decoded(root: Path, files: dict[str, list[list[Path]]], classes: list[str],
             pool.shutdown(cancel_futures=True)  # one bad image ends it; the others need not be waited for
             raise
     LOG.info("decoded %d images of %s in %.1f s", total, root, time.perf_counter() - started)
-    tell_converted(kinds, total, str(root))
+    notes.tell(str(root))
     return ImageArrays(parts[0], parts[1], tuple(classes))
 
 
 def load_folder(root: Path, size: int) -> ImageArrays:
-    """A folder data set, decoded once and kept by content (names, sizes, times) and image size.
-
-    Args:
-        root: holds train/<class>/* and test/<class>/*.
-        size: height and width in pixels.
-
-    Returns:
-        Its images and labels.
-
-    Raises:
-        UserError: missing folders, empty classes, damaged images, or a cache that cannot be written.
-    """
-    if not root.is_dir():
-        raise UserError("data.root", "is not a directory", str(root))
-    classes = class_folders(root)
-    files = {part: class_files(root, part, classes) for part in ("train", "test")}
+    """A folder data set, decoded once and kept by content (names, sizes, times) and image size."""
+    classes, files = class_files(root, tell=True)
     key = f"folder-{_fingerprint(root, files, size)}"
     return prepared(key, lambda: _decoded(root, files, classes, size))

@@ -47,12 +47,13 @@ def imbalanced_counts(base: Sequence[int], imbalance: str, ratio: float) -> list
     return counts
 
 
-def limited_counts(counts: Sequence[int], limit: int | None) -> list[int]:
+def limited_counts(counts: Sequence[int], limit: int | None, option: str = "data.limit") -> list[int]:
     """At most `limit` images in the same proportions, at least one a class.
 
     Args:
         counts: images per class.
         limit: the total, or None for all.
+        option: where the limit comes from, for the message.
 
     Returns:
         Counts that sum to min(limit, sum(counts)).
@@ -64,7 +65,7 @@ def limited_counts(counts: Sequence[int], limit: int | None) -> list[int]:
     if limit is None or limit >= total:
         return list(counts)
     if limit < len(counts):
-        raise UserError("data.limit", f"an integer >= {len(counts)}, one image a class", limit)
+        raise UserError(option, f"an integer >= {len(counts)}, one image a class", limit)
     exact = [n * limit / total for n in counts]
     kept = [max(1, int(e)) for e in exact]
     # hand out what rounding left (or take back what "at least one" added) by largest remainder

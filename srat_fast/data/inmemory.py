@@ -14,10 +14,21 @@ import numpy as np
 from PIL import Image
 
 from srat_fast.data.arrays import ImageArrays, ImageSet
-from srat_fast.data.pixels import Unreadable, fitted, images_to_rgb, resized, tell_converted, to_rgb
-from srat_fast.errors import UserError
+from srat_fast.data.pixels import (
+    Notes,
+    Unreadable,
+    decoding,
+    fitted,
+    images_to_rgb,
+    require_same_size,
+    resized,
+    to_rgb,
+)
+from srat_fast.errors import UserError, require_text
 
 _OPTION = "data"
+#: Labels without names of classes are below it: larger ones are no labels.
+_MOST = 10**6
 _IMAGE_COLUMNS = ("image", "img", "images", "pixel_values")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
@@ -44,7 +55,7 @@ def arrays_from(data: Any, size: int | None = None) -> ImageArrays:
         )
     if absent := [part for part in ("train", "test") if part not in data]:
         raise UserError(_OPTION, f"has no split {absent[0]}; it has {', '.join(map(str, data)) or 'none'}")
-    parts, names, kinds = [], None, Counter[str]()
+    parts, names, notes = [], None, Notes()
     for part in ("train", "test"):
         split = data[part]
         if isinstance(split, tuple):
@@ -52,11 +63,11 @@ def arrays_from(data: Any, size: int | None = None) -> ImageArrays:
                 raise UserError(
                     _OPTION, f"its {part} must be a pair (images, labels), not {len(split)} things"
                 )
-            parts.append((np.asarray(split[0]), np.asarray(split[1])))
+            parts.append((_array(split[0], f"{part} images"), _array(split[1], f"{part} labels")))
         else:
-            parts.append(_rows(split, part, size, kinds))
+            parts.append(_rows(split, part, size, notes))
             names = names or _names(split)
-    tell_converted(kinds, sum(kinds.values()), _OPTION)
+    notes.tell(_OPTION)
     return assembled(parts[0], parts[1], names, size, option=_OPTION, place=_OPTION)
 
 
@@ -85,20 +96,18 @@ def assembled(
     Raises:
         UserError: shapes, types or labels that do not fit, or a class without images.
     """
-    parts, kinds = [], Counter[str]()
+    parts, notes = [], Notes()
     names: list[str] | None = list(classes) if classes is not None else None
     for part, (raw_images, raw_labels) in (("train", train), ("test", test)):
         images, kind = images_to_rgb(raw_images, option, f"{part} images")
-        kinds[kind] += len(images)
+        notes.add(kind, len(images))
         labels, names = labels_of(raw_labels, names, option, f"{part} labels")
         if len(images) != len(labels):
             raise UserError(option, f"its {part} has {len(images)} images and {len(labels)} labels")
         parts.append(ImageSet(resized(images, size, option, f"{part} images"), labels))
     assert names is not None
-    if parts[0].images.shape[1:] != parts[1].images.shape[1:]:
-        shapes = " and ".join(f"{p.images.shape[1]} x {p.images.shape[2]}" for p in parts)
-        raise UserError(option, f"train and test images differ in size: {shapes}; set data.image_size")
-    tell_converted(kinds, sum(kinds.values()), place)
+    require_same_size(parts[0].images.shape[1], parts[1].images.shape[1], option)
+    notes.tell(place)
     return ImageArrays(parts[0], parts[1], tuple(names))
 
 
@@ -126,9 +135,15 @@ def labels_of(
     if not len(raw):
         raise UserError(option, f"its {name} are empty")
     labels = raw.astype(np.int64)
-    low, high = int(labels.min()), int(labels.max())
+    low, high = int(raw.min()), int(raw.max())  # of an unsigned type the largest would be negative as int64
+    hint = ""
     if classes is None:
-        classes = [str(c) for c in range(high + 1)] if low >= 0 and high < 10**6 else ["0"]
+        hint = "; they count from 0"
+        if low < 0 or high >= _MOST:
+            most = "C - 1 for C classes" if low < 0 else f"{_MOST - 1} where no classes are named"
+            raise UserError(option, f"its {name} must lie in 0..{most}, not {low}..{high}")
+        classes = [str(c) for c in range(high + 1)]
+    require_names(classes, option)
     if low < 0 or high >= len(classes):
         raise UserError(
             option,
@@ -138,16 +153,39 @@ def labels_of(
         raise UserError(option, "at least 2 classes are needed")
     absent = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
     if len(absent):
-        raise UserError(option, f"its {name} have no image of class {absent[0]} ({classes[absent[0]]})")
+        problem = f"its {name} have no image of class {absent[0]} ({classes[absent[0]]}){hint}"
+        raise UserError(option, problem)
     return labels, classes
+
+
+def require_names(classes: Sequence[str], option: str) -> None:
+    """Refuse names of classes that tables and records could not tell apart or hold."""
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise UserError(option, f"two of its classes have the name {twice[0]!r}")
+    for name in classes:
+        require_text(option, name)
+
+
+def _array(value: Any, name: str) -> np.ndarray:
+    """What was given as an array; NumPy raises several kinds where it cannot be one."""
+    try:
+        return np.asarray(value)
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ) as error:  # ragged lists, tensors on a GPU or with a gradient
+        text = " ".join(str(error).split())
+        raise UserError(_OPTION, f"its {name} cannot be made an array: {text}") from error
 
 
 def _checked(arrays: ImageArrays, size: int | None) -> ImageArrays:
     """`ImageArrays` made by hand; their own number of channels stays."""
     parts = []
     for part, given in (("train", arrays.train), ("test", arrays.test)):
-        images, _ = images_to_rgb(np.asarray(given.images), _OPTION, f"{part} images")
-        labels, _ = labels_of(np.asarray(given.labels), list(arrays.classes), _OPTION, f"{part} labels")
+        images, _ = images_to_rgb(_array(given.images, f"{part} images"), _OPTION, f"{part} images")
+        names = [str(name) for name in arrays.classes]
+        labels, _ = labels_of(_array(given.labels, f"{part} labels"), names, _OPTION, f"{part} labels")
         if len(images) != len(labels):
             raise UserError(_OPTION, f"its {part} has {len(images)} images and {len(labels)} labels")
         if np.ndim(given.images) != 4 or np.shape(given.images)[3] == 4:
@@ -170,7 +208,7 @@ def _column(row: Any, names: tuple[str, ...], what: str, part: str) -> str:
     raise UserError(_OPTION, f"its {part} has no {what} column ({', '.join(names)}); it has {', '.join(row)}")
 
 
-def _rows(split: Any, part: str, size: int | None, kinds: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
+def _rows(split: Any, part: str, size: int | None, notes: Notes) -> tuple[np.ndarray, np.ndarray]:
     """All rows of a split, as (images [N, H, W, 3] or what its arrays have, labels [N])."""
     if not hasattr(split, "__len__") or not hasattr(split, "__getitem__"):
         raise UserError(
@@ -178,17 +216,17 @@ def _rows(split: Any, part: str, size: int | None, kinds: Counter[str]) -> tuple
         )
     if not len(split):
         raise UserError(_OPTION, f"its {part} is empty")
-    first = split[0]
-    image_column = _column(first, _IMAGE_COLUMNS, "image", part)
-    label_column = _column(first, _LABEL_COLUMNS, "label", part)
     images: list[np.ndarray] = []
     labels = []
     for position in range(len(split)):
-        row = split[position]
+        name = f"{part} image {position}"
         try:
-            pixels, kind = _pixels(row[image_column], size)
-        except (Unreadable, OSError, ValueError) as error:
-            raise UserError(_OPTION, f"its {part} image {position} {error}") from None
+            with decoding(f"{_OPTION}: its {name}", notes):
+                row = split[position]  # a split may decode here
+                label = row[_column(row, _LABEL_COLUMNS, "label", part)]
+                pixels, kind = _pixels(row[_column(row, _IMAGE_COLUMNS, "image", part)], size, name)
+        except Unreadable as error:
+            raise UserError(_OPTION, f"its {name} {error}") from error.__cause__
         if images and pixels.shape != images[0].shape:
             raise UserError(
                 _OPTION,
@@ -196,18 +234,18 @@ def _rows(split: Any, part: str, size: int | None, kinds: Counter[str]) -> tuple
                 f"image 0 is {images[0].shape[0]} x {images[0].shape[1]}; set data.image_size",
             )
         images.append(pixels)
-        labels.append(row[label_column])
-        kinds[kind] += 1
-    return np.stack(images), np.asarray(labels)
+        labels.append(label)
+        notes.add(kind)
+    return np.stack(images), _array(labels, f"{part} labels")
 
 
-def _pixels(value: Any, size: int | None) -> tuple[np.ndarray, str]:
+def _pixels(value: Any, size: int | None, name: str) -> tuple[np.ndarray, str]:
     """One image as [H, W, 3], and what it was."""
     if isinstance(value, Image.Image):
         image, kind = to_rgb(value)
         return (np.asarray(image, dtype=np.uint8) if size is None else fitted(image, size)), kind
-    array, kind = images_to_rgb(np.asarray(value)[None], _OPTION, "image")
-    return resized(array, size, _OPTION, "image")[0] if size is not None else array[0], kind
+    array, kind = images_to_rgb(_array(value, name)[None], _OPTION, name)
+    return resized(array, size, _OPTION, name)[0] if size is not None else array[0], kind
 
 
 def _names(split: Any) -> list[str] | None:

@@ -14,11 +14,20 @@ LOG = logging.getLogger("srat_fast.data")
 
 
 class _Lines(logging.Handler):
-    """Writes to whatever stderr is at the moment."""
+    """Writes to whatever stderr is at the moment; a warning that comes again (a set is read twice) is written once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = "warning: " if record.levelno >= logging.WARNING else ""
-        print(level + record.getMessage(), file=sys.stderr, flush=True)
+        line = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            if line in self._said:
+                return
+            self._said.add(line)
+            line = "warning: " + line
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -62,7 +71,7 @@ def bar(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[
         else (progress.MofNCompleteColumn(),)
     )
     columns = (
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),  # it has a folder's name in it
         progress.BarColumn(),
         *amount,
         progress.TimeRemainingColumn(),

@@ -6,8 +6,6 @@ One file holds train_images, train_labels, test_images and test_labels; of two f
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,41 +14,57 @@ import numpy as np
 
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.inmemory import assembled, labels_of
+from srat_fast.data.pixels import require_same_size, require_square
+from srat_fast.data.verify import is_directory
 from srat_fast.errors import UserError
 
 _OPTION = "data.root"
 _PARTS = ("train", "test")
+#: How a zip archive (also an empty one) and a single array begin.
+_ZIP, _SINGLE = (b"PK\x03\x04", b"PK\x05\x06"), b"\x93NUMPY"
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """A .npz file whose damage is told in one line; zip's own checksums notice a changed byte."""
+    """A .npz file; whatever damage leads its readers to is one line. Zip's own checksums notice a changed byte."""
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise UserError(_OPTION, "is a single array; an .npz file is needed", str(path))
-        with file:
-            yield file
+        with path.open("rb") as file:
+            start = file.read(len(_SINGLE))
+            if start == _SINGLE:
+                raise UserError(_OPTION, "is a single array; an .npz file is needed", str(path))
+            if not start.startswith(_ZIP):  # numpy would take it for a pickle
+                problem = "does not begin as one that numpy.savez wrote" if start else "it is empty"
+                raise UserError(_OPTION, f"is no readable .npz file: {problem}", str(path))
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                yield arrays
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(_OPTION, "is not there", str(path)) from None
-    except ValueError as error:
-        objects = "allow_pickle" in str(error) or "Object arrays" in str(error)
-        problem = "holds Python objects, which are not read" if objects else f"is damaged: {error}"
-        raise UserError(_OPTION, problem, str(path)) from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise UserError(_OPTION, f"is no readable .npz file: {error}", str(path)) from None
+    except MemoryError:
+        raise UserError(_OPTION, "needs more memory than there is", str(path)) from None
+    except Exception as error:  # zip's and numpy's readers raise whatever damaged bytes lead them to
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise UserError(_OPTION, f"is no readable .npz file: {reason}", str(path)) from None
 
 
 def _places(root: Path) -> dict[str, tuple[Path, str]]:
     """Part -> (file, prefix of its arrays' names)."""
-    if root.is_dir():
+    if is_directory(root):
         return {part: (root / f"{part}.npz", "") for part in _PARTS}
     return {part: (root, f"{part}_") for part in _PARTS}
 
 
 def _array(file: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
     _require(file, name, path)
-    return file[name]
+    try:
+        return np.asarray(file[name])
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            problem = f"its {name} holds Python objects, which are not read"
+            raise UserError(_OPTION, problem, str(path)) from None
+        raise
 
 
 def _require(file: np.lib.npyio.NpzFile, name: str, path: Path) -> None:
@@ -62,7 +76,14 @@ def _classes(root: Path) -> list[str] | None:
     """The names that the file (of the training images) gives, if it does."""
     path, _ = _places(root)["train"]
     with _opened(path) as file:
-        return [str(name) for name in np.ravel(file["classes"])] if "classes" in file.files else None
+        if "classes" not in file.files:
+            return None
+        names = np.ravel(
+            _array(file, "classes", path)
+        ).tolist()  # here, as damaged text is an error of numpy's
+        return [
+            name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name) for name in names
+        ]
 
 
 def npz_counts(root: Path) -> tuple[list[int], list[str]]:
@@ -86,37 +107,25 @@ def npz_counts(root: Path) -> tuple[list[int], list[str]]:
 
 
 def npz_size(root: Path) -> int:
-    """Height of the training images, from the array's header.
+    """Height of the images, from the arrays' headers; training and test images must be squares of one size."""
+    sizes = {}
+    for part, (path, prefix) in _places(root).items():
+        name = prefix + "images"
+        with _opened(path) as file:
+            _require(file, name, path)
+            shape = _shape(file, name)
+        if len(shape) not in (3, 4):
+            problem = f"its {name} must be [N, H, W] or [N, H, W, C], not {list(shape)}"
+            raise UserError(_OPTION, problem, str(path))
+        sizes[part] = require_square(shape, _OPTION, name)
+    return require_same_size(sizes["train"], sizes["test"], _OPTION)
 
-    Args:
-        root: the .npz file, or the directory.
 
-    Returns:
-        Pixels.
-
-    Raises:
-        UserError: no such file, or no stack of images.
-    """
-    path, prefix = _places(root)["train"]
-    name = prefix + "images"
-    with _opened(path) as file:
-        _require(file, name, path)
-        with file.zip.open(f"{name}.npy") as member:  # type: ignore[union-attr]
-            version = np.lib.format.read_magic(member)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape = read(member)[0]
-    if len(shape) not in (3, 4):
-        raise UserError(
-            _OPTION, f"its {name} must be [N, H, W] or [N, H, W, C], not {list(shape)}", str(path)
-        )
-    if shape[1] != shape[2]:
-        problem = f"its {name} are {shape[1]} x {shape[2]} pixels; set data.image_size to resize to squares"
-        raise UserError(_OPTION, problem, str(path))
-    return int(shape[1])
+def _shape(file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
+    with file.zip.open(f"{name}.npy") as member:  # type: ignore[union-attr]
+        if np.lib.format.read_magic(member) == (1, 0):
+            return np.lib.format.read_array_header_1_0(member)[0]
+        return np.lib.format.read_array_header_2_0(member)[0]
 
 
 def load_npz(root: Path, size: int | None) -> ImageArrays:

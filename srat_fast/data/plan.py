@@ -8,9 +8,10 @@ import numpy as np
 
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.classes import chosen_labels
-from srat_fast.data.folder import class_files, class_folders
+from srat_fast.data.folder import class_files
 from srat_fast.data.imbalance import imbalanced_counts, limited_counts
 from srat_fast.data.npz import npz_counts, npz_size
+from srat_fast.data.verify import expanded
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe
@@ -36,15 +37,18 @@ def sized(recipe: Recipe, arrays: ImageArrays | None = None) -> Recipe:
 
 
 def _root(recipe: Recipe) -> Path:
-    return Path(recipe.data.root).expanduser()
+    return expanded("data.root", recipe.data.root)
 
 
-def base_counts(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple[list[int], list[str]]:
+def base_counts(
+    recipe: Recipe, arrays: ImageArrays | None = None, *, tell: bool = False
+) -> tuple[list[int], list[str]]:
     """Training images per class of the full set (of `data.classes`, where some are chosen), without decoding an image.
 
     Args:
         recipe: its `data` section matters.
         arrays: the images, for a set in memory.
+        tell: whether to say what is passed over in folders; `load_split` says it too.
 
     Returns:
         (counts, class names) in label order.
@@ -52,12 +56,12 @@ def base_counts(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple[list
     Raises:
         UserError: a set of one's own that is not there.
     """
-    counts, names = _whole_counts(recipe, arrays)
+    counts, names = _whole_counts(recipe, arrays, tell)
     labels = chosen_labels(recipe.data.classes, names)
     return [counts[label] for label in labels], [names[label] for label in labels]
 
 
-def _whole_counts(recipe: Recipe, arrays: ImageArrays | None) -> tuple[list[int], list[str]]:
+def _whole_counts(recipe: Recipe, arrays: ImageArrays | None, tell: bool) -> tuple[list[int], list[str]]:
     facts, root = DATASETS[recipe.data.name], _root(recipe)
     if arrays is not None:
         counts = np.bincount(arrays.train.labels, minlength=len(arrays.classes))
@@ -70,10 +74,8 @@ def _whole_counts(recipe: Recipe, arrays: ImageArrays | None) -> tuple[list[int]
         return npz_counts(root)
     if recipe.data.name != "folder":
         return list(facts.train_counts), list(facts.classes)
-    if not root.is_dir():
-        raise UserError("data.root", "is not a directory", str(root))
-    classes = class_folders(root)
-    return [len(files) for files in class_files(root, "train", classes)], classes
+    classes, files = class_files(root, tell=tell)
+    return [len(one_class) for one_class in files["train"]], classes
 
 
 def planned_counts(recipe: Recipe, base: list[int]) -> list[int]:

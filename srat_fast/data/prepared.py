@@ -82,6 +82,9 @@ def load(target: Path) -> ImageArrays | None:
         classes = tuple(manifest["classes"])
     except FileNotFoundError:
         return None
+    except PermissionError as error:  # whole, for all that is known: not to be made again
+        place = str(error.filename or target)
+        raise UserError("SRAT_FAST_CACHE", f"cannot be read: {error.strerror}", place) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         LOG.warning("%s is damaged and will be made again: %s", target, error)
         return None

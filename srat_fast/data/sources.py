@@ -15,7 +15,7 @@ from srat_fast.data.folder import load_folder
 from srat_fast.data.npz import load_npz
 from srat_fast.data.prepared import location, prepared
 from srat_fast.data.svhn import read_mat
-from srat_fast.data.verify import problem_of, verified_bytes
+from srat_fast.data.verify import is_directory, is_there, one_line, problem_of, verified_bytes
 from srat_fast.datasets import DATASETS, DIGITS_TEST_PER_CLASS
 from srat_fast.errors import UserError
 
@@ -98,14 +98,14 @@ def _cifar(name: str, root: Path, mirror: str | None) -> ImageArrays:
     """From the archive, or from the folder that torchvision unpacked it to."""
     facts = CIFAR[name]
     folder, archive = root / facts.folder, root / facts.archive.name
-    if folder.is_dir():
+    if is_directory(folder):
         try:
             return arrays_of(members_of_folder(folder, facts), facts, DATASETS[name].classes)
         except UserError as error:
-            if not archive.exists():
+            if not is_there(archive):
                 advice = f"{error.problem}; remove the folder {folder} to have the set downloaded"
                 raise UserError("data.root", advice, error.value) from None
-    if archive.exists():
+    if is_there(archive):
         _require(archive, facts.archive)
     else:
         archive = download(facts.archive, root, mirror)
@@ -116,7 +116,7 @@ def _svhn(name: str, root: Path, mirror: str | None) -> ImageArrays:
     parts = []
     for facts in (SVHN["train"], SVHN["test"]):
         path = root / facts.name
-        if path.exists():
+        if is_there(path):
             _require(path, facts)
         else:
             path = download(facts, root, mirror)
@@ -126,9 +126,7 @@ def _svhn(name: str, root: Path, mirror: str | None) -> ImageArrays:
 
 def _require(path: Path, facts: Archive) -> None:
     """Refuse a file that was placed (or left) under an archive's name and is not that archive."""
-    try:
+    with one_line(path):
         problem = problem_of(path, facts)
-    except OSError as error:
-        raise UserError("data.root", f"cannot be read: {error.strerror}", str(path)) from None
     if problem:
         raise UserError("data.root", f"{problem}; remove it to have it downloaded", str(path))

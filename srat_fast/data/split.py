@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from srat_fast.data.files import in_memory, load_files
 from srat_fast.data.imbalance import draw_subset, halves, limited_counts
 from srat_fast.data.plan import planned_counts
 from srat_fast.data.sources import load_arrays
+from srat_fast.data.verify import expanded
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe
 from srat_fast.seeds import seed_for
@@ -58,7 +58,7 @@ def load_split(recipe: Recipe, arrays: ImageArrays | None = None) -> DataSplit:
     """
     data = recipe.data
     if arrays is None:
-        root = Path(data.root).expanduser()
+        root = expanded("data.root", data.root)
         if data.storage == "jpeg":  # decoded while training goes on: the training images stay in their files
             assert data.image_size is not None, "folder has a size"
             arrays = load_files(root, data.image_size)
@@ -91,7 +91,7 @@ def split_arrays(arrays: ImageArrays, recipe: Recipe) -> DataSplit:
     test = arrays.test
     if data.test_limit is not None:
         available = np.bincount(test.labels, minlength=classes).tolist()
-        wanted = limited_counts([min(available)] * classes, data.test_limit)
+        wanted = limited_counts([min(available)] * classes, data.test_limit, "data.test_limit")
         test = test.select(draw_subset(test.labels, wanted, seed_for(0, "test")))
     validation = in_memory(arrays.train.select(held_out))
     well, under = halves(counts)

@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from srat_fast.data.archives import Archive
 from srat_fast.errors import UserError
 
 _PAGE_STARTS = (b"<!doctype html", b"<html", b"<?xml", b"<head")
+
+
+@contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """What the file system refuses when data are read, as one line that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError("data.root", f"cannot be read: {error.strerror or error}", str(path)) from None
+
+
+def is_directory(path: Path) -> bool:
+    """Whether a path is a directory; one line where that cannot be found out (no permission, too long a name)."""
+    with one_line(path):
+        return path.is_dir()
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything of that name; one line where that cannot be found out."""
+    with one_line(path):
+        return path.exists()
+
+
+def expanded(option: str, text: str) -> Path:
+    """A path of the user's, ~ and ~name read as the shell reads them."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(option, "there is no such home directory", text) from None
 
 
 def is_web_page(start: bytes) -> bool:
@@ -61,10 +92,8 @@ def verified_bytes(path: Path, archive: Archive) -> bytes:
     Raises:
         UserError: it cannot be read or has another SHA-256.
     """
-    try:
+    with one_line(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise UserError("data.root", f"cannot be read: {error.strerror}", str(path)) from None
     found = hashlib.sha256(content).hexdigest()
     if found != archive.sha256:
         raise UserError("data.root", f"is damaged: its SHA-256 is {found}, not {archive.sha256}", str(path))

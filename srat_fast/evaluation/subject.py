@@ -113,7 +113,7 @@ def amend_record(
     Returns:
         What was written.
     """
-    with exclusive(directory.path / FOLDER / "record"):
+    with exclusive(directory.path / FOLDER / "record", option="RUN"):
         record = change(directory.read_json(RECORD))
         directory.write_json(RECORD, record)
     return record

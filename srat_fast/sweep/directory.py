@@ -78,7 +78,7 @@ class SweepDirectory:
             raise UserError("--out", "is not a directory", str(path))
         try:
             path.mkdir(parents=True, exist_ok=True)
-            with exclusive(path / PLAN):
+            with exclusive(path / PLAN, option="--out"):
                 sweep = cls(path, cls._merged(path, plan, spec, source, other_code))
                 for name in ("runs", "logs", "state", "claims", "recipes"):
                     (path / name).mkdir(exist_ok=True)

@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 import srat_fast
+from srat_fast.data.verify import expanded
 from srat_fast.recipe import Recipe
 
 #: Rooms of the package whose code decides no number of a run.
@@ -45,7 +46,7 @@ def data_identity(name: str, root: str) -> str:
     Returns:
         "" for sets with a fixed content; for one's own files a fingerprint of their names and sizes.
     """
-    path = Path(root).expanduser()
+    path = expanded("data.root", root)
     if name == "folder" and path.is_dir():
         files = [p for p in path.rglob("*") if p.is_file()]
     elif path.is_file():
@@ -53,7 +54,8 @@ def data_identity(name: str, root: str) -> str:
     else:
         return ""
     listing = sorted(f"{p.relative_to(path.parent)}\0{p.stat().st_size}" for p in files)
-    return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:_DIGITS]
+    content = "\n".join(listing).encode(errors="surrogateescape")  # names are bytes
+    return hashlib.sha256(content).hexdigest()[:_DIGITS]
 
 
 def run_identity(recipe: Recipe, code: str) -> str:

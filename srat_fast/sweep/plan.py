@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from srat_fast.data.plan import base_counts, planned_counts
+from srat_fast.data.verify import expanded
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
 from srat_fast.methods import METHODS
@@ -135,7 +135,7 @@ class _Planner:
         key = str(dataset)
         if key not in self.bases:
             self.bases[key] = load_fields(self.spec.recipe, dataset) | self.spec.base
-            root = Path(str(self.bases[key].get("data.root", "data"))).expanduser()
+            root = expanded("data.root", str(self.bases[key].get("data.root", "data")))
             self.bases[key]["data.root"] = str(root.absolute())  # trials run elsewhere
             try:
                 self.starts[key] = Recipe().replace(self.bases[key])
@@ -167,7 +167,7 @@ class _Planner:
         try:
             base, start = self.start(cell)
             if "data.root" in cell:
-                cell = cell | {"data.root": str(Path(str(cell["data.root"])).expanduser().absolute())}
+                cell = cell | {"data.root": str(expanded("data.root", str(cell["data.root"])).absolute())}
             fields = base | cell
             recipe = start.replace(cell) if start is not None else Recipe().replace(fields)
             if recipe.run.device.startswith("cuda:"):

@@ -316,7 +316,7 @@ def read_tree(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with a byte order mark too
     except OSError as error:
         raise UserError("SPEC", f"cannot be read: {error.strerror}", str(path)) from None
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -78,6 +79,24 @@ BAD = [
         "--precision (run.precision) = 'bf16': the reference",
     ),
     (["train", "--loader", "disk"], "--loader (data.loader) = 'disk': one of memory, ffcv"),
+    (
+        ["train", "--set", "data.test_limit=0"],
+        "error: data.test_limit = '0': an integer >= 1",  # --subset is an option of other commands
+    ),
+    (
+        ["train", "--engine", "reference", "--set", "run.compile=on"],
+        "error: run.compile = 'on': the reference engine is eager",
+    ),
+    (["data", "prepare", "--jpeg-quality", "0"], "--jpeg-quality: data.jpeg_quality = '0': an integer"),
+    (
+        ["train", "--out", os.fsdecode(b"runs/caf\xe9")],
+        "error: argument = b'runs/caf\\xe9': is not UTF-8; rename it",
+    ),
+    (
+        ["data", "show", "folder", "--data-root", os.fsdecode(b"caf\xe9")],
+        "b'caf\\xe9': is not UTF-8; rename it",
+    ),
+    (["data", "show", "npz", "--data-root", "~nobody-here/x"], "there is no such home directory"),
     (["train", "--no-such-option"], "No such option: --no-such-option"),
     (["train", "--epochs"], "Option '--epochs' requires an argument"),
     (["trian"], "No such command 'trian'"),

@@ -199,7 +199,10 @@ BAD = [
     (["evaluate", "--eps", "4/255,2"], "--eps (eval_attack.epsilon) = '2': a number > 0 and <= 1"),
     (["evaluate", "--epsilon", "x"], "--eps (eval_attack.epsilon) = 'x': a number"),
     (["evaluate", "--subset", "0"], "--subset (data.test_limit) = '0': an integer >= 1"),
-    (["evaluate", "--batch-size", "0"], "run.eval_batch_size = '0': an integer >= 1"),
+    (["evaluate", "--subset", "3"], "--subset (data.test_limit) = 3: an integer >= 10, one image a class"),
+    (["analyse", "--subset", "3"], "--subset (data.test_limit) = 3: an integer >= 10, one image a class"),
+    (["audit", "--subset", "3"], "--subset (data.test_limit) = 3: an integer >= 10, one image a class"),
+    (["evaluate", "--batch-size", "0"], "--batch-size: run.eval_batch_size = '0': an integer >= 1"),
     (["evaluate", "--weights", "first"], "--weights = 'first': one of last, best, ema"),
     (
         ["evaluate", "--weights", "ema"],

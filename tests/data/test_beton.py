@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from srat_fast import UserError, build_recipe
 from srat_fast.data import beton
@@ -219,6 +220,16 @@ def test_a_folder_is_stored_as_jpeg(image_folder, ffcv) -> None:
         (image_folder / "train" / "dog" / "1.jpg").read_bytes()
     )
     assert prepare_beton("train", load_files(image_folder, 16).train, recipe).path not in (made.path, *others)
+
+
+def test_converted_images_are_told_once_a_stored_file(image_folder, caplog) -> None:
+    Image.new("CMYK", (20, 20)).save(image_folder / "train" / "cat" / "1.jpg")
+    for _ in "ab":
+        arrays = load_files(image_folder, 16)
+        prepare_beton("train", arrays.train, jpeg_recipe(image_folder))
+        assert caplog.messages == [
+            f"{image_folder}: 7 of 18 images converted to RGB: 1 CMYK, 2 RGBA, 4 grayscale"
+        ]
 
 
 def test_a_damaged_image_stops_the_making_and_is_named(image_folder, cache) -> None:

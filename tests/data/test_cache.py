@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from srat_fast.data.cache import exclusive
+from srat_fast.data.cache import cache_directory, exclusive
 from srat_fast.errors import UserError
 
 HOLD = """
@@ -79,3 +79,15 @@ def test_what_fails_leaves_no_directory(tmp_path) -> None:
         exclusive(tmp_path / "file" / "set"),
     ):
         pass
+
+
+def test_the_directory_follows_the_environment_and_the_home(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("SRAT_FAST_CACHE", raising=False)
+    assert cache_directory() == tmp_path / ".cache" / "srat-fast"
+    monkeypatch.setenv("SRAT_FAST_CACHE", "~/kept")  # as a container's file may set it, which no shell reads
+    assert cache_directory() == tmp_path / "kept"
+    monkeypatch.setenv("SRAT_FAST_CACHE", "~nobody-here/kept")
+    with pytest.raises(UserError, match="there is no such home directory"):
+        cache_directory()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,14 @@ def test_a_split_decodes_what_is_judged_only(image_folder, monkeypatch) -> None:
     raw = load_split(build_recipe(None, fields | {"data.loader": "memory", "data.storage": "raw"}).resolve())
     assert (np.asarray(split.train.images) == raw.train.images).all()
     assert (split.validation.images == raw.validation.images).all()
+
+
+def test_names_are_bytes(image_folder) -> None:
+    cat = os.fsencode(image_folder / "train" / "cat")
+    os.rename(cat + b"/1.jpg", cat + b"/caf\xe9.jpg")
+    first = checksum(load_files(image_folder, 16).train)
+    os.rename(cat + b"/caf\xe9.jpg", cat + b"/caf\xe8.jpg")
+    assert checksum(load_files(image_folder, 16).train) != first
 
 
 def test_a_damaged_file_is_named(image_folder) -> None:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import unicodedata
+import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from rich.console import Console
 
+from srat_fast.cli.app import main
 from srat_fast.data import folder
-from srat_fast.data.folder import decode, load_folder
+from srat_fast.data.folder import class_files, decode, load_folder
+from srat_fast.data.notices import bar
 from srat_fast.errors import UserError
+from tests.data.fuzz import fuzz
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +62,8 @@ def test_each_kind_of_pixel_keeps_its_meaning(tmp_path) -> None:
         "alpha": Image.fromarray(np.dstack([grey, grey, grey, 255 - grey])),
         "grey alpha": Image.merge("LA", [Image.fromarray(grey), Image.fromarray(255 - grey)]),
     }
+    kinds["16-bit"].save(tmp_path / "deep.pgm")
+    assert (decode(tmp_path / "deep.pgm", 8) == grey[..., None]).all()
     for name, image in kinds.items():
         image.save(tmp_path / f"{name}.png")
         assert (decode(tmp_path / f"{name}.png", 8) == grey[..., None]).all(), name
@@ -129,6 +138,216 @@ def test_folders_that_are_no_data_set(image_folder, tmp_path) -> None:
         shutil.rmtree(image_folder / part / "dog")
     with pytest.raises(UserError, match="at least 2 class folders"):
         load_folder(image_folder, 16)
+
+
+def names(root, part="train") -> list[list[str]]:
+    """Each class's images, as paths below the class folder."""
+    classes, files = class_files(root)
+    found = zip(classes, files[part], strict=True)
+    return [[str(file.relative_to(root / part / name)) for file in inside] for name, inside in found]
+
+
+def test_images_in_sub_folders_and_behind_links_are_read(image_folder, tmp_path) -> None:
+    before = load_folder(image_folder, 16)
+    cat = image_folder / "train" / "cat"
+    (cat / "more" / "still").mkdir(parents=True)
+    (cat / "0.png").rename(cat / "more" / "0.png")
+    (cat / "1.jpg").rename(cat / "more" / "still" / "1.JPG")
+    (image_folder / "train" / "dog").rename(tmp_path / "elsewhere")
+    (image_folder / "train" / "dog").symlink_to(tmp_path / "elsewhere")
+    (cat / "2.bmp").rename(tmp_path / "2.bmp")
+    (cat / "2.bmp").symlink_to(tmp_path / "2.bmp")
+    after = load_folder(image_folder, 16)
+    assert names(image_folder)[0] == [
+        "2.bmp", "3.png", "4.jpg", "5.bmp", os.path.join("more", "0.png"), os.path.join("more", "still", "1.JPG")
+    ]  # fmt: skip
+    assert (after.train.images[[4, 5, 0, 1, 2, 3]] == before.train.images[:6]).all()
+    assert (after.train.images[6:] == before.train.images[6:]).all()
+    assert after.train.labels.tolist() == before.train.labels.tolist()
+
+
+def nothing(place) -> None:
+    place.symlink_to(place.parent / "gone.jpg")
+
+
+def loop(place) -> None:
+    place.with_suffix("").symlink_to(place.parent.parent)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (nothing, "x.jpg': is a link to nothing"),
+        (lambda place: nothing(place.with_suffix("")), "x': is a link to nothing"),
+        (lambda place: place.symlink_to(place), "x.jpg': cannot be read: Too many levels of symbolic links"),
+        (loop, "x/cat': is a link to a folder that it lies in"),
+        (os.mkfifo, "x.jpg': is no plain file"),
+        (lambda place: Image.new("RGB", (8, 8)).save(place.parent.parent / "x.jpg"), "beside the class folders"),
+        (lambda place: nothing(place.parent.parent / "bird"), "bird': is a link to nothing"),
+    ],
+)  # fmt: skip
+def test_no_image_is_dropped_in_silence(make, says, image_folder, cache) -> None:
+    make(image_folder / "train" / "cat" / "x.jpg")
+    with pytest.raises(UserError, match=says) as error:
+        load_folder(image_folder, 16)
+    assert str(image_folder / "train") in str(error.value)
+    assert sets(cache) == []
+
+
+def test_what_is_no_image_is_passed_over_and_counted(image_folder, capsys) -> None:
+    before = names(image_folder)
+    cat = image_folder / "train" / "cat"
+    for name in ("Thumbs.db", "notes.txt", ".DS_Store", "README"):
+        (cat / name).write_bytes(b"text")
+    shutil.copy(cat / "1.jpg", cat / "._1.jpg")
+    (cat / ".ipynb_checkpoints").mkdir()
+    (image_folder / "test" / "desktop.ini").write_text("x")
+    shutil.copy(cat / "1.jpg", cat / "hashed")  # an image without a suffix
+    assert names(image_folder) == [sorted([*before[0], "hashed"]), before[1]]
+    with pytest.raises(SystemExit) as done:
+        main(["data", "show", "folder", "--data-root", str(image_folder), "--imbalance", "none", "--json",
+              "--samples", str(image_folder / "page.png")])  # fmt: skip
+    assert done.value.code == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "passed over" in line]
+    assert said == [
+        f"warning: {image_folder}: 7 files passed over (hidden, or no image by name): test/desktop.ini, "
+        "train/cat/.DS_Store, train/cat/._1.jpg and 4 more"
+    ]
+
+
+def test_the_progress_bar_shows_a_name_as_it_is(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(Console, "is_terminal", True)
+    with bar("decoding cat [adult]", 3) as advance:
+        advance(1)
+    assert "decoding cat [adult]" in capsys.readouterr().err
+
+
+def test_a_class_of_other_files_only_is_an_error(image_folder) -> None:
+    for file in (image_folder / "test" / "dog").iterdir():
+        file.rename(file.with_suffix(".raw"))
+    with pytest.raises(UserError, match=r"test/dog holds no image \(passed over: 0.raw, 1.raw, 2.raw\)"):
+        load_folder(image_folder, 16)
+
+
+def test_names_of_files_are_bytes_and_those_of_classes_text(image_folder) -> None:
+    cat = os.fsencode(image_folder / "train" / "cat")
+    os.rename(cat + b"/1.jpg", cat + b"/caf\xe9.jpg")
+    os.rename(cat + b"/2.bmp", cat + b"/caf\xff.bmp")
+    assert load_folder(image_folder, 16).train.images.shape == (12, 16, 16, 3)
+    with open(cat + b"/caf\xe9.jpg", "wb"):
+        pass
+    with pytest.raises(UserError, match="is empty") as error:
+        load_folder(image_folder, 16)
+    str(error.value).encode()
+    for part in (b"/train", b"/test"):
+        os.rename(os.fsencode(image_folder) + part + b"/cat", os.fsencode(image_folder) + part + b"/caf\xe9")
+    with pytest.raises(UserError, match=r"class folder b'caf\\xe9' is not UTF-8; rename it"):
+        load_folder(image_folder, 16)
+
+
+def test_names_that_differ_in_their_unicode_form_only(image_folder) -> None:
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        cat = image_folder / part / "cat"
+        cat.rename(cat.with_name(unicodedata.normalize(form, "caf\u00e9")))
+    with pytest.raises(UserError, match="differ only in the Unicode form of their names"):
+        load_folder(image_folder, 16)
+
+
+def test_what_may_not_be_read_is_one_line(image_folder, cache, monkeypatch) -> None:
+    dog, scan = image_folder / "train" / "dog", os.scandir
+
+    def refused(path):
+        if path == dog:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=r"train/dog': cannot be read: Permission denied"):
+        load_folder(image_folder, 16)
+    with pytest.raises(UserError, match="cannot be read: File name too long"):
+        load_folder(image_folder / ("x" * 256), 16)
+
+
+def exif(*entries: tuple[int, int, int, bytes], tail: bytes = b"") -> bytes:
+    """EXIF data of (tag, type, count, value of four bytes or less), with "II" byte order, and what follows them."""
+    rows = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3].ljust(4, b"\0") for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + rows + b"\0" * 4 + tail
+
+
+TURNED = (0x112, 3, 1, struct.pack("<H", 6))
+NEGATIVE = (0x102, 8, 1, struct.pack("<h", -5))  # BitsPerSample, written as a signed number
+FRACTION = (0x11A, 10, 1, struct.pack("<I", 38))  # XResolution, in the tail of two entries
+NOWHERE = (0x11A, 10, 1, struct.pack("<I", 0xFFFFFF))  # the same outside of the data
+ORIENTATIONS = [
+    ((TURNED,), True),
+    ((NEGATIVE, TURNED), True),
+    ((FRACTION, TURNED), True),
+    ((NOWHERE, TURNED), False),  # Pillow stops reading there
+    (((0x112, 3, 1, b"\11\0"),), False),  # 9; there are 1 to 8
+    (((0x112, 2, 2, b"x\0"),), False),
+    (((0x112, 5, 1, b"\xff\xff\xff"),), False),
+]
+
+
+@pytest.mark.parametrize(("entries", "turned"), ORIENTATIONS)
+def test_a_picture_is_turned_as_far_as_its_exif_data_say(entries, turned, tmp_path) -> None:
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8] = 255
+    Image.fromarray(pixels).save(
+        tmp_path / "a.jpg", exif=exif(*entries, tail=struct.pack("<ii", -1, 0)), quality=95
+    )
+    picture = np.asarray(folder.read_image(tmp_path / "a.jpg")[0])
+    wanted = np.rot90(pixels, -1) if turned else pixels
+    assert picture.shape == wanted.shape
+    assert np.abs(picture.astype(int) - wanted).max() < 30
+    if entries == (TURNED,):
+        assert (picture == np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")))).all()
+
+
+RAISED = [
+    struct.error("unpack"), ZeroDivisionError(), SyntaxError("bad"), RecursionError("deep"), MemoryError(), KeyError(3),
+    IndexError("x\ny"), OSError("truncated"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), EOFError(),
+    TypeError("x"), Image.DecompressionBombError("large"), AttributeError("read"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+def test_whatever_a_decoder_raises_is_one_line_with_the_file(error, image_folder, cache, monkeypatch) -> None:
+    def load(image) -> None:
+        raise error
+
+    monkeypatch.setattr(Image.Image, "getexif", load)
+    assert load_folder(image_folder, 16).train.images.shape == (12, 16, 16, 3)  # not turned, at worst
+    monkeypatch.setattr(Image.Image, "copy", load)
+    with pytest.raises(
+        UserError, match=r"train/cat/0.png': (is a damaged image: .|needs more memory|is too large)"
+    ) as told:
+        load_folder(image_folder, 8)
+    assert "\n" not in str(told.value)
+    assert len(sets(cache)) == 1
+
+
+def test_damaged_files_end_in_an_image_or_one_line(tmp_path) -> None:
+    """The short form of `python -m tests.data.fuzz`."""
+    counts, wrong = fuzz(tmp_path, 420, seed=3)
+    assert wrong == []
+    assert {"JPEG", "PNG", "WEBP", "TIFF", "GIF"} <= {name for name, _ in counts}
+    assert {outcome for _, outcome in counts} == {"image", "one line", "warned"}
+
+
+def test_pillows_own_warnings_come_with_the_file(image_folder, caplog, monkeypatch) -> None:
+    for k in (1, 4):
+        file = image_folder / "train" / "cat" / f"{k}.jpg"
+        Image.open(file).save(file, exif=exif(NOWHERE)[:-8])
+    shown = warnings.showwarning
+    load_folder(image_folder, 16)
+    assert warnings.showwarning is shown
+    said = [line for line in caplog.messages if "EXIF" in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"{image_folder}/train/cat/1.jpg, {image_folder}/train/cat/4.jpg: ")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    load_folder(image_folder, 8)
+    assert [line for line in caplog.messages if "bomb" in line and "2.bmp" not in line]
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(image_folder, disk_of, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
@@ -92,6 +93,24 @@ def test_arrays_keep_their_channels(uneven_arrays) -> None:
     assert checksum(arrays.train) == checksum(ImageSet(given.train.images, uneven_arrays.train.labels))
 
 
+class Broken(Split):
+    """A split that decodes when a row is asked for, and fails."""
+
+    def __getitem__(self, index: int) -> dict:
+        if index == 3:
+            raise ZeroDivisionError
+        return super().__getitem__(index)
+
+
+def cut(k: int) -> Image.Image:
+    """A picture whose file ends early; Pillow notices when it is decoded."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(k).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+        buffer, "JPEG"
+    )
+    return Image.open(io.BytesIO(buffer.getvalue()[: 1200 if k == 2 else None]))
+
+
 PICTURES = Split(rows(EVEN, pixels))
 BAD = [
     ([1, 2], "a dictionary with train and test is needed, not list"),
@@ -117,6 +136,36 @@ BAD = [
     ),
     ({"train": PICTURES, "test": Split([{"image": pixels(0), "label": -1}])}, "test labels must lie in"),
     ({"train": PICTURES, "test": Split([{"image": pixels(0), "label": None}])}, "must be integers"),
+    (
+        {"train": PICTURES, "test": Broken(rows(EVEN, pixels))},
+        "its test image 3 is a damaged image: ZeroDivisionError",
+    ),
+    (
+        {"train": Split(rows(EVEN, cut)), "test": PICTURES},
+        "its train image 2 is a damaged image: image file is truncated",
+    ),
+    (
+        {"train": Split([{"image": pixels(0), "label": 0}, {"image": pixels(0)}]), "test": PICTURES},
+        "no label column",
+    ),
+    (
+        {"train": Split([{"image": pixels(0), "label": [0] * (k + 1)} for k in range(2)]), "test": PICTURES},
+        "labels cannot be",
+    ),
+    (
+        {"train": ([pixels(0, 8), pixels(0, 9)], [0, 1]), "test": PICTURES},
+        "its train images cannot be made an array",
+    ),
+    (
+        {"train": (np.zeros((3, 8, 8), np.uint8), [1, 2, 3]), "test": PICTURES},
+        r"no image of class 0 \(0\); they count from 0",
+    ),
+    ({"train": (np.zeros((2, 8, 8), np.uint16), [0, 1]), "test": PICTURES}, "must be uint8, .* not uint16"),
+    (
+        {"train": (np.zeros((2, 8, 8), np.uint8), [True, False]), "test": PICTURES},
+        "must be integers .* not bool",
+    ),
+    ({"train": (np.zeros((2, 8, 8), np.uint8), ["0", "1"]), "test": PICTURES}, "must be integers"),
 ]
 
 
@@ -124,6 +173,19 @@ BAD = [
 def test_what_does_not_fit_is_refused(data, says) -> None:
     with pytest.raises(UserError, match=says):
         arrays_from(data)
+
+
+def test_a_warning_of_pillows_names_the_image(caplog, monkeypatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+
+    class Lazy(Split):
+        def __getitem__(self, index: int) -> dict:
+            return super().__getitem__(index) | {"image": cut(0)}
+
+    arrays_from({"train": Lazy(rows(EVEN, pixels)), "test": Lazy(rows(EVEN, pixels))}, 8)
+    assert [line.partition(" and ")[0] for line in caplog.messages if "bomb" in line] == [
+        "data: its test image 0, data: its test image 1, data: its test image 10"
+    ]
 
 
 def test_arrays_that_do_not_fit_are_refused(uneven_arrays) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 
 from srat_fast import evaluate, train
+from srat_fast.data.arrays import checksum
 from srat_fast.data.npz import load_npz, npz_counts, npz_size
 from srat_fast.data.plan import base_counts, planned_counts, sized
 from srat_fast.data.split import load_split
@@ -92,7 +96,7 @@ BAD = [
     ({"train_labels": LABELS.astype(float)}, r"must be integers \[N\], not float64"),
     ({"train_labels": np.where(LABELS == 2, np.nan, LABELS)}, "must be integers"),
     ({"train_labels": np.eye(3, dtype=int)[LABELS]}, r"must be integers \[N\], not int64 \[51, 3\]"),
-    ({"train_labels": LABELS - 1}, r"must lie in 0\.\.0 .* not -1\.\.1"),
+    ({"train_labels": LABELS - 1}, r"must lie in 0\.\.C - 1 for C classes, not -1\.\.1$"),
     ({"train_labels": LABELS * 2}, r"no image of class 1 \(1\)"),
     ({"train_labels": LABELS * 10**12}, "must lie in"),
     ({"test_labels": np.repeat([0, 1, 3], 4)}, r"test labels must lie in 0\.\.2 \(3 classes\), not 0\.\.3"),
@@ -123,12 +127,20 @@ def test_a_flipped_bit_is_noticed(position, npz) -> None:
         load_npz(path, None)
 
 
+NONE = [
+    ("none.npz", "is not there"),
+    ("one.npy", "is a single array"),
+    ("text.npz", "is no readable .npz file: does not begin as one"),
+    ("empty.npz", "is no readable .npz file: it is empty"),
+    ("x" * 256, "cannot be read: File name too long"),
+]
+
+
 def test_files_that_are_none(tmp_path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "text.npz").write_text("<html>")
     (tmp_path / "empty.npz").write_bytes(b"")
-    for name, says in (("none.npz", "is not there"), ("one.npy", "is a single array"),
-                       ("text.npz", "Python objects|is no readable"), ("empty.npz", "is no readable")):  # fmt: skip
+    for name, says in NONE:
         for read in (lambda path: load_npz(path, None), npz_counts, npz_size):
             with pytest.raises(UserError, match=says):
                 read(tmp_path / name)
@@ -173,3 +185,58 @@ def test_a_finished_run_on_a_file_is_recognised(npz, tmp_path) -> None:
         train(recipe, tmp_path / "run", resume="auto") == record
     )  # the recipe has no size, the record's has
     assert evaluate(tmp_path / "run", "clean", device="cpu")["clean"]["images"] == 12
+
+
+def test_a_size_that_was_read_is_not_taken_for_one_that_was_asked(npz) -> None:
+    """Test images of another size are refused as those of arrays in memory are, not enlarged."""
+    path = npz(train_images=np.zeros((51, 16, 16, 3), np.uint8))
+    recipe = build_recipe(None, {"data.name": "npz", "data.root": str(path), "data.imbalance": "none"})
+    with pytest.raises(
+        UserError, match=r"train and test images differ in size: 16 x 16 and 8 x 8; set data\.image_size"
+    ):
+        sized(recipe)
+    asked = sized(recipe.replace({"data.image_size": 12})).resolve()
+    assert load_split(asked).test.images.shape[1:] == (12, 12, 3)
+
+
+def test_class_names_are_texts_that_differ(npz) -> None:
+    counts, classes = npz_counts(npz(classes=np.array([b"cat", "café".encode(), b"x"])))
+    assert (counts, classes) == (COUNTS, ["cat", "café", "x"])
+    broken = np.frombuffer(b"a\0\0\0b\0\0\0\xff\xff\xff\xff", "<U1")  # no character has that number
+    for names, says in (
+        (np.array(["a", "b", "a"]), "two of its classes have the name 'a'"),
+        (np.array([b"a", b"b", b"\xff"]), "is not UTF-8"),
+        (broken, "is no readable .npz file: invalid maximum character"),
+    ):
+        with pytest.raises(UserError, match=says):
+            npz_counts(npz(classes=names))
+
+
+def test_other_orders_of_bytes_and_axes_are_the_same_images(npz) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (51, 8, 8, 3), dtype=np.uint8)
+    plain = load_npz(npz(train_images=images), None)
+    other = load_npz(npz(train_images=np.asfortranarray(images), train_labels=LABELS.astype(">i4")), None)
+    assert checksum(plain.train) == checksum(other.train)
+
+
+HEADERS = [
+    (b"{'descr': '|u1', 'fortran_order': False, 'shape': (1" + b"0" * 14 + b", 8, 8, 3), }\n", "memory|rray"),
+    (b"{'descr': '|u1'" + b"(" * 300 + b"\n", "is no readable .npz file: ."),
+]
+
+
+@pytest.mark.parametrize(("header", "says"), HEADERS)
+def test_what_numpy_raises_for_a_damaged_header_is_one_line(header, says, npz) -> None:
+    """Zip has checksums, but who writes a file anew has new ones."""
+    path = npz()
+    new = path.with_name("new.npz")
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(new, "w") as changed:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == "train_images.npy":
+                content = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header
+            changed.writestr(name, content)
+    with pytest.raises(UserError, match=says) as error:
+        load_npz(new, None)
+    assert "new.npz" in str(error.value)
+    assert "\n" not in str(error.value)

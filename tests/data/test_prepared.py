@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,20 @@ def test_a_half_written_set_is_not_used(missing, uneven_arrays, cache) -> None:
     made = []
     prepared("set", lambda: made.append(1) or uneven_arrays)
     assert made == [1]
+
+
+def test_a_set_that_may_not_be_read_is_not_called_damaged(uneven_arrays, cache, caplog, monkeypatch) -> None:
+    prepared("key", lambda: uneven_arrays)
+
+    def refused(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(
+        UserError, match=r"SRAT_FAST_CACHE = '.*manifest.json': cannot be read: Permission denied"
+    ):
+        prepared("key", lambda: uneven_arrays)
+    assert caplog.messages == []
 
 
 def test_a_maker_that_fails_leaves_nothing(cache) -> None:

@@ -228,6 +228,8 @@ def test_directories_that_are_no_sweeps(tmp_path) -> None:
     (tmp_path / "bad" / "plan.json").write_text('{"format": 1')
     with pytest.raises(UserError, match="is damaged"):
         SweepDirectory.open(tmp_path / "bad")
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbfseeds = [1]\n")  # a byte order mark
+    assert read_tree(tmp_path / "marked.toml") == {"seeds": [1]}
     (tmp_path / "bad.toml").write_text("= 3")
     with pytest.raises(UserError, match="is not valid TOML"):
         read_tree(tmp_path / "bad.toml")
