@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from srat_fast.errors import UserError
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, build_recipe
 
 #: Rates of a dense matrix product in FLOP/s, for MFU: bf16 of Hopper as measured on an H200 (performance.md; an H100
 #: has the same chip, and its data sheet's 989 is reached by neither), the others as their makers state them. A device
@@ -23,6 +24,10 @@ _PEAK = {
     ("H100", "fp32"): 67e12,
     ("A100", "fp32"): 19.5e12,
 }
+
+
+#: `run.compile` = auto compiles from this many seconds of training on, at this rate in FLOP/s.
+_WORTHWHILE = {"cuda": (2e13, 120), "cpu": (1e11, 1800)}
 
 
 def resolve_device(wish: str) -> torch.device:
@@ -81,7 +86,44 @@ def resolve_precision(recipe: Recipe, device: torch.device) -> str:
         return "fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if "avx512_bf16" in _cpu_flags() else "fp32"
+    return "bf16" if instruction_set() == "AVX512_BF16" else "fp32"
+
+
+def instruction_set() -> str:
+    """What torch and oneDNN compute with on this CPU: AVX512_BF16, or torch's own name (AVX512, AVX2, ...).
+
+    ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA, set before torch is imported, make a processor behave as a smaller one.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    unlimited = limit in ("ALL", "DEFAULT")
+    if capability == "AVX512" and not unlimited and not limit.startswith(("AVX512", "AVX10")):
+        return "AVX2"
+    halves = unlimited or any(part in limit for part in ("BF16", "FP16", "AMX", "AVX10"))
+    return (
+        "AVX512_BF16" if capability == "AVX512" and halves and "avx512_bf16" in _cpu_flags() else capability
+    )
+
+
+def explain_auto(device: torch.device) -> list[str]:
+    """What `run.precision` and `run.compile` = auto come to on a device, and why; a line each."""
+    name, cuda = device.type, device.type == "cuda"
+    precision = resolve_precision(Recipe(), device)
+    if cuda:
+        why = (
+            "this GPU computes in bfloat16" if precision == "bf16" else "this GPU has no bfloat16 arithmetic"
+        )
+    else:
+        known = instruction_set()
+        why = f"the instruction set is {known}, which has {'' if precision == 'bf16' else 'no '}bfloat16 arithmetic"
+    rate, seconds = _WORTHWHILE[name]
+    paper = resolve_execution(build_recipe(None, {"run.device": name}).resolve(), device, 12406)[0]
+    digits = resolve_execution(build_recipe(None, {"data.name": "digits"}).resolve(), device, 503)[0]
+    return [
+        f"precision auto = {precision}: {why}",
+        f"compile auto = {paper} for the paper's run, {digits} for digits: on where training takes more than "
+        f"{seconds / 60:g} minutes at {rate / 1e9:,.0f} GFLOP/s",
+    ]
 
 
 def resolve_execution(recipe: Recipe, device: torch.device, images: int) -> tuple[str, str]:
@@ -111,7 +153,7 @@ def resolve_execution(recipe: Recipe, device: torch.device, images: int) -> tupl
         size = recipe.data.image_size or 32
         forward = 1.11e9 * (recipe.model.width / 64) ** 2 * (size / 32) ** 2  # FLOP an image (performance.md)
         passes = 3 + (2 * recipe.attack.steps if recipe.row.adversarial else 0)
-        rate, worthwhile = (2e13, 120) if cuda else (1e11, 1800)
+        rate, worthwhile = _WORTHWHILE[device.type]
         seconds = forward * passes * images * recipe.optim.epochs / rate
         compiled = "on" if seconds > worthwhile else "off"
     if captured == "auto":

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from srat_fast import hardware
 from srat_fast.errors import UserError
 from srat_fast.evaluation import subject
 from srat_fast.hardware import (
@@ -54,6 +55,36 @@ def test_precision() -> None:
     assert resolve_precision(build_recipe(None, {"run.precision": "fp32"}), CPU) == "fp32"
     assert resolve_precision(build_recipe(None, {"run.engine": "reference"}), CPU) == "fp32"
     assert resolve_precision(build_recipe(None), CPU) in ("bf16", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("capability", "limit", "flags", "expected"),
+    [
+        ("AVX512", None, {"avx512_bf16"}, "AVX512_BF16"),
+        ("AVX512", None, set(), "AVX512"),
+        ("AVX512", "AVX512_CORE", {"avx512_bf16"}, "AVX512"),
+        ("AVX512", "avx512_core_amx", {"avx512_bf16"}, "AVX512_BF16"),
+        ("AVX512", "AVX2", {"avx512_bf16"}, "AVX2"),
+        ("AVX2", "AVX2", {"avx512_bf16"}, "AVX2"),
+        ("AVX2", None, set(), "AVX2"),
+        ("DEFAULT", None, set(), "DEFAULT"),
+    ],
+)
+def test_the_smaller_of_two_limits_is_the_instruction_set(capability, limit, flags, expected, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(hardware, "_cpu_flags", lambda: flags)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert hardware.instruction_set() == expected
+    precision = "bf16" if expected == "AVX512_BF16" else "fp32"
+    assert resolve_precision(build_recipe(None), CPU) == precision
+    lines = hardware.explain_auto(CPU)
+    assert lines[0].startswith(f"precision auto = {precision}: the instruction set is {expected}, which has ")
+    assert lines[1] == (
+        "compile auto = on for the paper's run, off for digits: on where training takes more than 30 minutes at "
+        "100 GFLOP/s"
+    )
 
 
 def test_devices() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
 from statistics import median
 from typing import Any
 
@@ -92,7 +91,7 @@ def network_row(work: Work, rounds: int, block: float) -> dict[str, Any]:
     found, x = [], images
     for name in STAGES:
         flops = _forward_flops(trained[name], x)
-        with compile_settings() if ON_GPU else nullcontext():
+        with compile_settings(DEVICE):
             functions = _functions(attacked[name], trained[name], x, half, work.bn == "batch")
         times = {key: median(turns) for key, turns in take_turns(functions, rounds, block).items()}
         found += _entries(name, flops, times)

@@ -99,12 +99,14 @@ def compile_mode(wish: str) -> str:
 
 
 @contextmanager
-def compile_settings() -> Iterator[None]:
+def compile_settings(device: torch.device) -> Iterator[None]:
     """What holds while torch.compile works for an engine; put back afterwards.
 
     Dynamo's limit of 8 programs per function would refuse the ninth run of a loop over methods. Inductor's fast
     launcher keeps pointers into modules that may be unloaded (pytorch issue 188607, mended in 2.14); a captured run
-    gains nothing from it. And deterministic runs do not let a clock choose how sums are split.
+    gains nothing from it. Deterministic runs do not let a clock choose how sums are split. And inductor's cache must
+    not give code for vectors of one width to a processor of another: its key has the width only where it is set, and
+    code that steps by 8 floats and stores 16 writes past every array (seen with one cache folder for both).
     """
     import torch._dynamo.config as dynamo  # these take seconds to import
     import torch._inductor.config as inductor
@@ -114,6 +116,12 @@ def compile_settings() -> Iterator[None]:
         wanted["use_fast_triton_launcher"] = False
     if torch.are_deterministic_algorithms_enabled():
         wanted["deterministic"] = True
-    there = {name: value for name, value in wanted.items() if hasattr(inductor, name)}  # not in torch 2.11
+    if device.type == "cpu":
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+        wanted["cpp.simdlen"] = pick_vec_isa().bit_width()
+    there = {
+        name: value for name, value in wanted.items() if hasattr(inductor, name.split(".")[0])
+    }  # not in torch 2.11
     with dynamo.patch(recompile_limit=dynamo.accumulated_recompile_limit), inductor.patch(there):
         yield

@@ -175,7 +175,7 @@ class FastEngine:
             TrainingFailure: compilation failed, or does not compute what eager mode does.
         """
         started = time.perf_counter()
-        compiling = compile_settings() if self._compiled_size else nullcontext()
+        compiling = compile_settings(self.device) if self._compiled_size else nullcontext()
         with compile_errors(), preserved(self.state()), compiling:
             if not self._seen or len(images) == self._compiled_size:
                 check_parity(self, images, labels)

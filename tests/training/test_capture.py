@@ -268,24 +268,33 @@ def test_nine_runs_in_one_process(aot_eager) -> None:
 def test_settings_while_an_engine_compiles(monkeypatch) -> None:
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
 
     def settings() -> tuple[Any, ...]:
-        return dynamo.recompile_limit, inductor.use_fast_triton_launcher, inductor.deterministic
+        return (
+            dynamo.recompile_limit,
+            inductor.use_fast_triton_launcher,
+            inductor.deterministic,
+            inductor.cpp.simdlen,
+        )
 
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setattr(
         torch, "compile", lambda f, **_: lambda *inputs: seen.append(settings()) or f(*inputs)
     )
     before, images_and_labels = settings(), next(iter(loader_of().epoch(0)))
+    width = {"AVX512": 512, "AVX2": 256}.get(
+        torch.backends.cpu.get_cpu_capability(), pick_vec_isa().bit_width()
+    )
     fast_launcher = before[1] if torch.__version__ >= "2.14" else False
     for deterministic in (False, True):
         seen.clear()
         engine = engine_of(recipe_of(run__compile="on", run__deterministic=deterministic, attack__steps=1))
         with numerics(deterministic):
             engine.rehearse(*images_and_labels)
-        assert set(seen) == {(dynamo.accumulated_recompile_limit, fast_launcher, deterministic)}
+        assert set(seen) == {(dynamo.accumulated_recompile_limit, fast_launcher, deterministic, width)}
         assert settings() == before
-    with pytest.raises(ZeroDivisionError), compile_settings():
+    with pytest.raises(ZeroDivisionError), compile_settings(torch.device("cpu")):
         raise ZeroDivisionError
     assert settings() == before
 

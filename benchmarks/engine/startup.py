@@ -1,0 +1,236 @@
+"""The start-up check over many runs: sound compiled code is never refused, code with a planted fault always.
+
+    python benchmarks/engine/startup.py [--seeds 8] [--only srat-ldam] [--out FILE.jsonl]
+
+Every case is compiled once and checked with new weights and a new batch for each seed; a row per check says how much of
+each bound was used. Faults are planted in eager code, whose distance to itself is zero, so that only the fault shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+if __name__ == "__main__":
+    ROOT = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
+
+from benchmarks.engine.work import COUNTS, UNDER, Work, image_set, memory_loader
+from srat_fast.models.build import build_model
+from srat_fast.training import parity
+from srat_fast.training.capture import Function, preserved
+from srat_fast.training.step import FastEngine
+
+#: Methods, batches, BatchNorm modes, precisions and widths that runs have; a case costs a compilation.
+CASES = [
+    Work("srat-ldam", 64, "batch", "fp32", 8),
+    Work("srat-ce", 64, "batch", "fp32", 16),
+    Work("ce", 128, "batch", "fp32", 16),
+    Work("srat-focal", 16, "batch", "fp32", 32),
+    Work("drcb-ldam", 32, "running", "fp32", 16),
+    Work("natural", 64, "batch", "fp32", 16),
+    Work("cb-focal", 16, "batch", "fp32", 64),
+    Work("srat-ldam", 64, "batch", "bf16", 16),
+    Work("srat-focal", 32, "running", "bf16", 8),
+    Work("ce", 32, "batch", "bf16", 32),
+    Work("srat-ldam", 16, "batch", "bf16", 64),
+]
+
+
+def wrong_sign(engine: FastEngine) -> None:
+    """One layer's gradient is turned round."""
+    eager = engine.update_eagerly
+
+    def update(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        result = eager(images, labels)
+        gradient = engine.model.layer3[0].conv1.weight.grad
+        assert gradient is not None
+        gradient.neg_()
+        return result
+
+    engine._update = update
+
+
+def dropped_term(engine: FastEngine) -> None:
+    """The separation loss has a value and no gradient."""
+
+    def losses(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        half = engine.recipe.run.precision == "bf16"
+        with torch.autocast(engine.device.type, torch.bfloat16, enabled=half):
+            features = engine.model.features(images)
+            logits = engine.model.classify(features)
+            separable = engine.model.separable(features).detach()
+        return (*engine.objective(separable, logits, labels), logits)
+
+    engine._update = lambda images, labels: engine._update_batch(images, labels, losses)
+
+
+def with_first_weights(engine: FastEngine, function: Function) -> Function:
+    """A function that goes on with the weights that it met first, as code with folded constants does."""
+    weights = list(engine.model.parameters())
+    first = [weight.detach().clone() for weight in weights]
+
+    def stale(*inputs: Tensor) -> tuple[Tensor, ...]:
+        with preserved(weights):
+            with torch.no_grad():
+                for weight, old in zip(weights, first, strict=True):
+                    weight.copy_(old)
+            return function(*inputs)
+
+    return stale
+
+
+def stale_weights(engine: FastEngine) -> None:
+    """The update computes with the weights of its compilation."""
+    engine._update = with_first_weights(engine, engine.update_eagerly)
+
+
+def stale_class_weights(engine: FastEngine) -> None:
+    """The update computes with the class weights of its compilation."""
+    kept = engine.objective.class_weights.clone()
+
+    def update(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        with preserved([engine.objective.class_weights]):
+            engine.objective.class_weights.copy_(kept)
+            return engine.update_eagerly(images, labels)
+
+    engine._update = update
+
+
+def stale_attack(engine: FastEngine) -> None:
+    """The attack climbs the loss of the network as it was compiled."""
+    engine._attack = with_first_weights(engine, engine.attack_eagerly)
+
+
+def half_attack(engine: FastEngine) -> None:
+    """The attack takes half steps in half the ball."""
+
+    def attack(images: Tensor, labels: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+        return (images + (engine.attack_eagerly(images, labels, start)[0] - images) / 2,)
+
+    engine._attack = attack
+
+
+def nan(engine: FastEngine) -> None:
+    """One gradient is not a number."""
+    eager = engine.update_eagerly
+
+    def update(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        result = eager(images, labels)
+        gradient = engine.model.linear.weight.grad
+        assert gradient is not None
+        gradient[0, 0] = float("nan")
+        return result
+
+    engine._update = update
+
+
+FAULTS: dict[str, Callable[[FastEngine], None]] = {
+    fault.__name__: fault
+    for fault in (
+        wrong_sign,
+        dropped_term,
+        stale_weights,
+        stale_class_weights,
+        stale_attack,
+        half_attack,
+        nan,
+    )
+}
+
+
+def applies(fault: str, engine: FastEngine) -> bool:
+    """Whether a method has what the fault spoils."""
+    if fault == "dropped_term":
+        return engine.row.separation
+    return engine.row.adversarial or "attack" not in fault
+
+
+class Check(NamedTuple):
+    """One start-up check: what was planted, whether it was refused, the share of each bound that was used."""
+
+    work: Work
+    seed: int
+    fault: str
+    refused: str
+    used: dict[str, float]
+
+
+def used(figure: parity.Figure) -> float:
+    """Share of the bound: above 1 is refused."""
+    if figure.least:
+        return figure.bound / figure.value if figure.value > 0 else float(figure.bound > figure.value) * 99
+    return figure.value / figure.bound
+
+
+def checks(work: Work, seeds: int) -> Iterator[Check]:
+    """Every seed's weights and batch under sound code, compiled once, and under each fault."""
+    recipe = work.recipe(**{"run.compile": "on"})
+    batches = memory_loader(image_set(work.batch * seeds), work.batch).epoch(0)
+    engine = None
+    for seed, (images, labels) in enumerate(batches):
+        model = build_model(work.recipe(seed=seed), classes=len(COUNTS), channels=3, moments=None)
+        if engine is None:
+            engine = FastEngine(recipe, model.to(images.device), COUNTS, UNDER)
+            engine._compiled_size = work.batch
+            parts = engine.run_parts()
+        else:
+            with torch.no_grad():
+                for ours, new in zip(
+                    engine.model.state_dict().values(), model.state_dict().values(), strict=True
+                ):
+                    ours.copy_(new)
+        engine.start_epoch(0 if seed % 2 == 0 else recipe.optim.epochs - 1)
+        for fault in ("none", *(name for name in FAULTS if applies(name, engine))):
+            engine._attack, engine._update = parts
+            if fault != "none":
+                engine._attack, engine._update = engine.attack_eagerly, engine.update_eagerly
+                FAULTS[fault](engine)
+            figures = list(parity.compare(engine, images, labels))
+            refused = next((figure.what for figure in figures if not figure.holds), "")
+            yield Check(work, seed, fault, refused, {figure.what: used(figure) for figure in figures})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--only", default="", help="cases whose text has this")
+    parser.add_argument("--out", type=Path, help="append a row per check")
+    arguments = parser.parse_args()
+    wrong = 0
+    print("| case | sound: refused | worst share of a bound (median) | faults: passed | least used (fault) |")
+    print("|---|---|---|---|---|", flush=True)
+    for work in CASES:
+        name = f"{work.method} {work.bn} {work.precision} width {work.width} batch {work.batch}"
+        if arguments.only not in name:
+            continue
+        rows = list(checks(work, arguments.seeds))
+        sound = [row for row in rows if row.fault == "none"]
+        planted = [row for row in rows if row.fault != "none"]
+        worst = sorted(max(row.used.values()) for row in sound)
+        least, which = min((max(row.used.values()), row.fault) for row in planted)
+        refused = sum(bool(row.refused) for row in sound)
+        passed = sum(not row.refused for row in planted)
+        wrong += refused + passed
+        print(
+            f"| {name} | {refused} of {len(sound)} | {worst[-1]:.2f} ({statistics.median(worst):.2f}) "
+            f"| {passed} of {len(planted)} | {least:.3g} ({which}) |",
+            flush=True,
+        )
+        if arguments.out:
+            with arguments.out.open("a", encoding="utf-8") as file:
+                for row in rows:
+                    file.write(json.dumps(row._asdict() | {"work": name}) + "\n")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
