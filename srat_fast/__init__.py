@@ -10,12 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from srat_fast.errors import TrainingFailure, UserError
-from srat_fast.recipe import Recipe, build_recipe
 
 if TYPE_CHECKING:
     from srat_fast.evaluation.analyses import analyse
     from srat_fast.evaluation.audit import audit, audit_run
     from srat_fast.evaluation.runs import evaluate
+    from srat_fast.recipe import Recipe, build_recipe
     from srat_fast.sharing.export import export
     from srat_fast.sharing.load import load
     from srat_fast.training.trainer import train
@@ -35,8 +35,10 @@ __all__ = [
     "train",
 ]
 
-#: What needs torch -> where it is.
+#: What is imported when it is first used, most of it with torch -> where it is.
 _LATE = {
+    "Recipe": "srat_fast.recipe",
+    "build_recipe": "srat_fast.recipe",
     "analyse": "srat_fast.evaluation.analyses",
     "audit": "srat_fast.evaluation.audit",
     "audit_run": "srat_fast.evaluation.audit",

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from srat_fast.tables import visible
+
 LOG = logging.getLogger("srat_fast.data")
 
 
@@ -18,7 +20,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "warning: " if record.levelno >= logging.WARNING else ""
-        print(level + record.getMessage(), file=sys.stderr, flush=True)
+        print(level + visible(record.getMessage()), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -53,22 +55,20 @@ def bar(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[
         A function that is told how much is done in all.
     """
     from rich import progress
-    from rich.console import Console
 
-    console = Console(stderr=True)
+    from srat_fast.console import Bar, Console
+
     amount = (
         (progress.DownloadColumn(), progress.TransferSpeedColumn())
         if in_bytes
         else (progress.MofNCompleteColumn(),)
     )
     columns = (
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         *amount,
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as shown:
+    with Bar(Console(stderr=True), *columns) as shown:
         task = shown.add_task(title, total=total)
         yield lambda done: shown.update(task, completed=done)
