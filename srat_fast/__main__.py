@@ -8,6 +8,9 @@ def main() -> None:
     try:
         from srat_fast.cli import main as run
     except KeyboardInterrupt:
+        # where Ctrl-C came inside of an exec of text (namedtuple, dataclass) CPython has noted to end by SIGINT after all;
+        # the next text that is evaluated takes the note back
+        eval("None")
         sys.exit(130)
     run()
 

@@ -100,7 +100,8 @@ class Table:
     def markdown(self) -> str:
         """For a file that is rendered: no padding, and no name is taken for HTML."""
         rows = [
-            [self._cell(cell, True).replace("<", "\\<") for cell in row] for row in (self.heads, *self.rows)
+            [_escaped(self._cell(cell, True)).replace("<", "\\<") for cell in row]
+            for row in (self.heads, *self.rows)
         ]
         rule = ["---:" if k in self.right else "---" for k in range(len(self.heads))]
         return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
@@ -115,15 +116,18 @@ class Table:
 
     @staticmethod
     def _missing(names: list[str]) -> list[str]:
-        return [f"left out at this width: {', '.join(names)}"] if names else []
+        return [f"left out at this width: {'; '.join(names)}"] if names else []
 
     def _cell(self, cell: Cell, detailed: bool, encoding: str = "utf-8") -> str:
         text = visible(cell if isinstance(cell, str) else "".join(cell) if detailed else cell[0])
-        return text.encode(encoding, READABLE).decode(encoding).replace("|", "\\|")
+        return text.encode(encoding, READABLE).decode(encoding)
 
     def _grid(self, columns: Iterable[int], detailed: bool, encoding: str) -> list[str]:
         columns = list(columns)
-        rows = [[self._cell(row[k], detailed, encoding) for k in columns] for row in (self.heads, *self.rows)]
+        rows = [
+            [_escaped(self._cell(row[k], detailed, encoding)) for k in columns]
+            for row in (self.heads, *self.rows)
+        ]
         widths = [max(3, *(_width(row[k]) for row in rows)) for k in range(len(columns))]
         lines = []
         for row in rows:
@@ -147,6 +151,10 @@ class Table:
             ]
             lines += ["", *(f"{head}: {cell}" if head else cell for head, cell in pairs)]
         return lines[1:]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _width(text: str) -> int:

@@ -78,6 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
     code = _run(sys.argv[1:] if arguments is None else arguments)
     if code == 0 and (why := lost_output()) is not None:
         code = _fail(f"the output could not be written: {why}", 1)
+    if code == 130:
+        eval("None")  # as in __main__: else CPython may end by the signal, not with the code
     sys.exit(code)
 
 
