@@ -8,8 +8,8 @@ def main() -> None:
     try:
         from srat_fast.cli import main as run
     except KeyboardInterrupt:
-        # where Ctrl-C came inside of an exec of text (namedtuple, dataclass) CPython has noted to end by SIGINT after all;
-        # the next text that is evaluated takes the note back
+        # Ctrl-C inside of an exec of text (namedtuple, dataclass): CPython has noted to end by SIGINT after all, and
+        # takes that back when the next text is evaluated
         eval("None")
         sys.exit(130)
     run()

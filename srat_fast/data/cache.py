@@ -19,7 +19,7 @@ def cache_directory() -> Path:
     """
     base = os.environ.get("SRAT_FAST_CACHE")
     if base:
-        return Path(base)
+        return Path(base).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srat-fast"
 
 

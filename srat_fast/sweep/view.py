@@ -89,6 +89,8 @@ class SweepView:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             with unheard(self._console):
                 self._live.start()
+            if self._console.quiet:
+                self._live = None
         return self
 
     def __exit__(

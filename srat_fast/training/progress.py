@@ -40,15 +40,18 @@ class ProgressView:
             self._bar = Bar(
                 self._console,
                 SpinnerColumn("dots" if self._console.encoding.startswith("utf") else "line"),
-                TextColumn("[bold]{task.fields[title]}[/] {task.description}"),
+                TextColumn("{task.fields[title]}", style="bold", markup=False),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 TextColumn("{task.percentage:>3.0f}%"),
                 _Rate(),
                 TimeRemainingColumn(elapsed_when_finished=True),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
             )
             with unheard(self._console):
                 self._bar.start()
+            if self._console.quiet:
+                self._bar = None
         return self
 
     def __exit__(
