@@ -128,7 +128,7 @@ class Table:
             [_escaped(self._cell(row[k], detailed, encoding)) for k in columns]
             for row in (self.heads, *self.rows)
         ]
-        widths = [max(3, *(_width(row[k]) for row in rows)) for k in range(len(columns))]
+        widths = [max(_width(row[k]) for row in rows) for k in range(len(columns))]
         lines = []
         for row in rows:
             cells = []
@@ -136,10 +136,7 @@ class Table:
                 space = " " * (room - _width(text))
                 cells.append(space + text if k in self.right else text + space)
             lines.append("| " + " | ".join(cells) + " |")
-        rule = [
-            "-" * (w - 1) + ":" if k in self.right else "-" * w for k, w in zip(columns, widths, strict=True)
-        ]
-        lines.insert(1, "| " + " | ".join(rule) + " |")
+        lines.insert(1, "|" + "|".join("-" * (room + 2) for room in widths) + "|")
         return lines
 
     def _blocks(self, encoding: str) -> list[str]:

@@ -298,7 +298,7 @@ def print_table(
     """Print a sweep's table and write it to files; `reproduce` does so too."""
     from srat_fast.console import Console
     from srat_fast.sweep.table import build_table
-    from srat_fast.sweep.write import to_parts, write_table
+    from srat_fast.sweep.write import to_markdown, to_parts, write_table
 
     methods = sorted({sweep.plan.recipe(trial).method for trial in sweep.plan.trials})
     if baseline is not None and baseline not in methods:
@@ -309,5 +309,8 @@ def print_table(
     for path in out:
         write_table(content, path)
     console = Console()
+    if not console.is_terminal:
+        print(to_markdown(content), end="")  # as in a file
+        return
     for part in to_parts(content):
         console.print(part, soft_wrap=isinstance(part, str))
