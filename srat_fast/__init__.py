@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
 
-from srat_fast.errors import TrainingFailure, UserError
-from srat_fast.recipe import Recipe, build_recipe
-
+TYPE_CHECKING = False  # as typing has it, whose import takes longer than this file's
 if TYPE_CHECKING:
+    from srat_fast.errors import TrainingFailure, UserError
     from srat_fast.evaluation.analyses import analyse
     from srat_fast.evaluation.audit import audit, audit_run
     from srat_fast.evaluation.runs import evaluate
+    from srat_fast.recipe import Recipe, build_recipe
     from srat_fast.sharing.export import export
     from srat_fast.sharing.load import load
     from srat_fast.training.trainer import train
@@ -40,8 +39,12 @@ __all__ = [
     "train",
 ]
 
-#: What needs torch -> where it is.
+#: What is imported when it is first used, most of it with torch -> where it is.
 _LATE = {
+    "Recipe": "srat_fast.recipe",
+    "TrainingFailure": "srat_fast.errors",
+    "UserError": "srat_fast.errors",
+    "build_recipe": "srat_fast.recipe",
     "analyse": "srat_fast.evaluation.analyses",
     "audit": "srat_fast.evaluation.audit",
     "audit_run": "srat_fast.evaluation.audit",
@@ -52,7 +55,7 @@ _LATE = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _LATE:
         return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module 'srat_fast' has no attribute {name!r}")

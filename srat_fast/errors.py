@@ -67,13 +67,13 @@ class TrainingFailure(Exception):
 
 
 class Interrupted(BaseException):
-    """A run that was asked to stop and has saved its state: reported in one line, exit code 130 or 143.
+    """A run that was asked to stop and has saved its state: reported in one line, exit code 129, 130 or 143.
 
     Like KeyboardInterrupt it is no Exception, so that a loop over runs that passes over failures does not go on.
 
     Args:
         problem: which signal, where the run stands, how to go on.
-        code: of the process: 130 for Ctrl-C, 143 for SIGTERM and SIGUSR1.
+        code: of the process: 129 for SIGHUP, 130 for Ctrl-C, 143 for SIGTERM and SIGUSR1.
     """
 
     def __init__(self, problem: str, code: int) -> None:

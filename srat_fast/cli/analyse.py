@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from srat_fast.cli.options import fields_given
-from srat_fast.cli.show import markdown_table, percent
+from srat_fast.cli.show import percent, rows_table
+from srat_fast.tables import Table
 
 
 def analyse(
@@ -35,8 +36,8 @@ def analyse(
     """How separable a run's classes are, clean and attacked: features, t-SNE, confusion, accuracy against count."""
     changes = fields_given({"--subset": subset, "--data-root": data_root})
 
-    from rich.console import Console
-
+    from srat_fast.cli.watch import Watch
+    from srat_fast.console import Console
     from srat_fast.errors import UserError
     from srat_fast.evaluation.analyses import analyse as study
     from srat_fast.figures.analysis import draw_panels, panel, read_analysis
@@ -51,7 +52,7 @@ def analyse(
         RunDirectory.open(run)
     console = Console(stderr=True)
     results: dict[str, dict[str, Any]] = {}
-    with console.status("analysing") as status:
+    with Watch(console) as watch:
         for run in runs:
             results[str(run)] = study(
                 run,
@@ -59,7 +60,7 @@ def analyse(
                 changes=changes,
                 device=device,
                 points=points,
-                progress=lambda name, done, total: status.update(f"{name}: {done}/{total}"),
+                progress=watch,
             )
         if together is not None:
             methods = [str(result["method"]) for result in results.values()]
@@ -72,17 +73,17 @@ def analyse(
     if as_json:
         from srat_fast.record import plain_json
 
-        typer.echo(json.dumps(plain_json(results), indent=2, allow_nan=False))
+        print(json.dumps(plain_json(results), indent=2, allow_nan=False))
         return
-    _print(results)
+    Console().print(_table(results))
     for name, result in results.items():
         if result["same_data"] is False:
-            console.print(
+            console.say(
                 f"note: the images differ from those of {name} (another data checksum)", style="bold red"
             )
 
 
-def _print(results: dict[str, dict[str, Any]]) -> None:
+def _table(results: dict[str, dict[str, Any]]) -> Table:
     """One line for each run and view."""
 
     def number(value: float | None) -> str:
@@ -103,4 +104,4 @@ def _print(results: dict[str, dict[str, Any]]) -> None:
         for run, result in results.items()
         for view in ("clean", "attacked")
     ]
-    typer.echo(markdown_table(rows))
+    return rows_table(rows)

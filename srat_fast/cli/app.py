@@ -21,14 +21,18 @@ from srat_fast.cli import (
     train,
 )
 from srat_fast.cli.options import forget_given, named_as_option, spelled_out
+from srat_fast.cli.streams import lost_output, take_streams
 from srat_fast.data.notices import printed
 from srat_fast.errors import Interrupted, TrainingFailure, UserError, require_text
+from srat_fast.tables import visible
 
 app = typer.Typer(
     name="srat-fast",
     help="SRAT (Separable Reweighted Adversarial Training) and its baselines on imbalanced data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 120},
+    rich_markup_mode=None,  # names in messages are text; and --help does without rich
 )
 app.command()(train.train)
 app.command()(evaluate.evaluate)
@@ -68,29 +72,38 @@ def main(arguments: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: 0 done, 1 a run failed or a check did not hold, 2 bad input, 3 a suspicious audit or a paused sweep,
-            124 ended by the watchdog, 130 stopped by Ctrl-C, 143 stopped by SIGTERM or SIGUSR1.
+            124 ended by the watchdog, 129 stopped by SIGHUP, 130 by Ctrl-C, 143 by SIGTERM or SIGUSR1.
     """
-    given = sys.argv[1:] if arguments is None else arguments
+    take_streams()
     forget_given()
+    code = _run(sys.argv[1:] if arguments is None else arguments)
+    if code == 0 and (why := lost_output()) is not None:
+        code = _fail(f"the output could not be written: {why}", 1)
+    if code == 130:
+        eval("None")  # as in __main__: else CPython may end by the signal, not with the code
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
     try:
-        for argument in given:
+        for argument in arguments:
             require_text("argument", argument)
         with printed():
-            code = app(spelled_out(given), standalone_mode=False)
+            code = app(spelled_out(arguments), standalone_mode=False)
     except UserError as error:
-        sys.exit(_fail(error.line(named_as_option(error.option)), 2))
+        return _fail(error.line(named_as_option(error.option)), 2)
     except TrainingFailure as error:
-        sys.exit(_fail(str(error), 1))
+        return _fail(str(error), 1)
     except typer.TyperException as error:
-        sys.exit(_fail(error.format_message(), 2))
+        return _fail(error.format_message(), 2)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.code)
+        print(visible(str(stop)), file=sys.stderr)
+        return stop.code
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_fail("interrupted", 130))
-    sys.exit(code if isinstance(code, int) else 0)
+        return _fail("interrupted", 130)
+    return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + visible(" ".join(message.split())), file=sys.stderr)
     return code

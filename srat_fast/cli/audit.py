@@ -50,10 +50,9 @@ def audit(
         limit = int(subset)
     fields_given({"--subset": limit})
 
-    from rich.console import Console
-
-    from srat_fast.cli.show import audit_table, wide_console
+    from srat_fast.cli.show import audit_table
     from srat_fast.cli.watch import Watch
+    from srat_fast.console import Console
     from srat_fast.evaluation.audit import audit_run, summary
 
     with Watch(Console(stderr=True)) as watch:
@@ -69,9 +68,9 @@ def audit(
             progress=watch,
         )
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        print(json.dumps(report, indent=2))
     else:
-        out = wide_console()
+        out = Console()
         out.print(audit_table(report))
-        out.print(summary(report), markup=False, highlight=False, soft_wrap=True)
+        out.say(summary(report))
     return 0 if report["verdict"] == "reliable" else SUSPICIOUS

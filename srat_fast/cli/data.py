@@ -11,6 +11,7 @@ import typer
 from srat_fast.cli import prepare
 from srat_fast.cli.options import recipe_from_options
 from srat_fast.datasets import DATASETS
+from srat_fast.tables import Table
 
 if TYPE_CHECKING:
     from srat_fast.recipe import Recipe
@@ -79,7 +80,7 @@ def show(
             "imbalance": recipe.data.imbalance,
             "ratio": recipe.data.ratio,
         }
-        typer.echo(json.dumps(content))
+        print(json.dumps(content))
         return
     _print(recipe, classes, counts, under)
 
@@ -101,38 +102,35 @@ def _draw(
     """The pictures that were asked for; their names are judged before any work is done."""
     if figure is None and samples is None:
         return
+    from srat_fast.console import Console
     from srat_fast.data.plan import sized
     from srat_fast.data.split import load_split
     from srat_fast.figures.canvas import save, suffix_of
     from srat_fast.figures.datasets import class_bars, sample_page
 
+    say = Console(stderr=True).say
     title = f"{recipe.data.name}: {_title(recipe, counts)}"
     for path, option in ((figure, "--figure"), (samples, "--samples")):
         if path is not None:
             suffix_of(path, option)
     if figure is not None:
-        typer.echo(f"wrote {save(class_bars(classes, counts, under, title), figure)}", err=True)
+        say(f"wrote {save(class_bars(classes, counts, under, title), figure)}")
     if samples is not None:
         split = load_split(sized(recipe).resolve())
         page = sample_page(split.train.images, split.train.labels, classes, per_class, title)
-        typer.echo(f"wrote {save(page, samples, '--samples')}", err=True)
+        say(f"wrote {save(page, samples, '--samples')}")
 
 
 def _print(recipe: Recipe, classes: list[str], counts: list[int], under: list[int]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
+    from srat_fast.console import Console
     from srat_fast.losses.weighting import class_balanced_weights, ldam_margins
 
-    table = Table("class", "images", "half", "CB weight", "LDAM margin", "", box=box.MARKDOWN)
-    for column in (1, 3, 4):
-        table.columns[column].justify = "right"
+    table = Table("class", "images", "half", "CB weight", "LDAM margin", "bar", right=(1, 3, 4))
     rows = zip(classes, counts, class_balanced_weights(counts), ldam_margins(counts), strict=True)
     for label, (name, count, weight, margin) in enumerate(rows):
         half = "under" if label in under else "well"
         bar = "█" * max(1, round(_BAR * count / max(counts)))
-        table.add_row(name, str(count), half, f"{weight:.2f}", f"{margin:.3f}", bar)
+        table.add(name, str(count), half, f"{weight:.2f}", f"{margin:.3f}", bar)
     console = Console()
     console.print(table)
-    console.print(_title(recipe, counts))
+    console.say(_title(recipe, counts))

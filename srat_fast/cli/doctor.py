@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from srat_fast.tables import Table
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from srat_fast.console import Console
 
 #: package -> (what needs it, the command that installs it).
 _PACKAGES = {
@@ -45,14 +48,11 @@ _OPTIONAL = (
 
 def doctor() -> None:
     """What is installed, which device runs, which backends, what is missing and how to install it."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
+    from srat_fast.console import Console
     from srat_fast.record import versions
 
     console = Console()
-    table = Table("package", "version", "for", box=box.MARKDOWN)
+    table = Table("package", "version", "for")
     missing = []
     for package, (purpose, install) in _PACKAGES.items():
         try:
@@ -61,8 +61,8 @@ def doctor() -> None:
             version = f"missing: {install}"
             if package not in _OPTIONAL:
                 missing.append(package)
-        table.add_row(package, version, purpose)
-    console.print(
+        table.add(package, version, purpose)
+    console.say(
         f"srat-fast {versions().get('srat-fast', '(run from source)')}, Python {versions()['python']}"
     )
     console.print(table)
@@ -70,9 +70,9 @@ def doctor() -> None:
         _hardware(console)
     _data(console)
     for package in missing:
-        console.print(f"missing: {package}; {_PACKAGES[package][1]}", style="bold red")
+        console.say(f"missing: {package}; {_PACKAGES[package][1]}", style="bold red")
     if not missing:
-        console.print("ready: srat-fast train --dataset digits", style="bold green")
+        console.say("ready: srat-fast train --dataset digits", style="bold green")
 
 
 def _data(console: Console) -> None:
@@ -80,27 +80,30 @@ def _data(console: Console) -> None:
     from srat_fast.data.cache import cache_directory
     from srat_fast.data.sources import state_of
 
-    console.print(f"prepared data: {cache_directory()} (SRAT_FAST_CACHE)", highlight=False, soft_wrap=True)
+    console.say(f"prepared data: {cache_directory()} (SRAT_FAST_CACHE)")
     for name in ("cifar10", "cifar100", "svhn"):
-        console.print(f"{name}: {state_of(name, Path('data'))}", highlight=False, soft_wrap=True)
+        console.say(f"{name}: {state_of(name, Path('data'))}")
 
 
-def _hardware(console: object) -> None:
+def _hardware(console: Console) -> None:
     import torch
-    from rich.console import Console
 
-    from srat_fast.hardware import device_name, resolve_device, resolve_precision
-    from srat_fast.recipe import Recipe
+    from srat_fast.hardware import device_name, explain_auto, instruction_set, resolve_device
     from srat_kernels import available_backends
 
-    assert isinstance(console, Console)
     device = resolve_device("auto")
-    precision = resolve_precision(Recipe(), device)
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
-    console.print(f"torch build: {build}", highlight=False)
-    console.print(f"device: {device} ({device_name(device)}), precision auto = {precision}", highlight=False)
-    console.print(f"kernel backends: {', '.join(available_backends(device))}", highlight=False)
+    console.say(f"torch build: {build}")
+    console.say(f"device: {device} ({device_name(device)})")
+    limits = (
+        f"{name}={os.environ[name]}"
+        for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+        if name in os.environ
+    )
+    limited = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    console.say(f"CPU instruction set: {instruction_set()}" + (f" (limited by {limited})" if limited else ""))
+    for line in explain_auto(device):
+        console.say(line)
+    console.say(f"kernel backends: {', '.join(available_backends(device))}")
     if device.type == "cpu":
-        console.print(
-            "no CUDA device: training runs on the CPU; use --recipe smoke or small sets", highlight=False
-        )
+        console.say("no CUDA device: training runs on the CPU; use --recipe smoke or small sets")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from srat_fast.cli.options import fields_given
-from srat_fast.cli.show import accuracy_table, per_class_table, wide_console
+from srat_fast.cli.show import accuracy_table, per_class_table
 
 _NAMES = (
     "Comma-separated: clean, fgsm, pgd-K, cw-K, pgd-KxR, cw-KxR (K steps, R restarts), pgd-K@S (logits times S), "
@@ -55,9 +55,8 @@ def evaluate(
     changes = fields_given(given, {"--batch-size": "run.eval_batch_size"})
     fields_given({"--eps": eps})  # for messages: one radius or several are no change of the recipe
 
-    from rich.console import Console
-
     from srat_fast.cli.watch import Watch
+    from srat_fast.console import Console
     from srat_fast.evaluation.runs import evaluate as judge
     from srat_fast.record import audit_verdict
 
@@ -74,17 +73,15 @@ def evaluate(
             progress=watch,
         )
     if as_json:
-        typer.echo(json.dumps(results, indent=2))
+        print(json.dumps(results, indent=2))
         return
     record = json.loads((run / "record.json").read_text(encoding="utf-8"))
-    out = wide_console()
+    out = Console()
     out.print(accuracy_table(results))
     last = record["evaluations"][-1]
     verdict = audit_verdict(record, weights, last["weights_checksum"])
-    out.print(f"audit of this run: {verdict}", highlight=False, soft_wrap=True)
+    out.say(f"audit of this run: {verdict}")
     if last["same_data"] is False:
-        console.print(
-            "note: the images differ from those of the run (another data checksum)", style="bold red"
-        )
+        console.say("note: the images differ from those of the run (another data checksum)", style="bold red")
     if len(record["classes"]) <= 20:
         out.print(per_class_table(results, record["classes"], record["counts"]))

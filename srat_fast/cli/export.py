@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from srat_fast.cli.options import fields_given
+from srat_fast.tables import Table
 
 
 def export(
@@ -38,23 +39,20 @@ def export(
     """The model of a run for other programs: each file is read back and its logits compared with the run's."""
     changes = fields_given({"--data-root": data_root})
 
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
+    from srat_fast.console import Console
     from srat_fast.sharing.export import export as write
 
     result = write(run, formats, weights=weights, out=out, changes=changes, real_batch=real_batch)
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        print(json.dumps(result, indent=2))
         return
-    table = Table("file", "format", "bytes", "largest difference of a logit", box=box.MARKDOWN)
+    table = Table("file", "format", "bytes", "largest difference of a logit", right=(2, 3))
     for file in result["files"]:
-        table.add_row(file["file"], file["format"], str(file["bytes"]), f"{file['difference']:.2g}")
+        table.add(file["file"], file["format"], str(file["bytes"]), f"{file['difference']:.2g}")
     console = Console()
     console.print(table)
-    console.print(f"{result['out']}: with MODEL_CARD.md", highlight=False, soft_wrap=True)
+    console.say(f"{result['out']}: with MODEL_CARD.md")
     if result["same_data"] is False:
-        Console(stderr=True).print(
+        Console(stderr=True).say(
             "note: the images differ from those of the run (another data checksum)", style="bold red"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
 from typing import Any
 
 from srat_fast.errors import UserError
@@ -61,18 +63,30 @@ def named_as_option(field: str) -> str:
 
 
 def spelled_out(arguments: list[str]) -> list[str]:
-    """Arguments in which an option whose value may be left out has one: typer knows no such options.
+    """Arguments as typer can take them: `--resume` with its value, and `~` of every path as the home directory.
 
     Args:
         arguments: of the command line.
 
     Returns:
-        The same with `--resume` as `--resume=must`, unless "auto" follows or a value is joined by "=".
+        The same with `--resume` as `--resume=must`, unless "auto" follows or a value is joined by "="; and with `~/x`,
+        `--out=~/x` and `data.root=~/x` expanded, which no shell does within quotes or behind "=".
     """
     spelled = []
     for argument, following in itertools.pairwise([*arguments, ""]):
-        spelled.append("--resume=must" if argument == "--resume" and following != "auto" else argument)
+        spelled.append(
+            "--resume=must" if argument == "--resume" and following != "auto" else _from_home(argument)
+        )
     return spelled
+
+
+def _from_home(argument: str) -> str:
+    home = re.match(r"(?:[\w.-]+=)?(~[\w.-]*)(?=/|$)", argument)
+    return (
+        argument
+        if home is None
+        else argument[: home.start(1)] + os.path.expanduser(argument[home.start(1) :])
+    )
 
 
 def parse_settings(settings: list[str]) -> dict[str, str]:

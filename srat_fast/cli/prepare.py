@@ -10,6 +10,7 @@ import typer
 from srat_fast.cli.options import recipe_from_options
 from srat_fast.datasets import DATASETS
 from srat_fast.recipe import Recipe
+from srat_fast.tables import Table
 
 _Text = str | None
 #: Options of this command only -> recipe field.
@@ -97,21 +98,18 @@ def prepare(
     )
     content = _prepared(chosen)
     if as_json:
-        typer.echo(json.dumps(content, indent=2))
+        print(json.dumps(content, indent=2))
         return
 
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from srat_fast.console import Console
 
-    table = Table("part", "images", "MB", "SHA-256", box=box.MARKDOWN)
-    table.columns[1].justify = table.columns[2].justify = "right"
+    table = Table("part", "images", "MB", "SHA-256", right=(1, 2))
     for file in content["files"]:
-        table.add_row(file["part"], str(file["images"]), f"{file['bytes'] / 1e6:.1f}", file["sha256"])
-    console = Console(width=120)
+        table.add(file["part"], str(file["images"]), f"{file['bytes'] / 1e6:.1f}", file["sha256"])
+    console = Console()
     console.print(table)
     for path in dict.fromkeys(file["path"] for file in content["files"] if file["path"]):
-        console.print(path, highlight=False, soft_wrap=True)
+        console.say(path)
 
 
 def _prepared(recipe: Recipe) -> dict[str, Any]:

@@ -24,15 +24,14 @@ def report(
     ] = False,
 ) -> None:
     """Tables (Markdown, CSV, LaTeX), figures (SVG, PNG) and one self-contained report.html."""
-    from rich.console import Console
-
+    from srat_fast.console import Console
     from srat_fast.report.collect import find_runs
     from srat_fast.report.groups import group_runs
     from srat_fast.report.table import summary_tables
 
     console = Console()
     for title, table in summary_tables(group_runs(find_runs(directories))):
-        console.print(title, highlight=False, soft_wrap=True)
+        console.say(title)
         console.print(table)
     if print_only:
         return
@@ -40,13 +39,9 @@ def report(
     from srat_fast.report.build import PAGE, build_report
 
     made = build_report(directories, out, all_figures=all_figures)
-    console.print(
-        f"{len(made.figures)} figures, {made.directory / PAGE}", highlight=False, soft_wrap=True, markup=False
-    )
+    console.say(f"{len(made.figures)} figures, {made.directory / PAGE}")
     if made.left_out:
-        console.print(f"{made.left_out} more figures with --all-figures", highlight=False)
+        console.say(f"{made.left_out} more figures with --all-figures")
     if made.missing:
         names = ", ".join(name for name, _, _ in made.missing)
-        console.print(
-            f"not from these runs: {names} (the page says what each needs)", highlight=False, soft_wrap=True
-        )
+        console.say(f"not from these runs: {names} (the page says what each needs)")

@@ -56,7 +56,8 @@ def reproduce(
     other_code: OtherCode = False,
 ) -> int:
     """Reproduce a table or figure of the paper as one sweep and one table."""
-    from srat_fast.cli.sweep_show import output, show_plan
+    from srat_fast.cli.sweep_show import show_plan
+    from srat_fast.console import Console
     from srat_fast.errors import UserError
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.estimate import duration
@@ -75,10 +76,10 @@ def reproduce(
                 "--data-root", "has no effect: smoke scale runs on scikit-learn's digits", data_root
             )
         spec.base["data.root"] = data_root
-    console = output()
+    console = Console()
     if images_per_second is not None and images_per_second <= 0:
         raise UserError("--images-per-second", "a number > 0", images_per_second)
-    console.print(f"numbering: {found.numbering}", highlight=False, soft_wrap=True)
+    console.say(f"numbering: {found.numbering}")
     if scale == "paper":
         plan = make_plan(spec, item)
         speed = images_per_second or _ASSUMED
@@ -94,10 +95,10 @@ def reproduce(
         )
         if not go:
             show_plan(console, plan, [], None, None)
-            console.print(line, highlight=False, soft_wrap=True)
-            console.print("not run: --run does; --scale smoke tries everything in minutes", highlight=False)
+            console.say(line)
+            console.say("not run: --run does; --scale smoke tries everything in minutes")
             return 0
-        console.print(line, highlight=False, soft_wrap=True)
+        console.say(line)
     directory = out if out is not None else Path("reproduce") / f"{item}-{scale}"
     code = run_spec(
         spec, item, directory, console, dry_run=False, engine=engine, address=address, collect=False, gpus=gpus,
@@ -113,5 +114,5 @@ def reproduce(
 
             report = build_report([directory / "runs"], directory / "report")
             made += f" and report/{PAGE} with {len(report.figures)} figures"
-        console.print(f"in {directory}: {made}", highlight=False, soft_wrap=True)
+        console.say(f"in {directory}: {made}")
     return code

@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from srat_fast.tables import Cell, Table
 
 #: Intervals stand in a table of classes with at most this many columns of accuracies; the record has them all.
 _INTERVAL_COLUMNS = 3
-
-
-def wide_console() -> Console:
-    """Where results are printed: as wide as the terminal, or wide enough for any table where there is none.
-
-    Returns:
-        A console on stdout.
-    """
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 200))
 
 
 def percent(value: float | None) -> str:
@@ -45,15 +32,13 @@ def accuracy_table(rows: dict[str, dict[str, Any]]) -> Table:
     Returns:
         A table in percent.
     """
-    table = Table("accuracy, %", "overall", "well", "under", box=box.MARKDOWN)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("accuracy, %", "overall", "well", "under", right=(1, 2, 3))
     for name, values in rows.items():
-        cells = []
+        cells: list[Cell] = []
         for part in ("overall", "well", "under"):
             low_high = (values.get("intervals") or {}).get(part)
-            cells.append(percent(values[part]) + (interval(low_high) if low_high else ""))
-        table.add_row(name, *cells)
+            cells.append((percent(values[part]), interval(low_high) if low_high else ""))
+        table.add(name, *cells)
     return table
 
 
@@ -80,16 +65,16 @@ def per_class_table(rows: dict[str, dict[str, Any]], classes: Sequence[str], cou
     Returns:
         A table in percent.
     """
-    table = Table("class", "training images", *rows, box=box.MARKDOWN)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(
+        "class", "training images", *rows, right=range(1, 2 + len(rows)), spare=("training images",)
+    )
     roomy = len(rows) <= _INTERVAL_COLUMNS
     for c, (name, count) in enumerate(zip(classes, counts, strict=True)):
-        cells = []
+        cells: list[Cell] = []
         for values in rows.values():
             pairs = (values.get("intervals") or {}).get("per_class")
-            cells.append(percent(values["per_class"][c]) + (interval(pairs[c]) if pairs and roomy else ""))
-        table.add_row(name, str(count), *cells)
+            cells.append((percent(values["per_class"][c]), interval(pairs[c]) if pairs and roomy else ""))
+        table.add(name, str(count), *cells)
     return table
 
 
@@ -102,35 +87,22 @@ def audit_table(report: dict[str, Any]) -> Table:
     Returns:
         A table: check, verdict, figure, threshold, and the figure in words.
     """
-    table = Table("check", "verdict", "figure", "at most", "found", box=box.MARKDOWN)
-    for column in (2, 3):
-        table.columns[column].justify = "right"
+    table = Table("check", "verdict", "figure", "at most", "found", right=(2, 3))
     for check in report["checks"]:
         numbers = ["-" if check[key] is None else f"{check[key]:.2g}" for key in ("figure", "threshold")]
-        table.add_row(check["name"], check["verdict"], *numbers, escape(check["found"]))
+        table.add(check["name"], check["verdict"], *numbers, check["found"])
     return table
 
 
-def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of any length of line as Markdown: what is wider than a terminal stays whole, for files and pagers.
-
-    Args:
-        rows: of equal keys, at least one; numbers get six digits, None is "-".
-
-    Returns:
-        Aligned lines.
-    """
+def rows_table(rows: Sequence[dict[str, Any]], *, spare: Sequence[str] = ()) -> Table:
+    """Rows of equal keys, at least one; numbers get six digits, None and NaN are "-"."""
 
     def cell(value: object) -> str:
         if value is None or (isinstance(value, float) and value != value):
             return "-"
         return f"{value:.6g}" if isinstance(value, float) else str(value)
 
-    lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
-    lines = [[text.replace("|", "\\|") for text in line] for line in lines]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    )
+    table = Table(*rows[0], spare=spare)
+    for row in rows:
+        table.add(*map(cell, row.values()))
+    return table

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from srat_fast.cli import sweep_show
+from srat_fast.cli.streams import recorded
 from srat_fast.errors import UserError
+from srat_fast.tables import visible
 
 ENGINES = ("local", "ray")
 
@@ -88,6 +89,7 @@ def run(
     other_code: OtherCode = False,
 ) -> int:
     """Plan a spec's runs and run them: finished ones are skipped, interrupted ones resumed, failed ones tried again."""
+    from srat_fast.console import Console
     from srat_fast.sweep.space import SAMPLERS
     from srat_fast.sweep.spec import read_tree, spec_from_tree
 
@@ -99,7 +101,7 @@ def run(
             raise UserError("--search", "the spec has no [search] table that says what is searched", search)
         parsed = dataclasses.replace(parsed, search=dataclasses.replace(parsed.search, sampler=search))
     return run_spec(
-        parsed, str(spec), out if out is not None else Path("sweeps") / spec.stem, sweep_show.output(), dry_run=dry_run,
+        parsed, str(spec), out if out is not None else Path("sweeps") / spec.stem, Console(), dry_run=dry_run,
         engine=engine, address=address, collect=collect, gpus=gpus, slots_per_gpu=slots_per_gpu, cpu_slots=cpu_slots,
         images_per_second=images_per_second, stall_timeout=stall_timeout, min_free=min_free, other_code=other_code,
     )  # fmt: skip
@@ -111,6 +113,7 @@ def run_spec(
     stall_timeout: float | None, min_free: float, other_code: bool,
 ) -> int:  # fmt: skip
     """Run a spec, as the options of `srat-fast sweep` say; `reproduce` does so too."""
+    from srat_fast.cli import sweep_show
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.driver import Options
     from srat_fast.sweep.local import LocalEngine
@@ -157,14 +160,14 @@ def run_spec(
     status = read_status(sweep, progress=False)
     sweep_show.show_plan(console, sweep.plan, slots, images_per_second, status)
     if any(slot.gpu is not None and slot.share > 1 for slot in slots):
-        console.print(
+        console.say(
             "MPS runs on this machine and is shared by the trials"
             if mps_is_running()
-            else "MPS does not run here: trials on one GPU take turns",
-            highlight=False,
+            else "MPS does not run here: trials on one GPU take turns"
         )
     left = [row.trial for row in status.rows if row.status not in ("done", "failed", "pruned")]
     options = Options(stall_timeout, int(min_free * 2**20), images_per_second)
+    recorded()
     with SweepView(sweep.plan.title, console) as view:
         if engine == "ray":
             return RayEngine(sweep, slots, view, options, collect=collect).run()
@@ -177,7 +180,7 @@ def run_spec(
         code = LocalEngine(sweep, slots, view, options, driver=driver).run()
     if code == 1:
         line = f"reasons: srat-fast sweep status {out}; again: srat-fast sweep retry {out}"
-        console.print(line, highlight=False, soft_wrap=True)
+        console.say(line)
     return code
 
 
@@ -190,6 +193,8 @@ def plan(
     other_code: OtherCode = False,
 ) -> int:
     """Write the plan into the sweep's directory and run nothing: for `run-one` in a batch system."""
+    from srat_fast.cli import sweep_show
+    from srat_fast.console import Console
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.spec import BadSpec, read_tree, spec_from_tree
 
@@ -199,14 +204,15 @@ def plan(
         sweep = SweepDirectory.create(directory, parsed, str(spec), other_code=other_code)
     except BadSpec as error:
         return _all_of(error)
-    sweep_show.show_plan(sweep_show.output(), sweep.plan, [], None, None)
-    typer.echo(f"trials 0 to {len(sweep.plan.trials) - 1}: srat-fast sweep run-one {directory} INDEX")
+    console = Console()
+    sweep_show.show_plan(console, sweep.plan, [], None, None)
+    console.say(f"trials 0 to {len(sweep.plan.trials) - 1}: srat-fast sweep run-one {directory} INDEX")
     return 0
 
 
 def _all_of(error: Any) -> int:
     for line in error.problems:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {visible(line)}", file=sys.stderr)
     return 2
 
 
@@ -217,6 +223,8 @@ def status(
     every: Annotated[bool, typer.Option("--all", help="A line for every trial.")] = False,
 ) -> None:
     """Counts, running trials, and the reason and traceback of each failed one."""
+    from srat_fast.cli import sweep_show
+    from srat_fast.console import Console
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.status import read_status
 
@@ -225,9 +233,9 @@ def status(
     if as_json:
         import json
 
-        typer.echo(json.dumps(sweep_show.status_json(sweep, found)))
+        print(json.dumps(sweep_show.status_json(sweep, found)))
         return
-    sweep_show.show_status(sweep_show.output(), sweep, found, every)
+    sweep_show.show_status(Console(), sweep, found, every)
 
 
 @app.command()
@@ -246,7 +254,7 @@ def retry(
     from srat_fast.sweep.retry import requeue
 
     for line in requeue(directory, trials or [], fresh):
-        typer.echo(line)
+        print(visible(line))
 
 
 @app.command("run-one")
@@ -255,12 +263,14 @@ def run_one(
     index: Annotated[int, typer.Argument(help="Of the trial, from 0 (sweep status --all).", metavar="INDEX")],
 ) -> int:
     """Run a single trial here, such as one task of a batch system's array job."""
+    from srat_fast.console import Console
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.single import run_single
     from srat_fast.sweep.view import SweepView
 
     sweep = SweepDirectory.open(directory)
-    with SweepView(sweep.plan.title, sweep_show.output()) as view:
+    recorded()
+    with SweepView(sweep.plan.title, Console()) as view:
         return run_single(sweep, index, view)
 
 
@@ -286,8 +296,9 @@ def print_table(
     sweep: Any, baseline: str | None, confidence: float, per_class: bool, out: list[Path]
 ) -> None:
     """Print a sweep's table and write it to files; `reproduce` does so too."""
+    from srat_fast.console import Console
     from srat_fast.sweep.table import build_table
-    from srat_fast.sweep.write import to_markdown, write_table
+    from srat_fast.sweep.write import to_markdown, to_parts, write_table
 
     methods = sorted({sweep.plan.recipe(trial).method for trial in sweep.plan.trials})
     if baseline is not None and baseline not in methods:
@@ -297,4 +308,9 @@ def print_table(
     content = build_table(sweep, baseline, confidence=confidence, per_class=per_class)
     for path in out:
         write_table(content, path)
-    typer.echo(to_markdown(content), nl=False)
+    console = Console()
+    if not console.is_terminal:
+        print(to_markdown(content), end="")  # as in a file
+        return
+    for part in to_parts(content):
+        console.print(part, soft_wrap=isinstance(part, str))

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from srat_fast.console import Console
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.estimate import duration, estimate
 from srat_fast.sweep.plan import Plan
 from srat_fast.sweep.slots import Slot
 from srat_fast.sweep.status import STATUSES, Row, Status
+from srat_fast.tables import Table
 
 _CELLS = 30
-
-
-def output() -> Console:
-    """Where the commands print.
-
-    Returns:
-        The terminal; or, where the output is none, lines as long as they are, so that no name is cut.
-    """
-    console = Console()
-    return console if console.is_terminal else Console(width=1000)
 
 
 def show_plan(
@@ -42,15 +30,16 @@ def show_plan(
     seeds: dict[int, list[int]] = {}
     for trial in plan.trials:
         seeds.setdefault(trial.cell, []).append(trial.seed)
-    table = Table("cell", *plan.axes, "seeds", "images an epoch", title=plan.title, box=box.MARKDOWN)
+    table = Table("cell", *plan.axes, "seeds", "images an epoch")
     for cell, values in list(enumerate(plan.cells))[:_CELLS]:
         mine = next((t for t in plan.trials if t.cell == cell), None)
         if mine is None:  # the same runs as another cell's
             continue
         images = mine.images // plan.recipe(mine).optim.epochs
         shown = [str(values.get(name, plan.recipes[cell].get(name, "default"))) for name in plan.axes]
-        table.add_row(str(cell), *shown, ", ".join(map(str, seeds[cell])), str(images))
+        table.add(str(cell), *shown, ", ".join(map(str, seeds[cell])), str(images))
     if plan.search is None or plan.cells:
+        console.say(plan.title)
         console.print(table)
     if plan.search is not None:
         ranges = [
@@ -61,14 +50,13 @@ def show_plan(
         early = (
             f"; hopeless runs end early, from epoch {plan.search['after']} on" if plan.search["after"] else ""
         )
-        console.print(
-            f"search: {plan.search['trials']} runs by {plan.search['sampler']}: {', '.join(ranges)}{early}",
-            highlight=False, soft_wrap=True, markup=False,
-        )  # fmt: skip
+        console.say(
+            f"search: {plan.search['trials']} runs by {plan.search['sampler']}: {', '.join(ranges)}{early}"
+        )
     if len(plan.cells) > _CELLS:
-        console.print(f"and {len(plan.cells) - _CELLS} more cells")
+        console.say(f"and {len(plan.cells) - _CELLS} more cells")
     for note in plan.notes:
-        console.print(note, highlight=False)
+        console.say(note)
     left = plan.trials
     text = f"{len(plan.trials)} runs in {len(plan.cells)} cells"
     if status is not None and status.counts["queued"] < len(plan.trials):
@@ -77,14 +65,12 @@ def show_plan(
     guess = estimate(left, len(slots), status.finished() if status else (), images_per_second)
     gpus = len({slot.gpu for slot in slots if slot.gpu is not None})
     if not slots:
-        console.print(text, highlight=False, soft_wrap=True)
+        console.say(text)
         return
     names = ", ".join(slot.name for slot in slots[:4]) + (", ..." if len(slots) > 4 else "")
-    console.print(f"{text}; {len(slots)} at a time ({names})", highlight=False, soft_wrap=True)
+    console.say(f"{text}; {len(slots)} at a time ({names})")
     hours = f", {guess.seconds * gpus / 3600:.1f} GPU hours" if gpus and guess.seconds is not None else ""
-    console.print(
-        f"estimated time: {duration(guess.seconds)}{hours} ({guess.source})", highlight=False, soft_wrap=True
-    )
+    console.say(f"estimated time: {duration(guess.seconds)}{hours} ({guess.source})")
 
 
 def _failure(row: Row) -> str:
@@ -104,36 +90,31 @@ def show_status(console: Console, sweep: SweepDirectory, status: Status, every: 
     """
     total = len(status.rows)
     counts = ", ".join(f"{status.counts[name]} {name}" for name in STATUSES if status.counts[name])
-    console.print(f"{sweep.plan.title}: {total} runs: {counts}", highlight=False, soft_wrap=True)
+    console.say(f"{sweep.plan.title}: {total} runs: {counts}")
     running = status.of("running")
     left = [row.trial for row in status.rows if row.status not in ("done", "failed")]
     if running:
-        table = Table("running", "where", "epoch", "images/s", "attempt", box=box.MARKDOWN)
+        table = Table("running", "where", "epoch", "images/s", "attempt", right=(2, 3, 4))
         for row in running:
             where = str(row.state["running"].get("where", ""))
             host = str(row.state["running"]["host"]).partition(":")[0]
             attempt = str(len(row.state["attempts"]) + 1)
-            table.add_row(row.trial.name, f"{host} {where}", str(row.epoch), f"{row.speed:,.0f}", attempt)
+            table.add(row.trial.name, f"{host} {where}", str(row.epoch), f"{row.speed:,.0f}", attempt)
         console.print(table)
-        console.print(f"{sum(row.speed for row in running):,.0f} images/s in all", highlight=False)
+        console.say(f"{sum(row.speed for row in running):,.0f} images/s in all")
         guess = estimate(left, len(running), status.finished())
-        console.print(f"left: {duration(guess.seconds)} ({guess.source})", highlight=False, soft_wrap=True)
+        console.say(f"left: {duration(guess.seconds)} ({guess.source})")
     for row in status.of("failed"):
-        console.print(
-            f"failed: {row.trial.name}: {row.state.get('reason')}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        console.say(f"failed: {row.trial.name}: {row.state.get('reason')}")
         trace = _failure(row)
         if trace:
-            console.print(trace, highlight=False, markup=False, soft_wrap=True)
-        console.print(f"    log: {sweep.log(row.trial)}", highlight=False, markup=False, soft_wrap=True)
+            console.say(trace)
+        console.say(f"    log: {sweep.log(row.trial)}")
     if every:
-        table = Table("index", "id", "status", "attempts", "run", box=box.MARKDOWN)
+        table = Table("index", "id", "status", "attempts", "run", spare=("attempts", "id"))
         for row in status.rows:
             attempts = str(len(row.state.get("attempts", [])))
-            table.add_row(str(row.trial.index), row.trial.id, row.status, attempts, row.trial.name)
+            table.add(str(row.trial.index), row.trial.id, row.status, attempts, row.trial.name)
         console.print(table)
 
 

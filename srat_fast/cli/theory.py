@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli.show import markdown_table
+from srat_fast.cli.show import rows_table
 
 
 def theory(
@@ -61,11 +61,11 @@ def theory(
     checked = check(settings)
     files = [] if out is None else write(settings, checked, out)
     if as_json:
-        typer.echo(json.dumps(plain(settings, checked), indent=2, allow_nan=False))
+        print(json.dumps(plain(settings, checked), indent=2, allow_nan=False))
     else:
-        from rich.console import Console
+        from srat_fast.console import Console
 
-        console = Console(soft_wrap=True, highlight=False)
+        console = Console()
         claims = [
             {"claim": c.name, "reading": c.statement, "verdict": c.verdict, "shown by": c.evidence}
             for c in checked.claims
@@ -79,8 +79,9 @@ def theory(
             ("Errors of sign(1.x - b): closed form, simulation, printed formula", checked.errors),
             ("Where the theorems' claims hold", checked.ranges),
         ):
-            console.print(f"\n{title}\n\n{markdown_table(rows)}", markup=False)
+            console.say(f"\n{title}")
+            console.print(rows_table(rows, spare=("shown by", "reading")))
         if files:
-            console.print(f"\n{len(files)} files in {out}")
+            console.say(f"\n{len(files)} files in {out}")
     if not checked.as_expected:
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ import typer
 
 from srat_fast.cli.options import recipe_from_options
 from srat_fast.cli.show import accuracy_table, per_class_table
+from srat_fast.cli.streams import recorded
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import METHODS
 from srat_fast.recipe import NAMED_RECIPES, to_toml
@@ -16,7 +17,7 @@ from srat_fast.record import MUST, RECIPE, audit_verdict
 from srat_fast.training.stops import Stops
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from srat_fast.console import Console
 
 _Text = str | None
 
@@ -131,16 +132,16 @@ def train(
         settings or [],
     )
     if print_recipe:
-        typer.echo(to_toml(chosen.resolve()), nl=False)
+        print(to_toml(chosen.resolve()), end="")
         return
 
     with Stops() as stops:  # before torch is imported, which takes seconds in which a signal may come
-        from rich.console import Console
-
+        from srat_fast.console import Console
         from srat_fast.training.trainer import default_out
         from srat_fast.training.trainer import train as run
 
         console = Console()
+        recorded()
         target = out if out is not None else default_out(chosen)
         record = run(chosen, target, console=console, resume=resume, stops=stops)
     show_record(record, target, console)
@@ -164,22 +165,18 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     console.print(accuracy_table(rows))
     if len(record["classes"]) <= 20:
         console.print(per_class_table(rows, record["classes"], record["counts"]))
-    console.print(
-        f"audit: {audit_verdict(record)} (srat-fast audit {target})", highlight=False, soft_wrap=True
-    )
+    console.say(f"audit: {audit_verdict(record)} (srat-fast audit {target})")
     if record["collapsed"] is not None:
-        console.print(
+        console.say(
             f"collapsed: class {record['classes'][record['collapsed']]} takes more than 95 % of the predictions; "
             "try a lower optim.lr or a longer optim.warmup_epochs",
             style="bold red",
         )
     for warning in record.get("warnings", ()):
-        console.print(warning, style="bold red", highlight=False, soft_wrap=True)
+        console.say(warning, style="bold red")
     seconds = record["seconds"]
-    console.print(
+    console.say(
         f"{record['images_per_second']:,.0f} training images/s; {seconds['total']:.1f} s in all "
         f"(attack {seconds['attack']:.1f}, step {seconds['step']:.1f}, evaluation {seconds['evaluation']:.1f}); "
-        f"{target}",
-        highlight=False,
-        soft_wrap=True,
+        f"{target}"
     )

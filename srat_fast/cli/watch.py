@@ -6,7 +6,9 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from srat_fast.console import Bar, interactive
 
 
 class Watch:
@@ -19,18 +21,17 @@ class Watch:
 
     def __init__(self, console: Console, every: float = 10.0) -> None:
         self._console, self._every = console, every
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._name, self._since, self._from, self._told = "", 0.0, 0, 0.0
 
     def __enter__(self) -> Watch:
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
+        if interactive(self._console):
+            self._bar = Bar(
+                self._console,
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(elapsed_when_finished=True),
-                console=self._console,
-                transient=True,
             )
             self._bar.start()
         return self

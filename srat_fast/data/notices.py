@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from srat_fast.tables import visible
+
 LOG = logging.getLogger("srat_fast.data")
 
 
@@ -21,7 +23,7 @@ class _Lines(logging.Handler):
         self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = record.getMessage()
+        line = visible(record.getMessage())
         if record.levelno >= logging.WARNING:
             if line in self._said:
                 return
@@ -62,22 +64,20 @@ def bar(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[
         A function that is told how much is done in all.
     """
     from rich import progress
-    from rich.console import Console
 
-    console = Console(stderr=True)
+    from srat_fast.console import Bar, Console
+
     amount = (
         (progress.DownloadColumn(), progress.TransferSpeedColumn())
         if in_bytes
         else (progress.MofNCompleteColumn(),)
     )
     columns = (
-        progress.TextColumn("{task.description}", markup=False),  # it has a folder's name in it
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         *amount,
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as shown:
+    with Bar(Console(stderr=True), *columns) as shown:
         task = shown.add_task(title, total=total)
         yield lambda done: shown.update(task, completed=done)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from srat_fast.errors import UserError
-from srat_fast.figures.canvas import UNDER, WELL, Axes, Figure, figure, style
+from srat_fast.figures.canvas import UNDER, WELL, Axes, Figure, figure, named, style
 
 _VIEWS = {"clean": "clean", "attacked": "under attack"}
 
@@ -128,7 +128,7 @@ def _scatter(axes: Axes, item: Panel) -> None:
     """One panel: a colour for each class, circles for the frequent half, triangles for the rare one."""
     colours = "tab10" if len(item.classes) <= 10 else "tab20" if len(item.classes) <= 20 else "nipy_spectral"
     top = max(len(item.classes) - 1, 9 if colours == "tab10" else 19 if colours == "tab20" else 1)
-    for label, name in enumerate(item.classes):
+    for label, name in enumerate(map(named, item.classes)):
         at = item.embedding[item.labels == label]
         axes.scatter(
             at[:, 0], at[:, 1], c=np.full(len(at), label), cmap=colours, vmin=0, vmax=top, s=9, linewidths=0,
@@ -141,7 +141,7 @@ def _scatter(axes: Axes, item: Panel) -> None:
 
 def _confusion(analysis: dict[str, Any]) -> Figure:
     """Row-normalised confusion, clean and attacked."""
-    names, classes = analysis["classes"], len(analysis["classes"])
+    names, classes = [named(name) for name in analysis["classes"]], len(analysis["classes"])
     size = min(max(0.42 * classes, 3.0), 9.0)
     with style():
         drawn, grid = figure(1, 2, width=2 * size + 1.6, height=size + 0.9)
@@ -182,7 +182,11 @@ def _counts(analysis: dict[str, Any]) -> Figure:
                 for n, value, name in zip(counts, accuracy, analysis["classes"], strict=True):
                     if math.isfinite(value):
                         axes.annotate(
-                            name, (n, 100 * value), textcoords="offset points", xytext=(3, 3), fontsize=6
+                            named(name),
+                            (n, 100 * value),
+                            textcoords="offset points",
+                            xytext=(3, 3),
+                            fontsize=6,
                         )
             spearman = analysis[view]["count_correlation"]["spearman"]
             known = spearman is not None and math.isfinite(spearman)

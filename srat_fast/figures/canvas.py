@@ -7,6 +7,7 @@ is changed and no window system is needed. Equal drawings give equal bytes: no d
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 
 from srat_fast.errors import UserError
 from srat_fast.record import write_atomically
+from srat_fast.tables import visible
 
 __all__ = [
     "SERIES",
@@ -29,6 +31,7 @@ __all__ = [
     "Figure",
     "figure",
     "logarithmic",
+    "named",
     "render",
     "save",
     "style",
@@ -100,6 +103,13 @@ def figure(
         return made, made.subplots(rows, columns, squeeze=False, **options)
 
 
+def named(name: str) -> str:
+    """A class's name in a figure: one line of at most 24 characters (a longer one would leave no room for the axes)."""
+    text = visible(name)
+    text = text if len(text) <= 24 else text[:23] + "…"
+    return f" {text}" if text.startswith("_") else text  # matplotlib keeps a leading "_" out of legends
+
+
 def logarithmic(axes: Axes, which: str) -> None:
     """Give an axis a logarithmic scale with plain numbers: its usual labels are formulas, which `style` does not parse.
 
@@ -143,7 +153,9 @@ def render(drawn: Figure, suffix: str = ".svg") -> bytes:
         The file's content; equal figures give equal bytes.
     """
     buffer = io.BytesIO()
-    with style():
+    with style(), warnings.catch_warnings():
+        # what the font lacks is text in .svg all the same, drawn by the reader's fonts, and a box in .png
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font", UserWarning)
         drawn.savefig(buffer, format=suffix[1:], metadata=SUFFIXES[suffix])
         drawn.set_layout_engine(
             "none"

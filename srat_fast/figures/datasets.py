@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from srat_fast.figures.canvas import UNDER, WELL, Figure, figure, style
+from srat_fast.figures.canvas import UNDER, WELL, Figure, figure, named, style
 
 #: Classes that get a name below their bar; of more, every tenth gets its label's number.
 _NAMED = 30
@@ -38,10 +38,11 @@ def class_bars(classes: Sequence[str], counts: Sequence[int], under: Sequence[in
             if len(classes) <= _NAMED:
                 axes.bar_label(bars, fontsize=7, padding=1)
         if len(classes) <= _NAMED:
-            turned = max(len(name) for name in classes) > 6
+            names = [named(name) for name in classes]
+            turned = max(map(len, names)) > 6
             axes.set_xticks(
                 range(len(classes)),
-                list(classes),
+                names,
                 rotation=40 if turned else 0,
                 ha="right" if turned else "center",
             )
@@ -90,7 +91,7 @@ def sample_page(
     blocks = math.ceil(len(classes) / _ROWS)
     rows = math.ceil(len(classes) / blocks)
     totals = np.bincount(labels, minlength=len(classes))
-    names = [f"{name} ({total})" for name, total in zip(classes, totals, strict=True)]
+    names = [f"{named(name)} ({total})" for name, total in zip(classes, totals, strict=True)]
     width = blocks * (0.38 * per_class + 0.085 * max(len(name) for name in names) + 0.3)
     drawn, (line,) = figure(columns=blocks, width=width, height=0.38 * rows + 0.6)
     with style():

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 
 from srat_fast.record import audit_verdict as record_verdict
 from srat_fast.report.groups import COLUMNS, Group, Row, mean_and_deviation
+from srat_fast.tables import Table, visible
+from srat_fast.tables import latex as tex
 
 HEADINGS = ("standard", "standard under", "robust", "robust under")
-_LATEX = str.maketrans(
-    {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-)  # fmt: skip
 
 
 def audit_verdict(row: Row) -> str:
@@ -119,11 +117,10 @@ def markdown(groups: Sequence[Group]) -> str:
     """
     lines = []
     for group in groups:
-        lines += [group.title, "", "| method | seeds | " + " | ".join(HEADINGS) + " | audit | note |"]
-        lines.append("|---|---|" + "---:|" * len(HEADINGS) + "---|---|")
+        table = Table("method", "seeds", *HEADINGS, "audit", "note", right=range(2, 2 + len(HEADINGS)))
         for row in group.rows:
-            lines.append("| " + " | ".join(text.replace("|", r"\|") for text in texts(row)) + " |")
-        lines.append("")
+            table.add(*texts(row))
+        lines += [visible(group.title), "", table.markdown(), ""]
     return "\n".join(lines)
 
 
@@ -139,12 +136,12 @@ def latex(groups: Sequence[Group]) -> str:
     lines = ["% needs \\usepackage{booktabs}; daggers: robust accuracy not audited, or found suspicious"]
     for group in groups:
         lines += [
-            r"\begin{table}", r"\centering", rf"\caption{{{group.title.translate(_LATEX)}}}",
+            r"\begin{table}", r"\centering", rf"\caption{{{tex(group.title)}}}",
             r"\begin{tabular}{llrrrr}", r"\toprule",
             "method & seeds & " + " & ".join(HEADINGS) + r" \\", r"\midrule",
         ]  # fmt: skip
         for row in group.rows:
-            cells = [text.translate(_LATEX).replace("±", r"$\pm$") for text in _cells(row)]
+            cells = [tex(text) for text in _cells(row)]
             if row.finished and audit_verdict(row) != "reliable":
                 cells[4:] = [rf"{text}$^\dagger$" for text in cells[4:]]
             lines.append(" & ".join(cells) + r" \\")

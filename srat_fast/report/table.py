@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich import box
-from rich.table import Table
-
 from srat_fast.report.groups import Group
 from srat_fast.report.summary import HEADINGS, texts
+from srat_fast.tables import Table
+
+#: What a narrow terminal does without, first to last: the robust accuracies stand with their audit.
+_SPARE = ("note", "seeds", "standard under", "standard", "robust")
 
 
 def summary_tables(groups: Iterable[Group]) -> list[tuple[str, Table]]:
@@ -23,18 +24,11 @@ def summary_tables(groups: Iterable[Group]) -> list[tuple[str, Table]]:
     """
     tables = []
     for group in groups:
-        table = Table(box=box.MARKDOWN)
-        # on a narrow terminal the method's name stays readable, and a variant's fields are folded below it
-        table.add_column("method", min_width=max(len(row.method) for row in group.rows), overflow="fold")
-        table.add_column("seeds")
-        for name in HEADINGS:
-            table.add_column(name, justify="right")
-        table.add_column("audit", min_width=len("suspicious"))
         rows = [texts(row) for row in group.rows]
         noted = any(cells[-1] for cells in rows)
-        if noted:
-            table.add_column("note")
+        heads = ["method", "seeds", *HEADINGS, "audit", *(["note"] if noted else [])]
+        table = Table(*heads, right=range(2, 2 + len(HEADINGS)), spare=_SPARE)
         for cells in rows:
-            table.add_row(*(cells if noted else cells[:-1]))
+            table.add(*(cells if noted else cells[:-1]))
         tables.append((group.title, table))
     return tables

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from srat_fast.methods import METHODS
+from srat_fast.tables import Table, visible
 
 #: The card's name beside the exported files.
 CARD = "MODEL_CARD.md"
@@ -28,17 +29,11 @@ def percent(value: float | None) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table.
-
-    Args:
-        head: its columns' names.
-        rows: of cells.
-
-    Returns:
-        Its lines; a bar inside a cell is escaped.
-    """
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """A Markdown table."""
+    made = Table(*head)
+    for row in rows:
+        made.add(*row)
+    return made.markdown()
 
 
 def _shape(data: dict[str, Any]) -> str:
@@ -146,7 +141,7 @@ def model_card(
         f"`{recipe['method']}`: CIFAR ResNet-18 of width {recipe['model']['width']}, {len(classes)} classes. "
         f"These are the weights of {_WEIGHTS[weights]}.",
         f"- Input: `[B, {channels}, {pixels}, {pixels}]`, float32, pixels in [0, 1]; {inside}.\n"
-        f"- Output: logits `[B, {len(classes)}]`, classes in this order: {', '.join(classes)}.",
+        f"- Output: logits `[B, {len(classes)}]`, classes in this order: {', '.join(map(visible, classes))}.",
         "## Loading",
         *(f"{file['title']} (`{file['file']}`):\n\n```python\n{file['snippet']}\n```" for file in files),
         "## Accuracies",

@@ -21,8 +21,9 @@ from srat_fast.sweep.plan import Trial
 from srat_fast.sweep.process import TrialProcess, finished_fields
 from srat_fast.sweep.status import read_status
 from srat_fast.sweep.view import Running, Snapshot, SweepView
+from srat_fast.training.stops import CODES, HANGUP, handled
 
-#: Exit codes of a sweep besides 0 (all done), 2 (bad input), 130 and 143 (stopped).
+#: Exit codes of a sweep besides 0 (all done), 2 (bad input), 129, 130 and 143 (stopped).
 SOME_FAILED, PAUSED = 1, 3
 #: Seconds between two looks at trials that another driver runs.
 _ELSEWHERE = 1.0
@@ -47,8 +48,9 @@ class Stop:
     """Whether a signal has asked for the end, and how often."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self.signal: signal.Signals | None = None
         self.times = 0
+        self._hung_up = -HANGUP
 
     def note(self, number: int, frame: Any) -> None:
         """A signal's handler.
@@ -57,24 +59,28 @@ class Stop:
             number: of the signal.
             frame: not used.
         """
-        self.signal = self.signal or number
+        now = time.monotonic()
+        if number == signal.SIGHUP:
+            again, self._hung_up = now - self._hung_up < HANGUP, now
+            if again:
+                return
+        self.signal = self.signal or signal.Signals(number)
         self.times += 1
 
     @property
     def code(self) -> int | None:
-        """The exit code that follows: 130 for Ctrl-C, 143 for SIGTERM and SIGUSR1; None without a signal."""
-        return None if self.signal is None else 130 if self.signal == signal.SIGINT else 143
+        """The exit code that follows: 129 for SIGHUP, 130 for Ctrl-C, 143 for SIGTERM and SIGUSR1; None without one."""
+        return None if self.signal is None else CODES[self.signal]
 
 
 @contextmanager
 def stopped_by_signals(stop: Stop) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGUSR1 (a batch system's warning) are noted in `stop` instead of ending the process.
+    """SIGINT, SIGTERM, SIGHUP and SIGUSR1 (a batch system's warning) are noted in `stop`, and end nothing themselves.
 
     Args:
         stop: told of each.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, stop.note) for number in numbers}
+    before = {number: signal.signal(number, stop.note) for number in handled()}
     try:
         yield
     finally:
@@ -253,7 +259,7 @@ class Driver:
         """How the sweep ended, said in a line where it did not run through.
 
         Returns:
-            0 all done, 1 some failed, 3 paused, 130 or 143 stopped.
+            0 all done, 1 some failed, 3 paused, 129, 130 or 143 stopped.
         """
         if self.stop.code is not None:
             return self.stop.code

@@ -48,7 +48,7 @@ class LocalEngine:
         """Run until nothing is left, or until a signal or a full disk.
 
         Returns:
-            The exit code: 0 all done, 1 some failed, 3 paused, 130 or 143 stopped.
+            The exit code: 0 all done, 1 some failed, 3 paused, 129, 130 or 143 stopped.
         """
         driver = self.driver
         with stopped_by_signals(driver.stop):

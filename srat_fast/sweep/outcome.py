@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 #: Exit codes of `srat-fast train` after it saved on a signal.
-STOPPED = (130, 143)
+STOPPED = (129, 130, 143)
 #: Exit code of `run.watchdog_seconds`.
 HUNG = 124
 #: Characters of a log's end that are looked through; a trial's own words stay in its log.

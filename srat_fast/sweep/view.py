@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from srat_fast.console import interactive, unheard
 from srat_fast.sweep.estimate import Estimate, clock, duration
+from srat_fast.tables import Table, visible
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,20 @@ class SweepView:
         self._shown = time.monotonic()
 
     def __enter__(self) -> SweepView:
-        if self._console.is_terminal:
+        if interactive(self._console):
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
+            with unheard(self._console):
+                self._live.start()
+            if self._console.quiet:
+                self._live = None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            with unheard(self._console):
+                self._live.stop()
 
     def line(self, text: str) -> None:
         """One line that stays.
@@ -101,7 +106,10 @@ class SweepView:
         Args:
             text: without markup.
         """
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with unheard(self._console):
+            self._console.print(
+                visible(text, lines=True), markup=False, emoji=False, highlight=False, soft_wrap=True
+            )
 
     @property
     def due(self) -> bool:
@@ -118,18 +126,21 @@ class SweepView:
         if self._live is None:
             self.line(snapshot.text())
         else:
-            self._live.update(self._render(snapshot), refresh=True)
+            with unheard(self._console):
+                self._live.update(self._render(snapshot), refresh=True)
 
     def _render(self, snapshot: Snapshot) -> Group:
         total = snapshot.done + snapshot.failed + snapshot.queued + len(snapshot.running)
-        table = Table(
-            "running", "slot", "attempt", "images/s", "for", title=self._title, title_justify="left"
-        )
-        for trial in snapshot.running:
-            speed = f"{trial.speed:,.0f}" if trial.speed else "-"
-            row = (trial.name, trial.where, str(trial.attempt), speed, duration(time.time() - trial.started))
-            table.add_row(*(Text(cell) for cell in row))
-        below = Table.grid()  # a bar by itself does not end its line
-        below.add_row(ProgressBar(total=total, completed=snapshot.done, width=60))
-        below.add_row(Text(snapshot.text()))
-        return Group(table, below)
+        parts: list[RenderableType] = [Text(visible(self._title))]
+        if snapshot.running:
+            table = Table(
+                "running", "slot", "attempt", "images/s", "for", right=(2, 3), spare=("attempt", "slot")
+            )
+            for trial in snapshot.running:
+                speed = f"{trial.speed:,.0f}" if trial.speed else "-"
+                table.add(
+                    trial.name, trial.where, str(trial.attempt), speed, duration(time.time() - trial.started)
+                )
+            parts.append(table)
+        bar = ProgressBar(total=total, completed=snapshot.done, width=min(60, self._console.width))
+        return Group(*parts, bar, Text(), Text(snapshot.text()))  # a bar by itself does not end its line

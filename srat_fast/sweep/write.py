@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from srat_fast.record import write_atomically
 from srat_fast.sweep.published import METRICS
 from srat_fast.sweep.statistics import Summary
 from srat_fast.sweep.table import Entry, Line, TableData
+from srat_fast.tables import Cell, Table, latex, visible
 
 FORMATS = ("md", "csv", "parquet", "tex")
 _HEADS = [f"{kind} {part}" for kind, part in METRICS]
@@ -24,27 +26,25 @@ def _spread(summary: Summary, plus_minus: str) -> str:
     return f"{summary.mean:.2f}" + ("" if summary.std is None else f"{plus_minus}{summary.std:.2f}")
 
 
-def _cell(entry: Entry) -> str:
+def _cell(entry: Entry) -> Cell:
     """75.89 ± 0.41 (paper 76.25: -0.36)."""
     text = _spread(entry.summary, " ± ")
     if entry.paper is None:
         return text
     off = "" if entry.off is None else f": {entry.off:+.2f}"
-    return f"{text} (paper {entry.paper:.2f}{off})"
+    return text, f" (paper {entry.paper:.2f}{off})"
 
 
 def _whole(summary: Summary) -> str:
     return f"{summary.mean:,.0f}" if summary.n else "-"
 
 
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _grid(heads: list[str], rows: list[list[str]], numbers: range) -> list[str]:
-    """A Markdown table; columns in `numbers` are set to the right."""
-    rule = ["---:" if k in numbers else "---" for k in range(len(heads))]
-    return [_row(heads), "|" + "|".join(rule) + "|", *(_row(row) for row in rows)]
+def _grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], numbers: range, detail: str = "") -> Table:
+    """A table; columns in `numbers` are set to the right."""
+    made = Table(*heads, right=numbers, detail=detail)
+    for row in rows:
+        made.add(*row)
+    return made
 
 
 def _difference(line: Line) -> list[str]:
@@ -68,43 +68,44 @@ def to_markdown(table: TableData) -> str:
     Returns:
         The text.
     """
-    parts = [f"## {table.title}", ""]
+    lines: list[str] = []
+    for part in to_parts(table):
+        lines += ["", visible(part) if isinstance(part, str) else part.markdown()]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def to_parts(table: TableData) -> list[str | Table]:
+    """The same as lines and tables, in order."""
+    parts: list[str | Table] = [f"## {table.title}"]
     for setting, lines in table.settings().items():
-        rows = [
-            [line.label, str(len(line.seeds)), *(_cell(e) for e in line.entries[:4]), "; ".join(line.marks)]
+        parts.append(f"{setting}, accuracy in percent: mean ± sample deviation over n seeds")
+        cells = [
+            [line.label, str(len(line.seeds)), *map(_cell, line.entries[:4]), "; ".join(line.marks)]
             for line in lines
         ]
-        parts += [f"{setting}, accuracy in percent: mean ± sample deviation over n seeds", ""]
-        parts += [*_grid(["method", "n", *_HEADS, "marks"], rows, range(1, 6)), ""]
+        parts.append(_grid(["method", "n", *_HEADS, "marks"], cells, range(1, 6), "the paper's figures"))
         against = (
             f"; difference from {table.baseline} over common seeds, paired t-test" if table.baseline else ""
         )
-        parts += [f"{table.confidence:.0%} bootstrap interval of the mean{against}", ""]
+        parts.append(f"{table.confidence:.0%} bootstrap interval of the mean{against}")
         rows = [[line.label, *_difference(line)] for line in lines]
-        parts += [*_grid(["method", *_HEADS], rows, range(1, 5)), ""]
+        parts.append(_grid(["method", *_HEADS], rows, range(1, 5)))
         rows = [
             [line.label, str(line.speed.n), _whole(line.speed), _whole(line.seconds)]
             for line in lines
             if line.values["weights"] == "last"
         ]
-        parts += ["speed of training and wall time of a run, evaluation included: mean over seeds", ""]
-        parts += [*_grid(["method", "n", "images/s", "seconds"], rows, range(1, 4)), ""]
+        parts.append("speed of training and wall time of a run, evaluation included: mean over seeds")
+        parts.append(_grid(["method", "n", "images/s", "seconds"], rows, range(1, 4)))
         classes = [e.part.removeprefix("class:") for e in lines[0].entries[4:] if e.kind == "standard"]
         for kind in ("standard", "robust") if classes else ():
             rows = [
                 [line.label, *(_spread(e.summary, " ± ") for e in line.entries[4:] if e.kind == kind)]
                 for line in lines
             ]
-            grid = _grid(["method", *classes], rows, range(1, len(classes) + 1))
-            parts += [f"{kind} accuracy of each class", "", *grid, ""]
-    parts += [f"Note: {note}." for note in table.notes]
-    return "\n".join(parts).rstrip() + "\n"
-
-
-def _tex(text: str) -> str:
-    for character in "\\&%$#_{}":
-        text = text.replace(character, "\\textbackslash{}" if character == "\\" else "\\" + character)
-    return text
+            parts.append(f"{kind} accuracy of each class")
+            parts.append(_grid(["method", *classes], rows, range(1, len(classes) + 1)))
+    return parts + [f"Note: {note}." for note in table.notes]
 
 
 def to_latex(table: TableData) -> str:
@@ -116,18 +117,18 @@ def to_latex(table: TableData) -> str:
     Returns:
         The text; it needs the packages booktabs and threeparttable.
     """
-    parts = [f"% {table.title}"]
+    parts = [f"% {visible(table.title)}"]
     for setting, lines in table.settings().items():
         with_paper = any(entry.paper is not None for line in lines for entry in line.entries)
         notes: dict[str, str] = {}
         body = []
         for line in lines:
             method = str(line.values["method"])
-            label = _tex(line.label.replace(method, METHODS[method].title, 1))
+            label = latex(line.label.replace(method, METHODS[method].title, 1))
             marks = [notes.setdefault(mark, chr(ord("a") + len(notes) % 26)) for mark in line.marks]
             cells = [label + (f"\\tnote{{{','.join(marks)}}}" if marks else "")]
             for entry in line.entries[:4]:
-                cells.append(_spread(entry.summary, " $\\pm$ "))
+                cells.append(latex(_spread(entry.summary, " ± ")))
                 if with_paper:
                     cells.append("" if entry.paper is None else f"{entry.paper:.2f}")
             body.append("  " + " & ".join(cells) + " \\\\")
@@ -141,7 +142,7 @@ def to_latex(table: TableData) -> str:
             "\\begin{table}",
             "  \\centering",
             "  \\begin{threeparttable}",
-            f"  \\caption{{{_tex(table.title)}: {_tex(setting)}, accuracy in percent.}}",
+            f"  \\caption{{{latex(table.title)}: {latex(setting)}, accuracy in percent.}}",
             f"  \\begin{{tabular}}{{l{'r' * (2 * group)}}}",
             "  \\toprule",
             f"  & \\multicolumn{{{group}}}{{c}}{{Standard}} & \\multicolumn{{{group}}}{{c}}{{Robust}} \\\\",
@@ -152,12 +153,12 @@ def to_latex(table: TableData) -> str:
             "  \\bottomrule",
             "  \\end{tabular}",
             *(["  \\begin{tablenotes}"] if notes else []),
-            *(f"  \\item[{letter}] {_tex(text)}" for text, letter in notes.items()),
+            *(f"  \\item[{letter}] {latex(text)}" for text, letter in notes.items()),
             *(["  \\end{tablenotes}"] if notes else []),
             "  \\end{threeparttable}",
             "\\end{table}",
         ]
-    parts += [f"% {note}" for note in table.notes]
+    parts += [f"% {visible(note)}" for note in table.notes]
     return "\n".join(parts) + "\n"
 
 

@@ -6,16 +6,11 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from srat_fast.console import Bar, interactive, unheard
+from srat_fast.tables import visible
 
 
 class _Rate(ProgressColumn):
@@ -30,37 +25,41 @@ class ProgressView:
 
     Args:
         title: of the run.
-        console: where it is shown; a bar if it is a terminal, else one line an epoch.
+        console: where it is shown; a bar if it is a terminal, else one line an epoch. It may fail: the run goes on.
     """
 
     def __init__(self, title: str, console: Console) -> None:
         self._console, self._title = console, title
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._started = time.monotonic()
         self._phase, self._text = "", ""
         self._shown = 0.0
 
     def __enter__(self) -> ProgressView:
-        if self._console.is_terminal:
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("[bold]{task.fields[title]}[/] {task.description}"),
+        if interactive(self._console):
+            self._bar = Bar(
+                self._console,
+                SpinnerColumn("dots" if self._console.encoding.startswith("utf") else "line"),
+                TextColumn("{task.fields[title]}", style="bold", markup=False),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 TextColumn("{task.percentage:>3.0f}%"),
                 _Rate(),
                 TimeRemainingColumn(elapsed_when_finished=True),
-                TextColumn("{task.fields[text]}"),
-                console=self._console,
-                transient=True,
+                TextColumn("{task.fields[text]}", markup=False),
             )
-            self._bar.start()
+            with unheard(self._console):
+                self._bar.start()
+            if self._console.quiet:
+                self._bar = None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with unheard(self._console):
+                self._bar.stop()
 
     def begin(self, phase: str, images: int) -> None:
         """A new phase of `images` images.
@@ -116,4 +115,7 @@ class ProgressView:
         Args:
             text: without markup.
         """
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with unheard(self._console):
+            self._console.print(
+                visible(text, lines=True), markup=False, emoji=False, highlight=False, soft_wrap=True
+            )

@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM, SIGUSR1 or Ctrl-C enter; a flag that is read at step boundaries leaves. No torch here."""
+"""Requests to stop (SIGTERM, SIGHUP, SIGUSR1, Ctrl-C): a flag that is read at step boundaries. No torch here."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 #: Signal -> exit code.
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+#: Seconds in which several SIGHUPs are one: when a terminal is closed its shell sends one, and the kernel another.
+HANGUP = 0.2
+
+
+def handled() -> list[signal.Signals]:
+    """The signals that ask for the end: all of `CODES`, but SIGHUP where the process is to ignore it (nohup)."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in CODES if not (ignored and number == signal.SIGHUP)]
 
 
 class Stops:
@@ -33,7 +42,7 @@ class Stops:
             self._pipe = os.pipe()
             os.set_blocking(self._pipe[1], False)
             self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-            self._before = {number: signal.signal(number, _ignore) for number in CODES}
+            self._before = {number: signal.signal(number, _ignore) for number in handled()}
             self._thread = threading.Thread(target=self._listen, args=(self._pipe[0],), daemon=True)
             self._thread.start()
         return self
@@ -62,12 +71,17 @@ class Stops:
         return 0 if self.signal is None else CODES[self.signal]
 
     def _listen(self, pipe: int) -> None:
+        hung_up = -HANGUP
         while data := os.read(pipe, 64):
             for number in data:
                 with contextlib.suppress(ValueError):
                     came = signal.Signals(number)
-                    if came not in CODES:
+                    if came not in self._before:
                         continue
+                    if came is signal.SIGHUP:
+                        again, hung_up = time.monotonic() - hung_up < HANGUP, time.monotonic()
+                        if again:
+                            continue
                     if self.signal is not None:
                         _tell("\x1b[?25h")  # the cursor that a progress bar hides
                         os._exit(CODES[came])
@@ -77,8 +91,9 @@ class Stops:
 
 def _tell(text: str) -> None:
     """Say it to a person at a terminal; logs have the line that the program ends with."""
-    if os.isatty(2):
-        os.write(2, text.encode())
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        if os.isatty(2):
+            os.write(2, text.encode())
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -283,7 +282,15 @@ def test_no_compile_is_a_recipe_field(capsys) -> None:
 def test_doctor(capsys) -> None:
     code, out, _ = call(capsys, "doctor")
     assert code == 0
-    for word in ("torch", "safetensors", "kernel backends:", "device:", "ready: srat-fast train"):
+    for word in (
+        "torch",
+        "kernel backends:",
+        "device:",
+        "instruction set: ",
+        "precision auto = ",
+        "compile auto = ",
+        "ready: srat-fast train",
+    ):
         assert word in out
 
 
@@ -348,17 +355,3 @@ def test_help(arguments, capsys) -> None:
     code, out, _ = call(capsys, *arguments)
     assert code == 0
     assert out
-
-
-def test_help_is_quick() -> None:
-    """Under 0.3 s of processor time, as torch is not imported (wall time depends on who else is busy)."""
-    import resource
-
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "srat_fast", "--help"], capture_output=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    assert (
-        min(spent, time.perf_counter() - started) < 0.6
-    )  # twice the promise: CI machines are slower than users'

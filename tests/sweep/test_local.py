@@ -125,7 +125,9 @@ def test_out_of_memory_takes_a_slot_away(stage) -> None:
     assert stage.counts() == {"done": 2, "failed": 1}
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_stopped_driver_lets_trials_save(stage, number, expected) -> None:
     stage.behave({"else": ["epochs:400"]})
     driver = stage.start("sweep", "spec.toml", "--out", str(stage.out), "--cpu-slots", "2", "--min-free", "0")

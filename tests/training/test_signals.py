@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from srat_fast.sweep.driver import Stop, stopped_by_signals
 from srat_fast.training.stops import Stops
 from tests.training.short_runs import SHORT, assert_equal_runs, command, finish, record
 
@@ -33,6 +34,14 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         time.sleep(0.02)
 
 
+def wait_until(condition) -> None:
+    """Until it is so in this process, or ten seconds are over."""
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+
+
 def epochs(out: Path) -> int:
     """Epochs that metrics.jsonl has."""
     file = out / "metrics.jsonl"
@@ -51,9 +60,9 @@ def whole(tmp_path_factory):
 
 
 def test_each_signal_saves_and_the_run_goes_on(whole, tmp_path) -> None:
-    """One run, stopped by SIGTERM and then by Ctrl-C (SIGUSR1: the SLURM example below)."""
+    """One run, stopped by SIGTERM, Ctrl-C and a closed terminal (SIGUSR1: the SLURM example below)."""
     out = tmp_path / "run"
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
         before = epochs(out)
         process = start(command(out, "--resume", "auto", recipe=LONG))
         wait_for(lambda: epochs(out) > before + 1, process)  # noqa: B023
@@ -68,12 +77,13 @@ def test_each_signal_saves_and_the_run_goes_on(whole, tmp_path) -> None:
         assert list((out / "checkpoint").glob("0*"))
     assert finish(out, "--resume", recipe={}).returncode == 0  # no option but --out: the run's own recipe
     assert_equal_runs(whole, out)
-    assert len(record(out)["resumed"]) == 2
+    assert len(record(out)["resumed"]) == 3
     assert not (out / "checkpoint").exists()
 
 
 BLOCKED = """
 import time
+from srat_fast.sweep.driver import Stop, stopped_by_signals
 from srat_fast.training.stops import Stops
 with Stops() as stops:
     print("ready", flush=True)
@@ -105,10 +115,7 @@ def test_handlers_are_put_back_and_other_threads_install_none() -> None:
     with Stops() as stops:
         assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
         os.kill(os.getpid(), signal.SIGUSR1)
-        for _ in range(1000):
-            if stops.requested:
-                break
-            time.sleep(0.01)
+        wait_until(lambda: stops.requested)
         assert (stops.signal, stops.code) == (signal.SIGUSR1, 143)
     assert {n: signal.getsignal(n) for n in before} == before
     assert signal.set_wakeup_fd(-1) == -1
@@ -123,6 +130,29 @@ def test_handlers_are_put_back_and_other_threads_install_none() -> None:
     thread.start()
     thread.join()
     assert seen == [before[signal.SIGTERM]]
+
+
+def test_hanging_up_counts_once_and_not_under_nohup() -> None:
+    """A shell that ends passes SIGHUP on, and the kernel sends another; `nohup` has it ignored."""
+    with Stops() as stops:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.02)
+        wait_until(lambda: stops.requested)
+        assert stops.code == 129
+    driver = Stop()
+    with stopped_by_signals(driver):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert (driver.times, driver.code) == (1, 129)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stops() as stops, stopped_by_signals(driver):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+            assert not stops.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_slurm_example_requeues_and_goes_on(whole, tmp_path) -> None:

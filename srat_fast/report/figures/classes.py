@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from srat_fast.figures.canvas import SERIES, UNDER, Axes, Figure, figure, style
+from srat_fast.figures.canvas import SERIES, UNDER, Axes, Figure, figure, named, style
 from srat_fast.report.figures.drawing import Drawing, percent, stem
 from srat_fast.report.groups import Group, Row
 
@@ -102,7 +102,9 @@ def _bars(axes: Axes, row: Row, group: Group) -> None:
     axes.set_ylim(0, 100)
     axes.grid(axis="x", visible=False)
     if len(classes) <= _NAMED_CLASSES:
-        axes.set_xticks(classes, group.classes, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_xticks(
+            classes, [named(name) for name in group.classes], rotation=60, ha="right", rotation_mode="anchor"
+        )
     else:
         axes.set_xlabel("class label")
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from srat_fast.figures.canvas import Figure, figure, style
+from srat_fast.figures.canvas import Figure, figure, named, style
 from srat_fast.record import SAMPLES
 from srat_fast.report.collect import Run
 from srat_fast.report.figures.drawing import Drawing, stem
@@ -86,7 +86,7 @@ def _draw(samples: dict[str, np.ndarray], group: Group) -> Figure:
                     spine.set_visible(False)
             for line, name in enumerate(("clean_predictions", "adversarial_predictions")):
                 said = group.classes[samples[name][k]]
-                text = f"{truth}\n{said}" if line == 0 else said
+                text = f"{named(truth)}\n{named(said)}" if line == 0 else named(said)
                 axes[line, k].set_title(text, fontsize=7, color="#1a6b2e" if said == truth else "#a61c00")
         for line, name in enumerate(("clean", "adversarial", "difference")):
             axes[line, 0].set_ylabel(name)
