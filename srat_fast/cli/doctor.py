@@ -95,11 +95,7 @@ def _hardware(console: Console) -> None:
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
     console.say(f"torch build: {build}")
     console.say(f"device: {device} ({device_name(device)})")
-    limits = (
-        f"{name}={os.environ[name]}"
-        for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
-        if name in os.environ
-    )
+    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
     limited = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
     console.say(f"CPU instruction set: {instruction_set()}" + (f" (limited by {limited})" if limited else ""))
     for line in explain_auto(device):
