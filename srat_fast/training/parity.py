@@ -135,8 +135,10 @@ def _outcome(engine: FastEngine, update: Function, images: Tensor, labels: Tenso
     """Losses and gradients of an update by name, its traces removed."""
     with preserved(engine.state()):
         losses = [part.clone() for part in update(images, labels)[: len(PARTS)]]
-        named = engine.model.named_parameters()
-        found = {f"gradient of {name}": p.grad.clone() for name, p in named if p.grad is not None}
+        found = {
+            f"gradient of {name}": torch.zeros_like(p) if p.grad is None else p.grad.clone()
+            for name, p in engine.model.named_parameters()
+        }
     return dict(zip(PARTS, losses, strict=True)) | found
 
 

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from benchmarks.engine.startup import FAULTS, applies
 from srat_fast.errors import TrainingFailure
 from srat_fast.hardware import numerics
 from srat_fast.training import parity
 from srat_fast.training.capture import preserved
+from srat_fast.training.step import FastEngine
 from tests.equivalence.test_step import batches, make_pair
 
 # compiling takes 20 to 40 seconds a shape and mode on a CPU: one method that uses everything stands for all
@@ -32,6 +34,10 @@ def variants(device: torch.device) -> list[dict[str, object]]:
     return [on]
 
 
+def flat(engine: FastEngine) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in engine.model.parameters()])
+
+
 def test_steps_agree_and_nothing_recompiles_after_the_first_epoch(device: torch.device) -> None:
     for variant in variants(device):
         eager, fast = (make_pair(device, torch.float32, **FULL, **extra).fast for extra in ({}, variant))
@@ -49,15 +55,20 @@ def test_steps_agree_and_nothing_recompiles_after_the_first_epoch(device: torch.
                     assert float(((ours - theirs).abs() > 1e-6).double().mean()) < 0.01
                     assert float((ours - images).abs().max()) <= 0.05 + 1e-6
                     common = theirs.clone(memory_format=torch.preserve_format)
+                    before = flat(eager)
                     a, b = fast.update(common, labels), eager.update(common, labels)
                     assert torch.allclose(a.total, b.total, rtol=1e-4)
                     assert torch.allclose(a.separation, b.separation, rtol=1e-4)
-                    for mine, other in zip(fast.state(), eager.state(), strict=True):
-                        # the counters and the statistics follow each attack's own pixels
-                        if mine.is_floating_point() and mine.requires_grad:
-                            assert torch.allclose(mine, other, rtol=1e-3, atol=1e-5)
-                        with torch.no_grad():
+                    ours, theirs = flat(fast), flat(eager)
+                    # ReLU kinks: at most 0.02 away on any processor; a wrong rate, decay or momentum is 0.1 and more
+                    assert parity.distance(ours - before, theirs - before) < 0.05
+                    with torch.no_grad():
+                        for mine, other in zip(fast.state(), eager.state(), strict=True):
                             mine.copy_(other)
+                    if len(images) == 16:
+                        assert [
+                            figure for figure in parity.compare(fast, images, labels) if not figure.holds
+                        ] == []
             assert fast.compile_seconds > 0
             assert eager.compile_seconds == 0
         finally:
@@ -80,32 +91,30 @@ def test_the_check_passes_for_equal_code_and_leaves_no_trace(engine, device) -> 
     assert all(torch.equal(a, b) for a, b in zip(before, engine.state(), strict=True))
 
 
-def test_the_check_fails_closed_on_a_wrong_gradient(engine, device, monkeypatch) -> None:
-    real = engine._update_batch
-
-    def wrong(images, labels):
-        result = real(images, labels)
-        engine.model.conv1.weight.grad.mul_(1.5)
-        return result
-
-    monkeypatch.setattr(engine, "_update", wrong)
-    with pytest.raises(
-        TrainingFailure, match=r"the compiled gradient is .* away .*--no-compile .*--engine reference"
-    ):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["srat-ldam", "srat-focal", "cb-reweight", "natural"])
+def test_the_check_fails_closed_on_every_planted_fault(method, precision, device) -> None:
+    plain = {"method": method, "run.compile": "off", "run.precision": precision}
+    for name, plant in FAULTS.items():
+        engine = make_pair(device, torch.float32, **plain).fast
+        if not applies(name, engine):
+            continue
         parity.check_parity(engine, *first(device))
+        plant(engine)
+        with pytest.raises(
+            TrainingFailure, match=r"the compiled .* is allowed\); --no-compile .*--engine reference"
+        ):
+            parity.check_parity(engine, *first(device))
 
 
 @pytest.mark.parametrize("bn", ["batch", "running"])
-def test_the_check_fails_closed_on_a_weak_attack(bn, device, monkeypatch) -> None:
+def test_the_check_fails_closed_on_an_attack_of_nothing(bn, device, monkeypatch) -> None:
     engine = make_pair(device, torch.float32, method="srat-ldam", **{"attack.bn": bn}).fast
     monkeypatch.setattr(engine, "_attack", lambda images, labels, start: (images.clone(),))
-    with pytest.raises(TrainingFailure, match=r"the compiled attack raises the loss of the first batch by"):
+    with pytest.raises(TrainingFailure, match=r"the compiled attack's move of the pixels is 0 \(at least"):
         parity.check_parity(engine, *first(device))
-
-
-def test_the_check_fails_closed_on_nan(engine, device, monkeypatch) -> None:
     monkeypatch.setattr(engine, "_attack", lambda images, labels, start: (images * float("nan"),))
-    with pytest.raises(TrainingFailure, match="raises the loss of the first batch by nan"):
+    with pytest.raises(TrainingFailure, match="the compiled attack's move of the pixels is nan"):
         parity.check_parity(engine, *first(device))
 
 
