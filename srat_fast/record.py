@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -19,6 +20,8 @@ from srat_fast.errors import UserError
 RECIPE, METRICS, RECORD = "recipe.json", "metrics.jsonl", "record.json"
 #: Weights of the last epoch, of the best epoch by validation, and their moving average.
 MODEL, BEST, EMA = "model.safetensors", "best.safetensors", "ema.safetensors"
+#: `--weights` -> file of the run.
+WEIGHTS = {"last": MODEL, "best": BEST, "ema": EMA}
 #: State to continue from, while a run is not finished; and what keeps a second process out of its directory.
 CHECKPOINT, LOCK = "checkpoint", ".lock"
 #: How a run directory is taken up again: there must be a run in it (`--resume`), or there may be (`--resume auto`).
@@ -228,11 +231,40 @@ class RunDirectory:
             UserError: missing or damaged.
         """
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError("RUN", f"has no {name}", str(self.path)) from None
-        except ValueError:
+        except OSError as error:
+            raise UserError("RUN", f"its {name} cannot be read: {error.strerror}", str(self.path)) from None
+        except (ValueError, RecursionError):
             raise UserError("RUN", f"its {name} is damaged", str(self.path)) from None
+        if not isinstance(content, dict):
+            raise UserError("RUN", f"its {name} is damaged", str(self.path))
+        return content
+
+    def read_weights(self, weights: str) -> bytes:
+        """A weights file ("last", "best" or "ema"), refused where it is not the one that the record was written with.
+
+        Records of earlier versions, and runs that have none yet, do not say.
+        """
+        file = self.path / WEIGHTS[weights]
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise UserError(
+                "RUN", f"its {file.name} cannot be read: {error.strerror}", str(self.path)
+            ) from None
+        record = self.read_json(RECORD) if (self.path / RECORD).exists() else {}
+        recorded = (record.get("weights_checksums") or {}).get(weights)
+        found = hashlib.sha256(content).hexdigest()
+        if recorded not in (None, found):
+            raise UserError(
+                "RUN",
+                f"its {file.name} is not the one that its {RECORD} is of: damaged, or another run's "
+                f"(SHA-256 {found[:12]}..., recorded {recorded[:12]}...)",
+                str(self.path),
+            )
+        return content
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one epoch to metrics.jsonl.

@@ -15,9 +15,9 @@ from srat_fast.evaluation.audit.evidence import Progress
 from srat_fast.evaluation.audit.surrogate import train_surrogate
 from srat_fast.evaluation.audit.verdict import AUTOATTACK_IMAGES, QUERIES, audit, concluded
 from srat_fast.evaluation.judge import eval_settings
-from srat_fast.evaluation.subject import WEIGHTS, Subject, amend_record, open_subject
-from srat_fast.models.files import load_model
-from srat_fast.record import MODEL, RECORD, RunDirectory, git_commit
+from srat_fast.evaluation.subject import Subject, amend_record, open_subject
+from srat_fast.models.files import model_from_bytes
+from srat_fast.record import RECORD, WEIGHTS, RunDirectory, git_commit
 
 #: Images of an audit where nothing else is asked for.
 SUBSET = 200
@@ -107,7 +107,8 @@ def _surrogate(subject: Subject, run: str | Path | None, progress: Progress) -> 
     own, split = subject.model, subject.split
     if run is not None:
         directory = RunDirectory.open(Path(run))
-        other = load_model(directory.path / MODEL).to(subject.device)
+        content = directory.read_weights("last")
+        other = model_from_bytes(content, directory.path / WEIGHTS["last"]).to(subject.device)
         shapes = [(m.linear.out_features, m.conv1.in_channels) for m in (own, other)]
         if shapes[0] != shapes[1]:
             needed = f"a run with {shapes[0][0]} classes and {shapes[0][1]} channels is needed"
@@ -152,7 +153,7 @@ def _recorded(record: dict[str, Any], weights: str, report: dict[str, Any]) -> C
     quoted = (record if weights == "last" else record.get(weights) or {}).get("robust")
     if quoted is None or not report["accuracy"]:
         return Check(
-            name, FAILED, None, None, f"{WEIGHTS[weights][0]} has no robust accuracy on record", meaning
+            name, FAILED, None, None, f"{WEIGHTS[weights]} has no robust accuracy on record", meaning
         )
     share, total = float(quoted["overall"]), int(report["subset"])
     seen = report["accuracy"]["robust"]["overall"]
