@@ -17,6 +17,7 @@ from torch import Tensor
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.split import load_split
 from srat_fast.errors import UserError
+from srat_fast.hardware import neutral
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe, recipe_from_dict, to_toml
 from srat_fast.record import RECIPE, RECORD, RunDirectory, write_atomically
@@ -35,6 +36,7 @@ _SCRATCH = ".export."
 _OURS = {CARD, _RECIPE, *(chosen.file for chosen in FORMATS.values())}
 
 
+@neutral()
 def export(
     run: str | Path,
     formats: str = "safetensors",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from srat_fast.errors import UserError
-from srat_fast.hardware import resolve_device
+from srat_fast.hardware import neutral, resolve_device
 from srat_fast.models.files import model_from_bytes, model_from_state
 from srat_fast.models.foreign import load_foreign
 from srat_fast.models.resnet import ResNet18
@@ -57,6 +57,7 @@ class Program(nn.Module):
         return self.program(images)
 
 
+@neutral()
 def load(
     path: str | Path, *, device: str = "cpu", weights: str = "last", trusted: bool = False
 ) -> ResNet18 | Program:

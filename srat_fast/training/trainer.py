@@ -15,7 +15,7 @@ from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.plan import sized
 from srat_fast.errors import Interrupted, TrainingFailure, UserError
-from srat_fast.hardware import device_name, numerics, peak_memory
+from srat_fast.hardware import device_name, neutral, numerics, peak_memory
 from srat_fast.recipe import Recipe
 from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
 from srat_fast.training.curves import Curves
@@ -44,6 +44,7 @@ def default_out(recipe: Recipe) -> Path:
     return Path("runs") / f"{data.name}-{shape}-{recipe.method}-seed{recipe.seed}-{recipe.fingerprint()}"
 
 
+@neutral()
 def train(
     recipe: Recipe,
     out: str | Path | None = None,

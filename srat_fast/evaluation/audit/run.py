@@ -13,9 +13,10 @@ from srat_fast.errors import UserError
 from srat_fast.evaluation.audit.checks import FAILED, PASSED, Check, tail
 from srat_fast.evaluation.audit.evidence import Progress
 from srat_fast.evaluation.audit.surrogate import train_surrogate
-from srat_fast.evaluation.audit.verdict import AUTOATTACK_IMAGES, QUERIES, audit, concluded
+from srat_fast.evaluation.audit.verdict import AUTOATTACK_IMAGES, QUERIES, audit, check_numbers, concluded
 from srat_fast.evaluation.judge import eval_settings
 from srat_fast.evaluation.subject import Subject, amend_record, open_subject
+from srat_fast.hardware import neutral
 from srat_fast.models.files import model_from_bytes
 from srat_fast.record import RECORD, WEIGHTS, RunDirectory, git_commit
 
@@ -23,6 +24,7 @@ from srat_fast.record import RECORD, WEIGHTS, RunDirectory, git_commit
 SUBSET = 200
 
 
+@neutral()
 def audit_run(
     run: str | Path,
     *,
@@ -44,7 +46,7 @@ def audit_run(
         weights: "last", "best" or "ema".
         surrogate: another run of the same classes to transfer from; None trains a small network on the run's images.
         autoattack: images for AutoAttack; 0 leaves it out.
-        queries: of the Square attack, for each image.
+        queries: of the Square attack, for each image; 0 leaves it out.
         changes: recipe fields to change, such as {"data.root": ...}.
         device: "auto", "cpu", "cuda" or "cuda:N".
         data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
@@ -58,6 +60,7 @@ def audit_run(
         UserError: not a run, images missing, a surrogate that does not fit.
     """
     started = time.perf_counter()
+    check_numbers(1.0, None, 1, autoattack=autoattack, queries=queries)  # before a surrogate is trained
     limit = {} if subset is None else {"data.test_limit": subset}
     subject = open_subject(run, (changes or {}) | limit, weights=weights, device=device, data=data)
     record = subject.directory.read_json(RECORD)
