@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.errors import UserError
+from srat_fast.errors import Unrecorded, UserError
 
 #: Exit code of an audit that found something.
 SUSPICIOUS = 3
@@ -54,22 +54,28 @@ def audit(
     from srat_fast.cli.watch import Watch
     from srat_fast.evaluation.audit import audit_run, summary
 
+    unrecorded = None
     with Watch(Console(stderr=True)) as watch:
-        report = audit_run(
-            run,
-            subset=limit,
-            weights=weights,
-            surrogate=surrogate,
-            autoattack=autoattack,
-            queries=queries,
-            changes={} if data_root is None else {"data.root": data_root},
-            device=device,
-            progress=watch,
-        )
+        try:
+            report = audit_run(
+                run,
+                subset=limit,
+                weights=weights,
+                surrogate=surrogate,
+                autoattack=autoattack,
+                queries=queries,
+                changes={} if data_root is None else {"data.root": data_root},
+                device=device,
+                progress=watch,
+            )
+        except Unrecorded as failure:
+            unrecorded, report = failure, failure.result
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:
         out = wide_console()
         out.print(audit_table(report))
         out.print(summary(report), markup=False, highlight=False, soft_wrap=True)
+    if unrecorded is not None:
+        raise unrecorded
     return 0 if report["verdict"] == "reliable" else SUSPICIOUS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,11 @@ def report(
     from srat_fast.report.table import summary_tables
 
     console = Console()
-    for title, table in summary_tables(group_runs(find_runs(directories))):
+    damaged: list[str] = []
+    runs = find_runs(directories, damaged)
+    for line in damaged:
+        print(f"warning: {line}", file=sys.stderr)
+    for title, table in summary_tables(group_runs(runs)):
         console.print(title, highlight=False, soft_wrap=True)
         console.print(table)
     if print_only:

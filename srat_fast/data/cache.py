@@ -91,7 +91,9 @@ def directory_made(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive(target: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def exclusive(
+    target: Path, on_wait: Callable[[], None] = lambda: None, option: str | None = "SRAT_FAST_CACHE"
+) -> Iterator[None]:
     """Holds a lock on making `target`: one process works, the others wait and then find it made.
 
     The holder looks for the target again before making it, writes to a temporary name and renames. The lock is a file
@@ -100,6 +102,7 @@ def exclusive(target: Path, on_wait: Callable[[], None] = lambda: None) -> Itera
     Args:
         target: the file or directory to be made; its parent is created.
         on_wait: called once if another process holds the lock.
+        option: to be named where the directory cannot be written; None passes the OSError on.
 
     Raises:
         UserError: the directory cannot be written.
@@ -110,9 +113,9 @@ def exclusive(target: Path, on_wait: Callable[[], None] = lambda: None) -> Itera
             stack.enter_context(directory_made(target.parent))
             handle = open_locked(lock, on_wait)
         except OSError as error:
-            raise UserError(
-                "SRAT_FAST_CACHE", f"cannot be written: {error.strerror}", str(target.parent)
-            ) from None
+            if option is None:
+                raise
+            raise UserError(option, f"cannot be written: {error.strerror}", str(target.parent)) from None
         stack.callback(os.close, handle)
         stack.callback(lock.unlink, missing_ok=True)
         yield

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from srat_fast.attacks.named import NamedAttack, parse_attacks
 from srat_fast.data.memory import MemoryLoader
+from srat_fast.data.notices import LOG
 from srat_fast.evaluation.accuracy import accuracies, collapsed_class
 from srat_fast.evaluation.intervals import intervals
 from srat_fast.evaluation.judge import eval_settings
@@ -68,6 +69,7 @@ def evaluate(
     Raises:
         UserError: not a run, an unknown attack, a radius out of range, images missing.
         EvaluationFailure: non-finite logits, or an attack that left its ball: no number is given.
+        Unrecorded: the rows, its `result`, could not be written into the record.
     """
     if isinstance(epsilons, (str, float, int)):
         epsilons = [epsilons]
@@ -113,6 +115,7 @@ def evaluate(
     amend_record(
         subject.directory,
         lambda record: record | {"evaluations": [*record.get("evaluations", []), entry]},
+        rows,
     )
     remove_partials(partials)
     return rows
@@ -142,12 +145,19 @@ def _attacked(
     path = partial_path(subject.directory.path, attack.name, identity)
     if fresh:
         remove_partials([path])
-    kept, done = time.monotonic(), 0
+    kept, done, told = time.monotonic(), 0, False
 
     def keep(outcome: Outcome) -> None:
-        nonlocal kept
+        nonlocal kept, told
         if time.monotonic() - kept >= KEEP_EVERY or outcome.batch == len(loader):
-            save_partial(path, outcome)
+            try:
+                save_partial(path, outcome)
+            except OSError as error:  # the numbers do not need it
+                if not told:
+                    LOG.warning(
+                        "%s cannot be written, so a kill loses what is done: %s", path, error.strerror
+                    )
+                told = True
             kept = time.monotonic()
 
     def report(images: int) -> None:

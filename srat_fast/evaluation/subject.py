@@ -13,7 +13,7 @@ import torch
 from srat_fast.data.cache import exclusive
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.split import DataSplit, load_split
-from srat_fast.errors import UserError
+from srat_fast.errors import Unrecorded, UserError, is_full
 from srat_fast.evaluation.partial import FOLDER
 from srat_fast.hardware import resolve_device
 from srat_fast.models.files import model_from_bytes
@@ -89,26 +89,27 @@ def open_subject(
             pass
         (directory.path / FOLDER / ".writable").unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
-            "RUN", f"cannot be written, so its record could not be: {error.strerror}", str(run)
-        ) from None
+        if not is_full(error):  # a full one may have room again by then, and the result is shown in any case
+            raise UserError(
+                "RUN", f"cannot be written, so its record could not be: {error.strerror}", str(run)
+            ) from None
     checksum = hashlib.sha256(content).hexdigest()
     return Subject(directory, recipe, place, model, weights, checksum, split, same)
 
 
 def amend_record(
-    directory: RunDirectory, change: Callable[[dict[str, Any]], dict[str, Any]]
-) -> dict[str, Any]:
+    directory: RunDirectory, change: Callable[[dict[str, Any]], dict[str, Any]], result: Any
+) -> None:
     """Read, change and write record.json; of two processes that do so, each sees what the other wrote.
 
-    Args:
-        directory: the run.
-        change: record -> record.
-
-    Returns:
-        What was written.
+    Raises:
+        Unrecorded: it cannot be written; with `result`, which hours may have gone into.
     """
-    with exclusive(directory.path / FOLDER / "record"):
-        record = change(directory.read_json(RECORD))
-        directory.write_json(RECORD, record)
-    return record
+    try:
+        with exclusive(directory.path / FOLDER / "record", option=None):
+            directory.write_json(RECORD, change(directory.read_json(RECORD)))
+    except OSError as error:
+        problem = (
+            f"the result is not on record: {directory.path / RECORD} cannot be written: {error.strerror}"
+        )
+        raise Unrecorded(problem, result, change(directory.read_json(RECORD))) from None

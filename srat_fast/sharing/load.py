@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, path_errors
 from srat_fast.hardware import neutral, resolve_device
 from srat_fast.models.files import model_from_bytes, model_from_state
 from srat_fast.models.foreign import load_foreign
@@ -84,7 +84,8 @@ def load(
         raise UserError("weights", f"one of {', '.join(WEIGHTS)}", weights)
     place = resolve_device(device)
     path = Path(path)
-    file = _file_of(path, weights)
+    with path_errors("path", path):
+        file = _file_of(path, weights)
     if path.is_dir() and (path / RECIPE).is_file():
         return model_from_bytes(RunDirectory(path).read_weights(weights), file).to(place)
     if file.suffix == ".pt2":

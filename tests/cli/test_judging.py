@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -255,6 +256,137 @@ def test_a_run_that_cannot_be_written(run, capsys) -> None:
     code, _, err = call(capsys, "evaluate", run)
     assert code == 2
     assert "cannot be written, so its record could not be" in err
+
+
+@pytest.fixture
+def full_disk(monkeypatch) -> None:
+    """Nothing can be written any more."""
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_loses_no_result(run, capsys) -> None:
+    """The table is printed, then one line; nothing half-written is left."""
+    before = (run / "record.json").read_bytes()
+    audit = ("audit", run, "--subset", 20, "--autoattack", 0, "--queries", 1, "--surrogate",
+             shutil.copytree(run, run.parent / "other"))  # fmt: skip
+    for command, shown in (
+        (("evaluate", run, "--attack", "clean,fgsm"), "| fgsm "),
+        (("evaluate", run, "--attack", "clean,fgsm", "--json"), '"per_class": ['),
+        (audit, "| recorded number "),
+        ((*audit, "--json"), '"verdict": '),
+    ):
+        code, out, err = call(capsys, *command)
+        assert code == 1
+        assert shown in out
+        last = err.splitlines()[-1]
+        assert last.startswith("error: the result is not on record: ")
+        assert last.endswith("record.json cannot be written: No space left on device")
+        assert "Traceback" not in err
+    assert (run / "record.json").read_bytes() == before
+    assert not [path for path in run.rglob(".*") if path.is_file() and path.name != ".lock"]
+
+
+def test_a_full_disk_is_an_exception_with_the_result(run, full_disk) -> None:
+    from srat_fast.errors import Unrecorded
+
+    with pytest.raises(Unrecorded, match="cannot be written: No space left") as caught:
+        evaluate(run, "clean")
+    assert caught.value.result["clean"]["images"] == 100
+    assert caught.value.record["evaluations"][-1]["attacks"] == caught.value.result
+
+
+@pytest.mark.parametrize(
+    "state", ["no_grad", "inference_mode", "float64", "meta", "autocast", "bf16 products"]
+)
+def test_the_caller_s_state_changes_no_number(state, run) -> None:
+    import contextlib
+
+    import torch
+
+    import srat_fast
+
+    def numbers(rows: dict) -> list:
+        return [row["per_class"] for row in rows.values()]
+
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    changes = {"data.test_limit": 50}
+    plain = numbers(evaluate(run, "clean,pgd-2", changes=changes))
+    weights = srat_fast.load(run).state_dict()
+    with contextlib.ExitStack() as stack:
+        if state == "float64":
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float64)
+        elif state == "bf16 products":
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("medium")
+        else:
+            stack.enter_context({
+                "no_grad": torch.no_grad, "inference_mode": torch.inference_mode,
+                "meta": lambda: torch.device("meta"), "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+            }[state]())  # fmt: skip
+        assert numbers(evaluate(run, "clean,pgd-2", changes=changes)) == plain
+        model = srat_fast.load(run)
+        analysis = srat_fast.analyse(run, changes=changes, points=0)
+    assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
+    assert all(
+        p.requires_grad and p.dtype == torch.float32 and not p.is_inference() for p in model.parameters()
+    )
+    assert analysis["clean"]["accuracy"]["per_class"] == plain[0]
+    assert model(images.requires_grad_()).sum().backward() is None
+
+
+def test_training_does_not_depend_on_the_caller_s_state(tmp_path) -> None:
+    import random
+
+    import torch
+
+    recipe = build_recipe(None, RECIPE | {"optim.epochs": 1, "data.limit": 100, "run.deterministic": True})
+    train(recipe, tmp_path / "plain")
+    torch.set_default_dtype(torch.float64)
+    before = torch.get_rng_state(), random.getstate()
+    try:
+        with torch.inference_mode():
+            train(recipe, tmp_path / "run")
+    finally:
+        assert torch.get_default_dtype() == torch.float64
+        torch.set_default_dtype(torch.float32)
+    for name in ("model.safetensors", "best.safetensors"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+
+
+BAD_CALLS = [
+    ({"attacks": ["clean"]}, "--attack = "),
+    ({"epsilons": "2"}, "eval_attack.epsilon"),
+    ({"epsilons": ["x"]}, "eval_attack.epsilon"),
+    ({"weights": None}, "--weights = None: one of last, best, ema"),
+    ({"device": "gpu"}, "run.device = 'gpu'"),
+    ({"changes": {"nothing": 1}}, "nothing"),
+    ({"run": "nowhere"}, "is not a finished run"),
+    ({"run": "x" * 300}, "File name too long"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD_CALLS, ids=[says for _, says in BAD_CALLS])
+def test_bad_arguments_of_evaluate(arguments, says, trained) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        evaluate(**({"run": trained} | arguments))
+    assert "\n" not in str(caught.value)
+
+
+def test_one_radius_and_a_torch_device_will_do(run) -> None:
+    import torch
+
+    rows = evaluate(
+        run, "fgsm", epsilons="8/255", device=torch.device("cpu"), changes={"data.test_limit": 20}
+    )
+    assert rows["fgsm"]["epsilon"] == pytest.approx(8 / 255)
 
 
 def test_logits_that_are_no_numbers_are_an_error_and_no_accuracy(run, capsys) -> None:

@@ -58,6 +58,7 @@ def audit_run(
 
     Raises:
         UserError: not a run, images missing, a surrogate that does not fit.
+        Unrecorded: the report, its `result`, could not be written into the record.
     """
     started = time.perf_counter()
     check_numbers(1.0, None, 1, autoattack=autoattack, queries=queries)  # before a surrogate is trained
@@ -101,7 +102,7 @@ def audit_run(
             return current | {"audit": report}
         return current | {weights: (current.get(weights) or {}) | {"audit": report}}
 
-    amend_record(subject.directory, amended)
+    amend_record(subject.directory, amended, report)
     return report
 
 
