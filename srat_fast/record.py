@@ -274,7 +274,7 @@ class RunDirectory:
             raise UserError(
                 "RUN", f"its {file.name} cannot be read: {error.strerror}", str(self.path)
             ) from None
-        record = self.read_json(RECORD) if (self.path / RECORD).exists() else {}
+        record = self.read_json(RECORD) if os.path.lexists(self.path / RECORD) else {}
         recorded = (record.get("weights_checksums") or {}).get(weights)
         found = hashlib.sha256(content).hexdigest()
         if recorded not in (None, found):

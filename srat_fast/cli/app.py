@@ -22,7 +22,7 @@ from srat_fast.cli import (
 )
 from srat_fast.cli.options import named_as_option, spelled_out
 from srat_fast.data.notices import printed
-from srat_fast.errors import Interrupted, TrainingFailure, UserError
+from srat_fast.errors import Interrupted, TrainingFailure, UserError, is_full
 
 app = typer.Typer(
     name="srat-fast",
@@ -82,6 +82,11 @@ def main(arguments: list[str] | None = None) -> None:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # a path that no place above foresaw: no permission, a name that is too long, a disk that fails or is full
+        sys.exit(_fail(f"{error.filename}: {error.strerror}", 1 if is_full(error) else 2))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(_fail("interrupted", 130))
     sys.exit(code if isinstance(code, int) else 0)

@@ -144,7 +144,7 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     """The record; a run that has none yet, or stopped before it had one, is told from its recipe."""
-    name = RECORD if (path / RECORD).is_file() else RECIPE
+    name = RECORD if os.path.lexists(path / RECORD) else RECIPE
     try:
         content = json.loads((path / name).read_text(encoding="utf-8"))
     except OSError as error:

@@ -101,7 +101,9 @@ def begin(recipe: Recipe, path: Path, resume: str | None, arrays: ImageArrays | 
         found, problems = checkpoints.newest()
         if found is not None:
             _compared(recipe, recipe_from_dict(found.about["recipe"]), checkpoints.directory / found.name)
-        entry = _entry(recipe, stored, found, problems) | {"after": ended}
+        # whoever was at work is not, or the lock would not be ours; who ended in good order left a record
+        after = "killed" if ended == "running" else ended
+        entry = _entry(recipe, stored, found, problems) | {"after": after}
         return Begin(recipe, device, run, checkpoints, found, [*_entries(checkpoints), entry])
     except BaseException:
         run.release()

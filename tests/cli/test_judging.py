@@ -380,6 +380,48 @@ def test_bad_arguments_of_evaluate(arguments, says, trained) -> None:
     assert "\n" not in str(caught.value)
 
 
+LONG = "x" * 256
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--dataset", "digits", "--out", LONG],
+        ["train", "--dataset", "digits", "--out", LONG, "--resume", "auto"],
+        ["train", "--out", LONG, "--resume"],
+        ["evaluate", LONG],
+        ["audit", LONG],
+        ["analyse", LONG],
+        ["export", LONG],
+        ["export", "RUN", "--out", LONG],
+        ["report", LONG],
+        ["report", "RUN", "--out", LONG],
+        ["sweep", "status", LONG],
+        ["sweep", "table", LONG],
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(LONG, "LONG"),
+)
+def test_a_name_that_is_too_long_is_one_line(arguments, trained, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, *(trained if argument == "RUN" else argument for argument in arguments))
+    assert code == 2, err
+    assert err.startswith("error: ")
+    assert "File name too long" in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_record_is_not_trained_over(run, capsys) -> None:
+    (run / "record.json").unlink()
+    (run / "record.json").symlink_to("record.json")
+    before = (run / "model.safetensors").read_bytes()
+    for command in (("train", "--out", run, "--resume"), ("evaluate", run), ("export", run), ("report", run)):
+        code, _, err = call(capsys, *command)
+        assert code == 2, (command, err)
+        assert "its record.json cannot be read: Too many levels of symbolic links" in err
+    assert (run / "model.safetensors").read_bytes() == before
+
+
 def test_one_radius_and_a_torch_device_will_do(run) -> None:
     import torch
 
