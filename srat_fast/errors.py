@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 
 class UserError(Exception):
@@ -81,6 +86,20 @@ class Interrupted(BaseException):
         super().__init__(problem)
 
 
+class Unrecorded(TrainingFailure):
+    """A result that could not be written into its run's record: reported in one line after it was shown, exit code 1.
+
+    Args:
+        problem: why.
+        result: what the call would have returned.
+        record: what record.json would hold.
+    """
+
+    def __init__(self, problem: str, result: Any, record: dict[str, Any]) -> None:
+        super().__init__(problem)
+        self.result, self.record = result, record
+
+
 class ExportFailure(TrainingFailure):
     """An exported file that does not give the run's logits back: exit code 1, and the file is not left behind.
 
@@ -95,3 +114,17 @@ class EvaluationFailure(TrainingFailure):
     Args:
         problem: what was found, in how many images.
     """
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or its user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def path_errors(option: str, path: Path, problem: str = "cannot be read") -> Iterator[None]:
+    """What the system says of a path (too long, no permission) as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(option, f"{problem}: {error.strerror}", str(path)) from None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
+from torch import nn
 
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe, build_recipe
@@ -42,6 +45,7 @@ def resolve_device(wish: str) -> torch.device:
     Raises:
         UserError: CUDA was asked for and is not there, or it is none of these.
     """
+    wish = str(wish)  # a torch.device will do
     if wish == "auto":
         wish = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", wish):
@@ -212,23 +216,73 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 def numerics(deterministic: bool) -> Iterator[None]:
     """float32 means float32; and, where asked, equal seeds give bit-equal results on one machine.
 
-    cuDNN would otherwise take TF32 for float32 convolutions on its own, and the reported accuracies come from
-    float32. Deterministic algorithms are used, or an error is raised where there is none.
+    cuDNN would otherwise take TF32 for float32 convolutions on its own, and matrix products whatever
+    `torch.set_float32_matmul_precision` was told; the reported accuracies come from float32. Deterministic algorithms
+    are used, or an error is raised where there is none.
 
     Args:
         deterministic: `run.deterministic`. The process's settings are put back at the end.
     """
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    products = torch.get_float32_matmul_precision()
     cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
     if deterministic:
         torch.use_deterministic_algorithms(True)
         cudnn.benchmark = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.use_deterministic_algorithms(before[0], warn_only=warn_only)
+        torch.set_float32_matmul_precision(products)
         cudnn.benchmark, cudnn.allow_tf32 = before[1:]
+
+
+@contextmanager
+def neutral(*, keep_autocast: bool = False) -> Iterator[None]:
+    """torch as it starts: gradients, float32, CPU, no autocast; the caller's settings and random states come back.
+
+    Around whatever is called from Python: a caller under `torch.no_grad()` or with another default dtype asks for the
+    same numbers.
+    """
+    cuda = torch.cuda.is_initialized()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if cuda else []
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if not keep_autocast:
+            for kind in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+            if cuda:
+                torch.cuda.set_rng_state_all(on_gpus)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in eval mode; each of its modules gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def peak_memory(device: torch.device) -> int:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from srat_fast.errors import UserError, require_text
+from srat_fast.errors import UserError, path_errors, require_text
 
 RECIPE, METRICS, RECORD = "recipe.json", "metrics.jsonl", "record.json"
 #: Weights of the last epoch, of the best epoch by validation, and their moving average.
 MODEL, BEST, EMA = "model.safetensors", "best.safetensors", "ema.safetensors"
+#: `--weights` -> file of the run.
+WEIGHTS = {"last": MODEL, "best": BEST, "ema": EMA}
 #: State to continue from, while a run is not finished; and what keeps a second process out of its directory.
 CHECKPOINT, LOCK = "checkpoint", ".lock"
+_LOCK_TRIES = 5
+#: A run of another host, whose lock may not be seen from here, counts as running until it was silent for so long.
+_SILENT = 24 * 3600.0
 #: How a run directory is taken up again: there must be a run in it (`--resume`), or there may be (`--resume auto`).
 MUST, AUTO = "must", "auto"
 #: A few test images with their adversarial examples, for reports.
@@ -103,8 +112,9 @@ class RunDirectory:
         """
         require_text("--out", str(path))
         run = cls(path)
-        _refuse_content(path)
-        missing = [p for p in (path, *path.parents) if not p.exists()]
+        with path_errors("--out", path, "cannot be written"):
+            _refuse_content(path)
+            missing = [p for p in (path, *path.parents) if not p.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
@@ -137,7 +147,9 @@ class RunDirectory:
         """
         run = cls(path)
         run._begun = True
-        if not (path / RECIPE).is_file():
+        with path_errors("--out", path):
+            there = (path / RECIPE).is_file()
+        if not there:
             raise UserError("--resume", f"there is no run to continue: no {RECIPE}", str(path))
         try:
             run._take_lock()
@@ -151,17 +163,22 @@ class RunDirectory:
 
     def _take_lock(self) -> None:
         """Hold the directory until `release` or the end of the process (the lock is the kernel's)."""
-        file = self.path / LOCK
+        file, tries = self.path / LOCK, 0
         while True:
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # a holder removes the file when it ends: the lock counts only on the file that is there now
                 if file.exists() and os.stat(file).st_ino == os.fstat(handle).st_ino:
+                    os.truncate(handle, 0)
+                    os.write(handle, socket.gethostname().encode())
                     self._lock = handle
                     return
             except BlockingIOError:
                 os.close(handle)
+                if (tries := tries + 1) < _LOCK_TRIES:  # `status_of` has it for a moment when it looks
+                    time.sleep(0.05)
+                    continue
                 raise UserError("--out", "another process is training in it", str(self.path)) from None
             except FileNotFoundError:
                 pass
@@ -173,7 +190,9 @@ class RunDirectory:
     def release(self) -> None:
         """Let other processes into the directory; may be called twice."""
         if self._lock is not None:
-            (self.path / LOCK).unlink(missing_ok=True)
+            # a run that could not put its end on record leaves the file, as a killed one does: see `status_of`
+            if (self.path / RECORD).exists() or not (self.path / RECIPE).exists():
+                (self.path / LOCK).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
@@ -191,8 +210,12 @@ class RunDirectory:
             UserError: it is not a finished run.
         """
         for name in (RECIPE, MODEL):
-            if not (path / name).is_file():
-                raise UserError("RUN", f"is not a finished run: it has no {name}", str(path))
+            with path_errors("RUN", path):
+                there = (path / name).is_file()
+            if not there:
+                status = status_of(path, None) if (path / RECIPE).is_file() else {}
+                why = f"; {status['status']}: {status['problem']}" if "problem" in status else ""
+                raise UserError("RUN", f"is not a finished run: it has no {name}{why}", str(path))
         return cls(path)
 
     def discard(self) -> None:
@@ -229,11 +252,40 @@ class RunDirectory:
             UserError: missing or damaged.
         """
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError("RUN", f"has no {name}", str(self.path)) from None
-        except ValueError:
+        except OSError as error:
+            raise UserError("RUN", f"its {name} cannot be read: {error.strerror}", str(self.path)) from None
+        except (ValueError, RecursionError):
             raise UserError("RUN", f"its {name} is damaged", str(self.path)) from None
+        if not isinstance(content, dict):
+            raise UserError("RUN", f"its {name} is damaged", str(self.path))
+        return content
+
+    def read_weights(self, weights: str) -> bytes:
+        """A weights file ("last", "best" or "ema"), refused where it is not the one that the record was written with.
+
+        Records of earlier versions, and runs that have none yet, do not say.
+        """
+        file = self.path / WEIGHTS[weights]
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise UserError(
+                "RUN", f"its {file.name} cannot be read: {error.strerror}", str(self.path)
+            ) from None
+        record = self.read_json(RECORD) if os.path.lexists(self.path / RECORD) else {}
+        recorded = (record.get("weights_checksums") or {}).get(weights)
+        found = hashlib.sha256(content).hexdigest()
+        if recorded not in (None, found):
+            raise UserError(
+                "RUN",
+                f"its {file.name} is not the one that its {RECORD} is of: damaged, or another run's "
+                f"(SHA-256 {found[:12]}..., recorded {recorded[:12]}...)",
+                str(self.path),
+            )
+        return content
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one epoch to metrics.jsonl.
@@ -277,6 +329,45 @@ def _refuse_content(path: Path) -> None:
             raise UserError("--out", "is not empty; choose another directory or remove it", str(path))
 
 
+def status_of(path: Path, record: dict[str, Any] | None) -> dict[str, str]:
+    """`status`, and `problem` where there is one, of the run in a directory: what its record says, or its lock.
+
+    A process that a signal ends (SIGKILL, SIGSEGV) writes no record, but leaves its lock file, and the kernel gives the
+    lock back: "killed". A held lock means "running". Where a file system does not show locks to other hosts, a run of
+    another host counts as running until nothing has been written for `_SILENT` seconds.
+    """
+    if record is not None and record.get("status") == "finished":
+        return {"status": "finished"}
+    said = {name: str((record or {}).get(name) or "") for name in ("status", "problem")}
+    said = {name: text for name, text in said.items() if text} or {"status": "running"}
+    try:
+        handle = os.open(path / LOCK, os.O_RDONLY)
+    except OSError:  # none: it has ended in good order, or is a copy; or it may not be read
+        return said
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        host = os.read(handle, 256).decode(errors="replace")
+    except BlockingIOError:
+        return {"status": "running"}
+    except OSError:  # a file system without locks
+        return said
+    finally:
+        os.close(handle)
+    if host not in ("", socket.gethostname()):
+        written = [entry.stat().st_mtime for entry in (path, *path.iterdir()) if entry.exists()]
+        if time.time() - max(written, default=0.0) < _SILENT:
+            return {"status": "running", "problem": f"on {host}, as far as can be seen from here"}
+    epochs = 0
+    with contextlib.suppress(OSError):
+        epochs = (path / METRICS).read_bytes().count(b"\n")
+    where = f" on {host}" if host else ""
+    return {
+        "status": "killed",
+        "problem": f"its process{where} ended without a word (a signal, or the machine) after {epochs} epochs; "
+        "train --resume goes on",
+    }
+
+
 def audit_verdict(record: dict[str, Any], weights: str = "last", checksum: str | None = None) -> str:
     """What `srat-fast audit` said of a run's numbers, for every place that quotes them.
 
@@ -292,6 +383,46 @@ def audit_verdict(record: dict[str, Any], weights: str = "last", checksum: str |
     if checksum is not None and audit.get("weights_checksum", checksum) != checksum:
         return "not audited (the record's audit is of other weights)"
     return str(audit.get("verdict", "not audited"))
+
+
+def is_whole(record: Any) -> bool:
+    """Whether a record (or {"recipe": ...} of a run without one) has what tables and figures read of it."""
+    try:
+        recipe = record["recipe"]
+        attack, data = recipe["eval_attack"], recipe["data"]
+        names = [recipe["method"], data["name"], data["imbalance"]]
+        numbers = [
+            recipe["seed"],
+            data["ratio"],
+            attack["steps"],
+            attack["epsilon"],
+            recipe["optim"]["epochs"],
+        ]
+        counts = record.get("counts") or []
+        if counts:
+            names += record["classes"]
+            numbers += [*counts, *record["under"], record["test_images"]]
+            if len(counts) != len(record["classes"]):
+                return False
+        sound = all(isinstance(n, str) for n in names) and all(isinstance(n, (int, float)) for n in numbers)
+        return sound and (record.get("status") != "finished" or has_accuracies(record))
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def has_accuracies(record: dict[str, Any]) -> bool:
+    """Whether the record of a finished run has the accuracies of its last weights, and of the others that it names."""
+    try:
+        for part in (record, *(record[weights] for weights in ("best", "ema") if record.get(weights))):
+            for kind in ("standard", "robust"):
+                values = [part[kind][name] for name in ("overall", "under")] + part[kind]["per_class"]
+                if not all(value is None or isinstance(value, (int, float)) for value in values):
+                    return False
+                if len(part[kind]["per_class"]) != len(record["classes"]):
+                    return False
+        return True
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def versions() -> dict[str, str]:

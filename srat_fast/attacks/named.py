@@ -128,6 +128,8 @@ def parse_attacks(
         UserError: an unknown name, one given twice, or one that needs more classes.
         MissingPackage: a part of AutoAttack without pyautoattack.
     """
+    if not isinstance(names, str):
+        raise UserError("--attack", f"a comma-separated list of {NAMES}", names)
     scaled = step_size if own_epsilon in (None, epsilon) else step_size * epsilon / own_epsilon
     attacks: dict[str, NamedAttack] = {}
     for name in (part.strip().lower() for part in names.split(",")):

@@ -23,7 +23,7 @@ from srat_fast.cli import (
 from srat_fast.cli.options import forget_given, named_as_option, spelled_out
 from srat_fast.cli.streams import lost_output, take_streams
 from srat_fast.data.notices import printed
-from srat_fast.errors import Interrupted, TrainingFailure, UserError, require_text
+from srat_fast.errors import Interrupted, TrainingFailure, UserError, is_full, require_text
 from srat_fast.tables import visible
 
 app = typer.Typer(
@@ -99,6 +99,11 @@ def _run(arguments: list[str]) -> int:
     except Interrupted as stop:
         print(visible(str(stop)), file=sys.stderr)
         return stop.code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # a path that no place above foresaw: no permission, a name that is too long, a disk that fails or is full
+        return _fail(f"{error.filename}: {error.strerror}", 1 if is_full(error) else 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     return code if isinstance(code, int) else 0

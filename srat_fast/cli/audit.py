@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from srat_fast.cli.options import fields_given
-from srat_fast.errors import UserError
+from srat_fast.errors import Unrecorded, UserError
 
 #: Exit code of an audit that found something.
 SUSPICIOUS = 3
@@ -55,22 +55,28 @@ def audit(
     from srat_fast.console import Console
     from srat_fast.evaluation.audit import audit_run, summary
 
+    unrecorded = None
     with Watch(Console(stderr=True)) as watch:
-        report = audit_run(
-            run,
-            subset=limit,
-            weights=weights,
-            surrogate=surrogate,
-            autoattack=autoattack,
-            queries=queries,
-            changes=fields_given({"--data-root": data_root}),
-            device=device,
-            progress=watch,
-        )
+        try:
+            report = audit_run(
+                run,
+                subset=limit,
+                weights=weights,
+                surrogate=surrogate,
+                autoattack=autoattack,
+                queries=queries,
+                changes=fields_given({"--data-root": data_root}),
+                device=device,
+                progress=watch,
+            )
+        except Unrecorded as failure:
+            unrecorded, report = failure, failure.result
     if as_json:
         print(json.dumps(report, indent=2))
     else:
         out = Console()
         out.print(audit_table(report))
         out.say(summary(report))
+    if unrecorded is not None:
+        raise unrecorded
     return 0 if report["verdict"] == "reliable" else SUSPICIOUS

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from srat_fast.cli.options import fields_given
 from srat_fast.cli.show import accuracy_table, per_class_table
+from srat_fast.errors import Unrecorded
+
+if TYPE_CHECKING:
+    from srat_fast.console import Console
 
 _NAMES = (
     "Comma-separated: clean, fgsm, pgd-K, cw-K, pgd-KxR, cw-KxR (K steps, R restarts), pgd-K@S (logits times S), "
@@ -58,24 +62,38 @@ def evaluate(
     from srat_fast.cli.watch import Watch
     from srat_fast.console import Console
     from srat_fast.evaluation.runs import evaluate as judge
-    from srat_fast.record import audit_verdict
+    from srat_fast.record import RECORD, RunDirectory
 
     console = Console(stderr=True)
+    unrecorded = None
     with Watch(console) as watch:
-        results = judge(
-            run,
-            attack,
-            epsilons=[] if eps is None else [part.strip() for part in eps.split(",")],
-            weights=weights,
-            changes=changes,
-            device=device,
-            fresh=fresh,
-            progress=watch,
-        )
+        try:
+            results = judge(
+                run,
+                attack,
+                epsilons=[] if eps is None else [part.strip() for part in eps.split(",")],
+                weights=weights,
+                changes=changes,
+                device=device,
+                fresh=fresh,
+                progress=watch,
+            )
+            record = RunDirectory(run).read_json(RECORD)
+        except Unrecorded as failure:
+            unrecorded, results, record = failure, failure.result, failure.record
     if as_json:
         print(json.dumps(results, indent=2))
-        return
-    record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+    else:
+        _print(results, record, weights, console)
+    if unrecorded is not None:
+        raise unrecorded
+
+
+def _print(results: dict[str, Any], record: dict[str, Any], weights: str, console: Console) -> None:
+    """The rows, what an audit said of these weights, and the classes' accuracies."""
+    from srat_fast.console import Console
+    from srat_fast.record import audit_verdict
+
     out = Console()
     out.print(accuracy_table(results))
     last = record["evaluations"][-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,9 +29,14 @@ def report(
     from srat_fast.report.collect import find_runs
     from srat_fast.report.groups import group_runs
     from srat_fast.report.table import summary_tables
+    from srat_fast.tables import visible
 
     console = Console()
-    for title, table in summary_tables(group_runs(find_runs(directories))):
+    damaged: list[str] = []
+    runs = find_runs(directories, damaged)
+    for line in damaged:
+        print("warning: " + visible(line), file=sys.stderr)
+    for title, table in summary_tables(group_runs(runs)):
         console.say(title)
         console.print(table)
     if print_only:

@@ -90,7 +90,7 @@ def directory_made(path: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive(
-    target: Path, on_wait: Callable[[], None] = lambda: None, option: str = "SRAT_FAST_CACHE"
+    target: Path, on_wait: Callable[[], None] = lambda: None, option: str | None = "SRAT_FAST_CACHE"
 ) -> Iterator[None]:
     """Holds a lock on making `target`: one process works, the others wait and then find it made.
 
@@ -100,7 +100,7 @@ def exclusive(
     Args:
         target: the file or directory to be made; its parent is created.
         on_wait: called once if another process holds the lock.
-        option: what names the directory, for the message.
+        option: to be named where the directory cannot be written; None passes the OSError on.
 
     Raises:
         UserError: the directory cannot be written.
@@ -111,6 +111,8 @@ def exclusive(
             stack.enter_context(directory_made(target.parent))
             handle = open_locked(lock, on_wait)
         except OSError as error:
+            if option is None:
+                raise
             raise UserError(option, f"cannot be written: {error.strerror}", str(target.parent)) from None
         stack.callback(os.close, handle)
         stack.callback(lock.unlink, missing_ok=True)

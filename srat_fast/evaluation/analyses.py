@@ -20,7 +20,7 @@ from srat_fast.evaluation.judge import eval_settings
 from srat_fast.evaluation.subject import open_subject
 from srat_fast.figures.analysis import draw
 from srat_fast.figures.canvas import save
-from srat_fast.hardware import numerics
+from srat_fast.hardware import neutral, numerics
 from srat_fast.models.resnet import ResNet18
 from srat_fast.record import RunDirectory, versions, write_atomically
 
@@ -48,7 +48,6 @@ class _Recorder(nn.Module):
         super().__init__()
         self.model = model
         self.kept: list[Tensor] = []
-        self.training = model.training  # `predict` puts back what it found, here and below
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.model.features(images)
@@ -121,6 +120,7 @@ def describe(
     }
 
 
+@neutral()
 def analyse(
     run: str | Path,
     *,

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def load_partial(path: Path, images: int) -> Outcome | None:
             predictions = torch.from_numpy(content["predictions"].astype(np.int64))
             batch, number = (int(n) for n in content["position"])
             seconds, overshoot = (float(n) for n in content["measured"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     outcome = Outcome(predictions, batch, number, seconds, overshoot)
     return outcome if len(predictions) == images else None

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from srat_fast.attacks.named import NamedAttack, parse_attacks
 from srat_fast.data.memory import MemoryLoader
+from srat_fast.data.notices import LOG
 from srat_fast.evaluation.accuracy import accuracies, collapsed_class
 from srat_fast.evaluation.intervals import intervals
 from srat_fast.evaluation.judge import eval_settings
 from srat_fast.evaluation.partial import load_partial, partial_path, remove_partials, save_partial
 from srat_fast.evaluation.subject import Subject, amend_record, open_subject
 from srat_fast.evaluation.survivors import Outcome, attack_images
-from srat_fast.hardware import device_name, numerics
+from srat_fast.hardware import device_name, neutral, numerics
 from srat_fast.recipe import recipe_from_dict
 from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
 
@@ -29,11 +30,12 @@ _DECISIVE = ("torch", "srat-fast", "pyautoattack")
 Progress = Callable[[str, int, int], None]
 
 
+@neutral()
 def evaluate(
     run: str | Path,
     attacks: str = "clean,pgd-20",
     *,
-    epsilons: Sequence[float | str] = (),
+    epsilons: Sequence[float | str] | float | str = (),
     weights: str = "last",
     changes: dict[str, Any] | None = None,
     device: str = "auto",
@@ -49,7 +51,7 @@ def evaluate(
     Args:
         run: a run directory.
         attacks: comma-separated, as in `srat_fast.attacks.named.NAMES`.
-        epsilons: radii, such as ["4/255", 0.1]; none for the run's own. PGD's and CW's step size scales along.
+        epsilons: radius or radii, such as ["4/255", 0.1]; none for the run's own. Step sizes of PGD and CW scale along.
         weights: "last", "best" (by validation) or "ema".
         changes: recipe fields to change, such as {"data.root": ..., "data.test_limit": 1000}.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -67,7 +69,10 @@ def evaluate(
     Raises:
         UserError: not a run, an unknown attack, a radius out of range, images missing.
         EvaluationFailure: non-finite logits, or an attack that left its ball: no number is given.
+        Unrecorded: the rows, its `result`, could not be written into the record.
     """
+    if isinstance(epsilons, (str, float, int)):
+        epsilons = [epsilons]
     directory = RunDirectory.open(Path(run))
     own = recipe_from_dict(directory.read_json(RECIPE)).resolve()
     changes = changes or {}
@@ -110,6 +115,7 @@ def evaluate(
     amend_record(
         subject.directory,
         lambda record: record | {"evaluations": [*record.get("evaluations", []), entry]},
+        rows,
     )
     remove_partials(partials)
     return rows
@@ -139,12 +145,19 @@ def _attacked(
     path = partial_path(subject.directory.path, attack.name, identity)
     if fresh:
         remove_partials([path])
-    kept, done = time.monotonic(), 0
+    kept, done, told = time.monotonic(), 0, False
 
     def keep(outcome: Outcome) -> None:
-        nonlocal kept
+        nonlocal kept, told
         if time.monotonic() - kept >= KEEP_EVERY or outcome.batch == len(loader):
-            save_partial(path, outcome)
+            try:
+                save_partial(path, outcome)
+            except OSError as error:  # the numbers do not need it
+                if not told:
+                    LOG.warning(
+                        "%s cannot be written, so a kill loses what is done: %s", path, error.strerror
+                    )
+                told = True
             kept = time.monotonic()
 
     def report(images: int) -> None:

@@ -13,6 +13,7 @@ from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.data.arrays import ImageSet
 from srat_fast.evaluation.accuracy import PgdSettings
+from srat_fast.hardware import evaluating
 from srat_fast.record import write_atomically
 from srat_fast.seeds import seed_for
 
@@ -50,24 +51,20 @@ def sample_examples(
     chosen = images.select(np.lexsort((images.labels, rank))[:count])
     clean = torch.from_numpy(chosen.images).permute(0, 3, 1, 2).to(device).float() / 255
     labels = torch.from_numpy(chosen.labels).to(device)
-    ball, training = LInfBall(attack.epsilon), model.training
+    ball = LInfBall(attack.epsilon)
     noise = torch.Generator(device).manual_seed(seed_for(seed, "samples"))
-    model.eval()
-    try:
-        with torch.autocast(device.type, enabled=False):
-            adversarial = pgd(
-                model,
-                clean,
-                labels,
-                ball=ball,
-                steps=attack.steps,
-                step_size=attack.step_size,
-                start=ball.random_start(clean, noise),
-            )
-            with torch.no_grad():
-                predictions = [model(x).argmax(dim=1).cpu().numpy() for x in (clean, adversarial)]
-    finally:
-        model.train(training)
+    with evaluating(model), torch.autocast(device.type, enabled=False):
+        adversarial = pgd(
+            model,
+            clean,
+            labels,
+            ball=ball,
+            steps=attack.steps,
+            step_size=attack.step_size,
+            start=ball.random_start(clean, noise),
+        )
+        with torch.no_grad():
+            predictions = [model(x).argmax(dim=1).cpu().numpy() for x in (clean, adversarial)]
     return {
         "clean": chosen.images,
         "adversarial": _pixels(adversarial),

@@ -13,20 +13,16 @@ import torch
 from srat_fast.data.cache import exclusive
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.split import DataSplit, load_split
-from srat_fast.errors import UserError
+from srat_fast.errors import Unrecorded, UserError, is_full
 from srat_fast.evaluation.partial import FOLDER
 from srat_fast.hardware import resolve_device, use_device
-from srat_fast.models.files import load_model
+from srat_fast.models.files import model_from_bytes
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe, recipe_from_dict
-from srat_fast.record import BEST, EMA, MODEL, RECIPE, RECORD, RunDirectory
+from srat_fast.record import RECIPE, RECORD, WEIGHTS, RunDirectory
 
-#: `--weights` -> file of the run, and what keeps one.
-WEIGHTS = {
-    "last": (MODEL, "every run"),
-    "best": (BEST, "data.val_fraction > 0"),
-    "ema": (EMA, "optim.ema_decay > 0"),
-}
+#: What keeps weights of a kind.
+_KEPT = {"last": "every run", "best": "data.val_fraction > 0", "ema": "optim.ema_decay > 0"}
 
 
 @dataclass(frozen=True)
@@ -75,15 +71,15 @@ def open_subject(
     if weights not in WEIGHTS:
         raise UserError("--weights", f"one of {', '.join(WEIGHTS)}", weights)
     directory = RunDirectory.open(Path(run))
-    name, kept = WEIGHTS[weights]
-    file = directory.path / name
+    file = directory.path / WEIGHTS[weights]
     if not file.is_file():
-        raise UserError("--weights", f"the run has no {name}; it is kept by {kept}", weights)
+        raise UserError("--weights", f"the run has no {file.name}; it is kept by {_KEPT[weights]}", weights)
     record = directory.read_json(RECORD)
     recipe = recipe_from_dict(directory.read_json(RECIPE)).replace(changes).resolve()
     place = resolve_device(device)
     use_device(place)
-    model = load_model(file).to(place).eval()
+    content = directory.read_weights(weights)
+    model = model_from_bytes(content, file).to(place)
     split = load_split(recipe, None if data is None else arrays_from(data, recipe.data.image_size))
     # a subset of the test images has a checksum of its own, which says nothing about the rest
     subset = recipe.data.test_limit != record["recipe"]["data"]["test_limit"]
@@ -94,26 +90,27 @@ def open_subject(
             pass
         (directory.path / FOLDER / ".writable").unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
-            "RUN", f"cannot be written, so its record could not be: {error.strerror}", str(run)
-        ) from None
-    checksum = hashlib.sha256(file.read_bytes()).hexdigest()
+        if not is_full(error):  # a full one may have room again by then, and the result is shown in any case
+            raise UserError(
+                "RUN", f"cannot be written, so its record could not be: {error.strerror}", str(run)
+            ) from None
+    checksum = hashlib.sha256(content).hexdigest()
     return Subject(directory, recipe, place, model, weights, checksum, split, same)
 
 
 def amend_record(
-    directory: RunDirectory, change: Callable[[dict[str, Any]], dict[str, Any]]
-) -> dict[str, Any]:
+    directory: RunDirectory, change: Callable[[dict[str, Any]], dict[str, Any]], result: Any
+) -> None:
     """Read, change and write record.json; of two processes that do so, each sees what the other wrote.
 
-    Args:
-        directory: the run.
-        change: record -> record.
-
-    Returns:
-        What was written.
+    Raises:
+        Unrecorded: it cannot be written; with `result`, which hours may have gone into.
     """
-    with exclusive(directory.path / FOLDER / "record", option="RUN"):
-        record = change(directory.read_json(RECORD))
-        directory.write_json(RECORD, record)
-    return record
+    try:
+        with exclusive(directory.path / FOLDER / "record", option=None):
+            directory.write_json(RECORD, change(directory.read_json(RECORD)))
+    except OSError as error:
+        problem = (
+            f"the result is not on record: {directory.path / RECORD} cannot be written: {error.strerror}"
+        )
+        raise Unrecorded(problem, result, change(directory.read_json(RECORD))) from None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from srat_fast.attacks.named import NamedAttack
 from srat_fast.errors import EvaluationFailure
+from srat_fast.hardware import evaluating
 from srat_fast.seeds import seed_for
 
 #: Rounding of x + epsilon - x in float32; anything farther out is not an example of the threat model.
@@ -90,44 +91,40 @@ def attack_images(
     total = loader.images_per_epoch
     state = outcome or Outcome(torch.full((total,), -1))
     streams = [_stream(seed, attack_round.stream, loader.device) for attack_round in attack.rounds]
-    before, training = time.perf_counter() - state.seconds, model.training
+    before = time.perf_counter() - state.seconds
     labels, first = [], 0
-    model.eval()
-    try:
-        with torch.autocast(loader.device.type, enabled=False):
-            for batch, (images, targets) in enumerate(loader.epoch(0)):
-                labels.append(targets.cpu())
-                rows = slice(first, first + len(targets))
-                first += len(targets)
-                # drawn for batches that are done, too, so that the ones after them start as in one go
-                starts = [r.start(images, g) for r, g in zip(attack.rounds, streams, strict=True)]
-                if batch < state.batch:
-                    progress(len(targets))
-                    continue
-                told = 0
-                for number in range(max(1, len(attack.rounds))):
-                    if number >= state.round:
-                        now, beyond = _round(
-                            model,
-                            images,
-                            targets,
-                            attack,
-                            number,
-                            starts,
-                            (seed, batch),
-                            state.predictions[rows],
-                        )
-                        state.predictions[rows] = now
-                        state.overshoot = max(state.overshoot, beyond)
-                        last = number + 1 >= len(attack.rounds)
-                        state.batch, state.round = (batch + 1, 0) if last else (batch, number + 1)
-                        state.seconds = time.perf_counter() - before
-                        keep(state)
-                    done = len(targets) * (number + 1) // max(1, len(attack.rounds))
-                    progress(done - told)
-                    told = done
-    finally:
-        model.train(training)
+    with evaluating(model), torch.autocast(loader.device.type, enabled=False):
+        for batch, (images, targets) in enumerate(loader.epoch(0)):
+            labels.append(targets.cpu())
+            rows = slice(first, first + len(targets))
+            first += len(targets)
+            # drawn for batches that are done, too, so that the ones after them start as in one go
+            starts = [r.start(images, g) for r, g in zip(attack.rounds, streams, strict=True)]
+            if batch < state.batch:
+                progress(len(targets))
+                continue
+            told = 0
+            for number in range(max(1, len(attack.rounds))):
+                if number >= state.round:
+                    now, beyond = _round(
+                        model,
+                        images,
+                        targets,
+                        attack,
+                        number,
+                        starts,
+                        (seed, batch),
+                        state.predictions[rows],
+                    )
+                    state.predictions[rows] = now
+                    state.overshoot = max(state.overshoot, beyond)
+                    last = number + 1 >= len(attack.rounds)
+                    state.batch, state.round = (batch + 1, 0) if last else (batch, number + 1)
+                    state.seconds = time.perf_counter() - before
+                    keep(state)
+                done = len(targets) * (number + 1) // max(1, len(attack.rounds))
+                progress(done - told)
+                told = done
     return state, torch.cat(labels)
 
 

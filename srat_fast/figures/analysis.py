@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +98,7 @@ def read_analysis(run: Path, weights: str = "last") -> tuple[dict[str, Any], dic
             return analysis, dict(content)
     except FileNotFoundError:
         raise UserError("RUN", "has no analysis; srat-fast analyse makes it", str(run)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError("RUN", f"its analysis is damaged: {error}", str(run)) from None
 
 

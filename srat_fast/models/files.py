@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import safetensors.torch
@@ -14,46 +16,40 @@ from srat_fast.models.resnet import ResNet18
 from srat_fast.record import write_atomically
 
 
-def save_model(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a state dict, atomically.
-
-    Args:
-        path: of the .safetensors file.
-        state: as `ResNet18.state_dict` gives it.
-        metadata: plain text kept in the file's header.
-    """
-    write_atomically(path, weights_bytes(state, metadata))
+def save_model(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Write a state dict, atomically; its SHA-256."""
+    content = weights_bytes(state, metadata)
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def weights_bytes(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The content of a .safetensors file.
-
-    Args:
-        state: name -> tensor, on any device.
-        metadata: plain text kept in the file's header.
-
-    Returns:
-        The file's bytes.
-    """
+    """The content of a .safetensors file: equal for equal tensors and metadata."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    return safetensors.torch.save(plain, metadata)
+    content = safetensors.torch.save(plain, metadata)
+    # The library writes the metadata in the order of a hash map, another one in each call.
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def load_model(path: Path) -> ResNet18:
-    """A network in eval mode from the file that `save_model` wrote; its shape is read off the tensors.
-
-    Args:
-        path: of the .safetensors file.
-
-    Returns:
-        The model, float32 on the CPU.
-
-    Raises:
-        UserError: missing, damaged, or not one of ours.
-    """
+    """A network in eval mode, float32 on the CPU, from the file that `save_model` wrote."""
     try:
-        state = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError("RUN", f"its weights cannot be read: {error.strerror}", str(path)) from None
+    return model_from_bytes(content, path)
+
+
+def model_from_bytes(content: bytes, path: Path) -> ResNet18:
+    """The same from the file's content; `path` is for messages."""
+    try:
+        state = safetensors.torch.load(content)
+    except SafetensorError as error:
         raise UserError("RUN", f"its weights cannot be read: {error}", str(path)) from None
     try:
         return model_from_state(state).eval()

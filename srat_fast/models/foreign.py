@@ -40,8 +40,12 @@ def load_foreign(path: str | Path) -> dict[str, Tensor]:
         raise UserError("weights", "is not a file", str(path))
     if path.suffix == ".safetensors":
         try:
+            with path.open("rb"):  # the library calls whatever it may not read missing
+                pass
             return safetensors.torch.load_file(path)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            raise UserError("weights", f"cannot be read: {error.strerror or error}", str(path)) from None
+        except SafetensorError as error:
             raise UserError("weights", f"cannot be read: {_first_line(error)}", str(path)) from None
     if path.suffix not in _PICKLED:
         raise UserError("weights", "a .safetensors, .pt or .pth file is needed", str(path))

@@ -30,6 +30,7 @@ class Report:
         groups: as in its tables.
         figures: names of the figures drawn.
         left_out: figures that its runs allow, but that were not drawn, there being many.
+        damaged: a line for each run that could not be read.
         missing: (figure, what it shows, what makes it) of the paper's figures that its runs do not allow.
     """
 
@@ -38,6 +39,7 @@ class Report:
     groups: tuple[Group, ...]
     figures: tuple[str, ...]
     left_out: int
+    damaged: tuple[str, ...]
     missing: tuple[tuple[str, str, str], ...]
 
 
@@ -55,11 +57,12 @@ def build_report(
         What was made.
 
     Raises:
-        UserError: no runs there, a damaged record, or `out` cannot be written.
+        UserError: no runs there, none that is whole, or `out` cannot be written.
         MissingPackage: jinja2 or matplotlib is not installed.
     """
     places = [Path(directory) for directory in directories]
-    runs = find_runs(places)
+    damaged: list[str] = []
+    runs = find_runs(places, damaged)
     groups = group_runs(runs)
     target = places[0] / "report" if out is None else out
     from srat_fast.figures.canvas import render  # matplotlib: only where figures are drawn
@@ -97,6 +100,7 @@ def build_report(
         tuple(groups),
         tuple(picture.drawing.name for picture in pictures),
         left_out,
+        tuple(damaged),
         tuple(missing_figures(present)),
     )
 

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, path_errors
 from srat_fast.recipe import FIELDS
-from srat_fast.record import METRICS, RECIPE, RECORD
+from srat_fast.record import METRICS, RECIPE, RECORD, is_whole, status_of
 
 #: Folders that are no run and hold none: large ones are not walked through.
 _PASSED_OVER = {"checkpoint", "report", "evaluation", "logs"}
@@ -25,7 +25,8 @@ class Run:
 
     Attributes:
         path: the directory.
-        record: content of record.json; {"recipe": ..., "status": "running"} while a first run is under way.
+        record: content of record.json, with the status of now; {"recipe": ..., "status": "running"} while a first run
+            is under way, or "killed".
     """
 
     path: Path
@@ -64,7 +65,7 @@ class Run:
         """
         try:
             text = (self.path / METRICS).read_text(encoding="utf-8")
-        except OSError:
+        except (OSError, ValueError):
             return []
         lines = []
         for line in text.splitlines():
@@ -72,6 +73,8 @@ class Run:
                 lines.append(json.loads(line))
             except ValueError:
                 break
+            if not isinstance(lines[-1], dict):
+                return lines[:-1]
         return lines
 
 
@@ -95,11 +98,12 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def find_runs(directories: Iterable[Path]) -> list[Run]:
+def find_runs(directories: Iterable[Path], damaged: list[str] | None = None) -> list[Run]:
     """The given runs and those below the given folders, each once.
 
     Args:
         directories: run directories, sweep directories, or folders that hold some.
+        damaged: receives a line for each run that cannot be read, which is left out then; None refuses the first.
 
     Returns:
         Runs in path order; also those that have not finished.
@@ -108,14 +112,24 @@ def find_runs(directories: Iterable[Path]) -> list[Run]:
         UserError: a directory that is not there or holds no run, or a damaged record.
     """
     found: dict[Path, Run] = {}
+    refused: list[UserError] = []
     for directory in directories:
-        if not directory.is_dir():
+        with path_errors("DIR", directory):
+            there = directory.is_dir()
+        if not there:
             raise UserError("DIR", "is not a directory", str(directory))
         paths = [path for path in _walk(directory) if path.resolve() not in found]
         if not paths and not any(directory.resolve() in (p, *p.parents) for p in found):
             raise UserError("DIR", f"holds no run (no {RECORD} at or below it)", str(directory))
         for path in paths:
-            found[path.resolve()] = Run(path, _read(path))
+            try:
+                found[path.resolve()] = Run(path, _read(path))
+            except UserError as error:
+                refused.append(error)
+    if refused and (damaged is None or not found):
+        raise refused[0]
+    if damaged is not None:
+        damaged += [f"{error.value}: {error.problem}, so it is left out" for error in refused]
     return list(found.values())
 
 
@@ -130,11 +144,14 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     """The record; a run that has none yet, or stopped before it had one, is told from its recipe."""
-    name = RECORD if (path / RECORD).is_file() else RECIPE
+    name = RECORD if os.path.lexists(path / RECORD) else RECIPE
     try:
         content = json.loads((path / name).read_text(encoding="utf-8"))
-        record = content if name == RECORD else {"recipe": content, "status": "running"}
-        assert isinstance(record["recipe"]["method"], str)
-        return record
-    except (ValueError, KeyError, TypeError, AssertionError):
+    except OSError as error:
+        raise UserError("DIR", f"its {name} cannot be read: {error.strerror}", str(path)) from None
+    except (ValueError, RecursionError):
         raise UserError("DIR", f"its {name} is damaged", str(path)) from None
+    record = content if name == RECORD else {"recipe": content}
+    if not is_whole(record):
+        raise UserError("DIR", f"its {name} is damaged", str(path))
+    return record | status_of(path, record)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.split import load_split
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, path_errors
+from srat_fast.hardware import neutral
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe, recipe_from_dict, to_toml
 from srat_fast.record import RECIPE, RECORD, RunDirectory, write_atomically
@@ -35,6 +36,7 @@ _SCRATCH = ".export."
 _OURS = {CARD, _RECIPE, *(chosen.file for chosen in FORMATS.values())}
 
 
+@neutral()
 def export(
     run: str | Path,
     formats: str = "safetensors",
@@ -75,7 +77,8 @@ def export(
     source = Source(model, stored.data.image_size, _metadata(stored, record, weights))
     for kind in chosen:
         kind.check(source)
-    target = _target(directory.path, out, weights)
+    with path_errors("--out", Path(out or run)):
+        target = _target(directory.path, out, weights)
     generator = torch.Generator().manual_seed(0)
     shape = (_BATCH, source.channels, source.image_size, source.image_size)
     batches, same_data = {"random": torch.rand(shape, generator=generator)}, None

@@ -191,6 +191,8 @@ def parse_formats(names: str) -> list[Format]:
     Raises:
         UserError: an unknown name.
     """
+    if not isinstance(names, str):
+        raise UserError("--format", f"all, or some of {', '.join(FORMATS)}, separated by commas", names)
     wanted = list(FORMATS) if names.strip() == "all" else [name.strip() for name in names.split(",")]
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:

@@ -7,15 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from srat_fast.errors import UserError
-from srat_fast.hardware import resolve_device
-from srat_fast.models.files import model_from_state
+from srat_fast.errors import UserError, path_errors
+from srat_fast.hardware import neutral, resolve_device
+from srat_fast.models.files import model_from_bytes, model_from_state
 from srat_fast.models.foreign import load_foreign
 from srat_fast.models.resnet import ResNet18
-from srat_fast.record import BEST, EMA, MODEL, RECIPE
+from srat_fast.record import RECIPE, WEIGHTS, RunDirectory
 
-#: --weights -> file of a run.
-WEIGHTS = {"last": MODEL, "best": BEST, "ema": EMA}
 _ABSENT = {
     "best": "it was trained without data.val_fraction",
     "ema": "it was trained without optim.ema_decay",
@@ -59,6 +57,7 @@ class Program(nn.Module):
         return self.program(images)
 
 
+@neutral()
 def load(
     path: str | Path, *, device: str = "cpu", weights: str = "last", trusted: bool = False
 ) -> ResNet18 | Program:
@@ -84,7 +83,11 @@ def load(
     if weights not in WEIGHTS:
         raise UserError("weights", f"one of {', '.join(WEIGHTS)}", weights)
     place = resolve_device(device)
-    file = _file_of(Path(path), weights)
+    path = Path(path)
+    with path_errors("path", path):
+        file = _file_of(path, weights)
+    if path.is_dir() and (path / RECIPE).is_file():
+        return model_from_bytes(RunDirectory(path).read_weights(weights), file).to(place)
     if file.suffix == ".pt2":
         return _load_program(file, trusted).to(place)
     if file.suffix == ".onnx":

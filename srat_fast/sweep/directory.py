@@ -49,8 +49,10 @@ class SweepDirectory:
                 raise UserError("DIR", f"its plan has format {content['format']}, not {_FORMAT}", str(path))
             fields = {name: content[name] for name in content if name not in ("format", "trials")}
             return cls(path, Plan(trials=[Trial(*row) for row in content["trials"]], **fields))
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError("DIR", f"is not a sweep: it has no {PLAN}", str(path)) from None
+        except OSError as error:
+            raise UserError("DIR", f"its {PLAN} cannot be read: {error.strerror}", str(path)) from None
         except (ValueError, KeyError, TypeError):
             raise UserError("DIR", f"its {PLAN} is damaged", str(path)) from None
 
@@ -71,14 +73,16 @@ class SweepDirectory:
             UserError: the directory cannot be written, or holds a sweep that the spec does not continue.
         """
         plan = make_plan(spec, source)  # a bad spec leaves nothing behind
-        if path.is_dir() and any(path.iterdir()) and not (path / PLAN).exists():
-            if not all(entry.name.startswith(".") for entry in path.iterdir()):
-                raise UserError("--out", "is not empty and not a sweep; choose another directory", str(path))
-        elif path.exists() and not path.is_dir():
-            raise UserError("--out", "is not a directory", str(path))
         try:
+            if path.is_dir() and any(path.iterdir()) and not (path / PLAN).exists():
+                if not all(entry.name.startswith(".") for entry in path.iterdir()):
+                    raise UserError(
+                        "--out", "is not empty and not a sweep; choose another directory", str(path)
+                    )
+            elif path.exists() and not path.is_dir():
+                raise UserError("--out", "is not a directory", str(path))
             path.mkdir(parents=True, exist_ok=True)
-            with exclusive(path / PLAN, option="--out"):
+            with exclusive(path / PLAN, option=None):
                 sweep = cls(path, cls._merged(path, plan, spec, source, other_code))
                 for name in ("runs", "logs", "state", "claims", "recipes"):
                     (path / name).mkdir(exist_ok=True)
@@ -188,9 +192,11 @@ class SweepDirectory:
         """
         try:
             with open(self.state_path(trial), "rb") as file:
-                return json.loads(file.read())
+                state = json.loads(file.read())
         except (OSError, ValueError):
-            return {"status": "queued", "attempts": []}
+            state = None
+        whole = isinstance(state, dict) and isinstance(state.get("status"), str) and "attempts" in state
+        return state if whole else {"status": "queued", "attempts": []}
 
     def write_state(self, trial: Trial, state: dict[str, Any]) -> None:
         """Keep what is known of a trial; its claim's holder does.
@@ -215,9 +221,10 @@ class SweepDirectory:
             The content of record.json; None where there is none, or half of one.
         """
         try:
-            return json.loads((self.run(trial) / RECORD).read_text(encoding="utf-8"))
+            record = json.loads((self.run(trial) / RECORD).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        return record if isinstance(record, dict) else None
 
 
 def _write_plan(path: Path, plan: Plan) -> None:

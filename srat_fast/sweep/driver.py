@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import signal
 import time
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from srat_fast.errors import is_full
 from srat_fast.sweep.claim import Claims
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.estimate import estimate
@@ -236,7 +236,7 @@ class Driver:
         Raises:
             OSError: it is another one.
         """
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise error
         self.pause("the disk is full")
 

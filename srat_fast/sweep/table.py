@@ -8,7 +8,7 @@ from typing import Any
 
 from srat_fast.methods import METHODS
 from srat_fast.recipe import Recipe, flatten
-from srat_fast.record import audit_verdict
+from srat_fast.record import RECORD, audit_verdict, has_accuracies
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.published import FAR, METRICS, departures, published
 from srat_fast.sweep.statistics import Comparison, Summary, compare, summarize
@@ -185,12 +185,19 @@ def build_table(
     records: dict[int, dict[int, dict[str, Any]]] = {}
     wanted: dict[int, int] = {}
     recipes: dict[int, Recipe] = {}
+    damaged: list[str] = []
     for trial in plan.trials:
         wanted[trial.cell] = wanted.get(trial.cell, 0) + 1
         recipes.setdefault(trial.cell, plan.recipe(trial))
         record = sweep.record(trial)
-        if record is not None and record.get("status") == "finished":
-            records.setdefault(trial.cell, {})[trial.seed] = record
+        if record is None:
+            if (sweep.run(trial) / RECORD).exists():
+                damaged.append(trial.name)
+        elif record.get("status") == "finished":
+            if has_accuracies(record):
+                records.setdefault(trial.cell, {})[trial.seed] = record
+            else:
+                damaged.append(trial.name)
     axes = [a for a in plan.axes if a != "seed"]
     base_cells = {_group(recipes[c], axes): c for c in recipes if recipes[c].method == baseline}
     lines, commits, other = [], set(), set()
@@ -227,7 +234,7 @@ def build_table(
     order = {line.setting: k for k, line in reversed(list(enumerate(lines)))}
     methods = list(METHODS)
     lines.sort(key=lambda line: (order[line.setting], methods.index(line.values["method"])))
-    notes = []
+    notes = [f"left out, its {RECORD} is damaged: {name}" for name in damaged]
     if len(commits) > 1:
         notes.append(f"the runs are of {len(commits)} commits: {', '.join(sorted(str(c) for c in commits))}")
     if other:

@@ -6,7 +6,6 @@ name, fsynced, renamed, and read back before an older one goes; the two newest s
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srat_fast.errors import TrainingFailure, UserError
+from srat_fast.errors import TrainingFailure, UserError, is_full
 
 #: Layout and meaning of the files; a change of either counts up, and `SCHEMAS` says what is still read.
 SCHEMA = 1
@@ -24,7 +23,6 @@ SCHEMAS = (1,)
 MANIFEST = "manifest.json"
 KEPT = 2
 _TEMPORARY = ".tmp-"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ class Checkpoints:
         return f"the one before it ({names[-1]}) is intact" if names else "there is no other checkpoint"
 
     def _unwritten(self, error: OSError, total: int) -> str:
-        if error.errno not in _FULL:
+        if not is_full(error):
             return f"a checkpoint cannot be written to {self.directory}: {error.strerror}; {self._left()}"
         return (
             f"the disk is full: a checkpoint of {total:,} bytes does not fit in {self.directory} "

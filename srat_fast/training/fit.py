@@ -3,6 +3,7 @@ on the way, when it is time, when a signal asks for it, and at the end of traini
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from srat_fast.data.arrays import ImageSet
 from srat_fast.errors import Interrupted
 from srat_fast.evaluation.judge import eval_settings, judge
 from srat_fast.evaluation.samples import sample_examples, save_samples
-from srat_fast.models.files import load_model, save_model
+from srat_fast.models.files import model_from_bytes, save_model
 from srat_fast.recipe import Recipe
 from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
 from srat_fast.training import state
@@ -197,18 +198,20 @@ class Fit:
         """The last weights, the best by validation and the moving average, each judged on the test images."""
         setup, runner, path, view = self.setup, self.runner, self.run_directory.path, self._view
         recipe, model, test, history = setup.recipe, setup.engine.model, setup.split.test, self._history
-        save_model(path / MODEL, model.state_dict(), label(recipe))
+        checksums = {"last": save_model(path / MODEL, model.state_dict(), label(recipe))}
         before = time.monotonic()
         view.begin("evaluation", 2 * len(test))
         result = self._judge(model, test, view.advance)
         if history["best"] is not None:
             last_epoch = {"epoch": recipe.optim.epochs - 1, "validation": history["metrics"]["validation"]}
             result["last"] = last_epoch | result  # the same as at the top, labelled beside the best
-            best = load_model(path / BEST).to(setup.device)
+            content = (path / BEST).read_bytes()
+            checksums["best"] = hashlib.sha256(content).hexdigest()
+            best = model_from_bytes(content, path / BEST).to(setup.device)
             result["best"] = history["best"] | self._judge(best, test, lambda images: None)
         if runner.ema is not None:
             result["ema"] = self._judge(runner.ema.module, test, lambda images: None)
-            save_model(path / EMA, runner.ema.module.state_dict(), label(recipe))
+            checksums["ema"] = save_model(path / EMA, runner.ema.module.state_dict(), label(recipe))
         examples = sample_examples(model, test, eval_settings(recipe), device=setup.device, seed=recipe.seed)
         save_samples(path / SAMPLES, examples)
         points = {f"test/{kind}": result[kind]["overall"] for kind in ("standard", "robust")}
@@ -218,6 +221,7 @@ class Fit:
         return {
             **result,
             **overfitting_verdict(recipe, history["metrics"], result["robust"]),
+            "weights_checksums": checksums,
             "final_epoch": history["metrics"],
             "images_per_second": speed,
             "mfu": runner.mfu(speed),

@@ -11,9 +11,19 @@ from typing import Any
 import torch
 
 from srat_fast.data.arrays import ImageArrays
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, path_errors
 from srat_fast.recipe import FIELDS, Recipe, flatten, recipe_from_dict
-from srat_fast.record import AUTO, CHECKPOINT, MUST, RECIPE, RECORD, RunDirectory, versions, write_atomically
+from srat_fast.record import (
+    AUTO,
+    CHECKPOINT,
+    MUST,
+    RECIPE,
+    RECORD,
+    RunDirectory,
+    status_of,
+    versions,
+    write_atomically,
+)
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
 from srat_fast.training.setup import Setup, resolve_hardware
 
@@ -70,7 +80,9 @@ def begin(recipe: Recipe, path: Path, resume: str | None, arrays: ImageArrays | 
     """
     if resume not in (None, MUST, AUTO):
         raise UserError("--resume", "give it without a value, or auto", resume)
-    if resume is None or (resume == AUTO and not (path / RECIPE).is_file()):
+    with path_errors("--out", path):
+        begun = (path / RECIPE).is_file()
+    if resume is None or (resume == AUTO and not begun):
         recipe, device = resolve_hardware(recipe, arrays)
         run = RunDirectory.create(path)
         return Begin(recipe, device, run, Checkpoints(path / CHECKPOINT))
@@ -79,6 +91,7 @@ def begin(recipe: Recipe, path: Path, resume: str | None, arrays: ImageArrays | 
         return Begin(
             recipe, torch.device("cpu"), RunDirectory(path), Checkpoints(path / CHECKPOINT), finished=record
         )
+    ended = status_of(path, _record(path))["status"]
     run = RunDirectory.reopen(path)
     try:
         stored = recipe_from_dict(run.read_json(RECIPE))
@@ -88,7 +101,9 @@ def begin(recipe: Recipe, path: Path, resume: str | None, arrays: ImageArrays | 
         found, problems = checkpoints.newest()
         if found is not None:
             _compared(recipe, recipe_from_dict(found.about["recipe"]), checkpoints.directory / found.name)
-        entry = _entry(recipe, stored, found, problems)
+        # whoever was at work is not, or the lock would not be ours; who ended in good order left a record
+        after = "killed" if ended == "running" else ended
+        entry = _entry(recipe, stored, found, problems) | {"after": after}
         return Begin(recipe, device, run, checkpoints, found, [*_entries(checkpoints), entry])
     except BaseException:
         run.release()
@@ -114,11 +129,18 @@ def check_data(setup: Setup, checkpoint: Checkpoint) -> None:
 
 
 def _finished(path: Path) -> dict[str, Any] | None:
+    record = _record(path)
+    return record if record is not None and record.get("status") == "finished" else None
+
+
+def _record(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("status") == "finished" else None
+    except OSError as error:  # it may be a finished run's, which must not be trained over
+        raise UserError("--out", f"its {RECORD} cannot be read: {error.strerror}", str(path)) from None
+    return record if isinstance(record, dict) else None
 
 
 def _compared(recipe: Recipe, stored: Recipe, where: Path) -> Recipe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,8 @@ from rich.console import Console
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.plan import sized
-from srat_fast.errors import Interrupted, TrainingFailure, UserError
-from srat_fast.hardware import device_name, numerics, peak_memory
+from srat_fast.errors import Interrupted, TrainingFailure, UserError, is_full
+from srat_fast.hardware import device_name, neutral, numerics, peak_memory
 from srat_fast.recipe import Recipe
 from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
 from srat_fast.training.curves import Curves
@@ -44,6 +43,7 @@ def default_out(recipe: Recipe) -> Path:
     return Path("runs") / f"{data.name}-{shape}-{recipe.method}-seed{recipe.seed}-{recipe.fingerprint()}"
 
 
+@neutral()
 def train(
     recipe: Recipe,
     out: str | Path | None = None,
@@ -172,7 +172,7 @@ def _full_disk(run: RunDirectory) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
         raise TrainingFailure(
             f"the disk of {run.path} is full; make room and go on with --resume from the last checkpoint"

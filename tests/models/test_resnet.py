@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
+import safetensors.torch
 import torch
 
 from srat_fast.errors import UserError
@@ -98,9 +104,39 @@ def test_files_give_the_same_network_back(options, tmp_path) -> None:
     assert not loaded.training
 
 
+WRITE = """
+import sys, torch
+from srat_fast.models.files import weights_bytes
+state = {"b": torch.arange(6.0).view(2, 3).t(), "a": torch.ones(3, dtype=torch.int64), "mean": torch.tensor(0.5)}
+sys.stdout.buffer.write(weights_bytes(state, {name: name * 3 for name in ("é", "data", "method", "a", "fingerprint")}))
+"""
+
+
+def test_equal_weights_are_equal_files() -> None:
+    written = []
+    for seed in "12":
+        process = [sys.executable, "-c", WRITE]
+        written.append(subprocess.check_output(process, env=os.environ | {"PYTHONHASHSEED": seed}))
+    assert written[0] == written[1]
+    length = int.from_bytes(written[0][:8], "little")
+    assert length % 8 == 0
+    assert json.loads(written[0][8 : 8 + length])["__metadata__"]["é"] == "ééé"
+    state = safetensors.torch.load(written[0])
+    assert torch.equal(state["b"], torch.arange(6.0).view(2, 3).t())
+    assert state["a"].tolist() == [1, 1, 1]
+    assert float(state["mean"]) == 0.5
+
+
+def test_files_of_earlier_versions_load(tmp_path) -> None:
+    model = ResNet18(4, width=4).eval()
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "m.safetensors", {"method": "ce", "data": "x"})
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(load_model(tmp_path / "m.safetensors")(images), model(images))
+
+
 def test_damaged_and_foreign_weights_are_refused(tmp_path) -> None:
     file = tmp_path / "m.safetensors"
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read: No such file"):
         load_model(file)
     file.write_bytes(b"not safetensors")
     with pytest.raises(UserError, match="cannot be read"):

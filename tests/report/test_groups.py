@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from srat_fast.cli import main
 from srat_fast.errors import UserError
 from srat_fast.report.collect import find_runs
 from srat_fast.report.groups import group_runs
@@ -132,3 +133,50 @@ def test_where_no_value_is_usual_every_row_names_its_own(tmp_path) -> None:
         record = make_record(**{"method": "srat-ce", "loss.separation_weight": weight})
         write_run(tmp_path / f"{weight:g}", record)
     assert list(rows(tmp_path)) == [f"srat-ce (loss.separation_weight={w})" for w in (0, 2, 8)]
+
+
+DAMAGE = [
+    "",
+    "{",
+    "[]",
+    '"text"',
+    "[" * 100_000,
+    '{"recipe": {}}',
+    '{"recipe": {"method": "ce"}, "status": "finished"}',
+]
+
+
+@pytest.mark.parametrize(
+    "content", [*DAMAGE, None, "no robust accuracy"], ids=lambda content: str(content)[:30]
+)
+def test_one_bad_record_does_not_stop_a_report(content, study, capsys) -> None:
+    bad = study / "ce-1" / "record.json"
+    if content is None:  # a record that cannot be read at all
+        bad.unlink()
+        bad.mkdir()
+        (study / "ce-1" / "recipe.json").unlink()
+        (study / "ce-1" / "recipe.json").symlink_to("recipe.json")
+    elif content == "no robust accuracy":
+        bad.write_text(json.dumps({k: v for k, v in json.loads(bad.read_text()).items() if k != "robust"}))
+    else:
+        bad.write_text(content)
+    damaged: list[str] = []
+    assert len(find_runs([study], damaged)) == 9
+    assert len(damaged) == 1
+    assert str(study / "ce-1") in damaged[0]
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(study), "--print-only"])
+    out, err = capsys.readouterr()
+    assert not end.value.code
+    assert err == f"warning: {damaged[0]}\n"
+    assert "srat-ldam" in out
+    with pytest.raises(UserError, match=r"its record\.json|its recipe\.json"):
+        find_runs([study / "ce-1"], [])
+
+
+def test_a_killed_run_is_called_killed(study) -> None:
+    (study / "under-way" / ".lock").touch()  # which nobody holds
+    found = {run.path.name: run.record for run in find_runs([study])}
+    assert found["under-way"]["status"] == "killed"
+    assert "after 2 epochs; train --resume goes on" in found["under-way"]["problem"]
+    assert found["failed"]["status"] == "failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import OrderedDict
 
@@ -12,6 +13,7 @@ import srat_fast
 from srat_fast.errors import UserError
 from srat_fast.models.files import load_model
 from srat_fast.models.resnet import ResNet18
+from srat_fast.record import WEIGHTS
 
 IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -26,6 +28,54 @@ def test_a_run_by_its_weights(digits_run, weights, file) -> None:
     assert not model.training
     assert all(p.requires_grad for p in model.parameters())
     assert model.features(IMAGES).shape == (3, 32)
+
+
+def flipped(run, weights: str) -> None:
+    """One bit of one weight."""
+    file = run / WEIGHTS[weights]
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+
+
+def swapped(run, weights: str) -> None:
+    """The weights of another run, or of another epoch of this one."""
+    shutil.copy(run / WEIGHTS["ema" if weights == "last" else "last"], run / WEIGHTS[weights])
+
+
+@pytest.mark.parametrize("damage", [flipped, swapped], ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_a_record_vouches_for_its_weights(digits_run, weights, damage, tmp_path) -> None:
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    damage(run, weights)
+    before = (run / "record.json").read_bytes()
+    for judged in (
+        lambda: srat_fast.evaluate(run, "clean", weights=weights),
+        lambda: srat_fast.audit_run(run, weights=weights),
+        lambda: srat_fast.analyse(run, weights=weights),
+        lambda: srat_fast.export(run, weights=weights),
+        lambda: srat_fast.load(run, weights=weights),
+    ):
+        with pytest.raises(
+            UserError, match=f"its {WEIGHTS[weights]} is not the one that its record"
+        ) as caught:
+            judged()
+        assert "\n" not in str(caught.value)
+    assert not (run / "export").exists()
+    assert (run / "record.json").read_bytes() == before
+    if weights == "last":
+        with pytest.raises(UserError, match=r"its model\.safetensors is not the one"):
+            srat_fast.audit_run(digits_run, surrogate=run)
+
+
+def test_a_record_of_an_earlier_version_says_nothing_of_its_weights(digits_run, tmp_path) -> None:
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    record = json.loads((run / "record.json").read_text())
+    assert set(record.pop("weights_checksums")) == {"last", "best", "ema"}
+    (run / "record.json").write_text(json.dumps(record))
+    flipped(run, "last")
+    assert srat_fast.load(run).linear.out_features == 10
+    assert srat_fast.evaluate(run, "clean", changes={"data.test_limit": 20})
 
 
 def test_a_file(digits_run) -> None:

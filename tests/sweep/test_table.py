@@ -17,6 +17,7 @@ from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.published import METRICS, departures, published
 from srat_fast.sweep.spec import spec_from_tree
 from srat_fast.sweep.statistics import compare, summarize
+from srat_fast.sweep.status import read_status
 from srat_fast.sweep.table import build_table
 from srat_fast.sweep.write import to_latex, to_markdown, write_table
 
@@ -256,3 +257,19 @@ def test_table_command(tmp_path, stage) -> None:
         assert code == 2
         assert says in text
         assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", '{"status": "finished"}', '{"status": "finished", "standard": {}}']
+)
+def test_a_damaged_record_is_named_and_left_out(content, tmp_path) -> None:
+    values = {"ce": [0.5, 0.6, 0.7], "srat-ldam": [0.6, 0.7, 0.8]}
+    sweep = finished_sweep(tmp_path / "s", CIFAR, values)
+    trial = sweep.plan.trials[0]
+    (sweep.run(trial) / "record.json").write_text(content)
+    data = build_table(sweep)
+    assert data.notes[0] == f"left out, its record.json is damaged: {trial.name}"
+    assert sorted(len(line.seeds) for line in data.lines) == [2, 3]
+    sweep.state_path(trial).write_text("[]")
+    assert sweep.state(trial)["status"] == "queued"
+    assert len(read_status(sweep).rows) == 6

@@ -299,3 +299,4 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(interrupted, tmp_
     train(recipe, out, resume="auto")
     assert_equal_runs(whole, out)
     assert record(out)["resumed"][0]["from"] is None
+    assert record(out)["resumed"][0]["after"] == "killed"

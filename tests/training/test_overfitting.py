@@ -36,7 +36,7 @@ def test_a_run_whose_training_attack_is_overcome_is_flagged(tmp_path) -> None:
     recipe = short(
         method="ce", attack__steps=1, attack__epsilon=0.3, attack__step_size=0.003, attack__random_start=False,
         eval_attack__steps=10, eval_attack__step_size=0.075, data__imbalance="none", data__limit=600,
-        data__val_fraction=0.1, optim__epochs=6, optim__decay=0.5, optim__clip_norm=0, model__width=8,
+        data__val_fraction=0.1, optim__epochs=8, optim__decay=0.5, optim__clip_norm=0, model__width=8,
     )  # fmt: skip
     record = train(recipe, tmp_path / "run")
     last = record["final_epoch"]

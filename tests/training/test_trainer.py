@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from torch.autograd import DeviceType
 from srat_fast import TrainingFailure, UserError, build_recipe, evaluate, train
 from srat_fast.models.files import load_model
 from srat_fast.models.resnet import ResNet18
+from srat_fast.record import WEIGHTS
 from srat_fast.training.ema import MovingAverage
 from srat_fast.training.profile import busy_seconds
 from srat_kernels import resolve_backend
@@ -69,7 +71,7 @@ def test_the_record_has_the_contracts_fields(finished) -> None:
         assert set(record[kind]) == {"overall", "well", "under", "balanced", "per_class"}
         assert len(record[kind]["per_class"]) == 10
         assert record[kind]["overall"] == pytest.approx((record[kind]["well"] + record[kind]["under"]) / 2)
-    assert record["robust"]["overall"] <= record["standard"]["overall"]
+    # not robust <= standard: PGD may turn a wrong answer into the right one, and a short run has many
     assert set(record["seconds"]) == {"total", "attack", "step", "data", "evaluation", "compile"}
     assert record["seconds"]["attack"] > record["seconds"]["data"] > 0
     assert record["seconds"]["total"] > record["seconds"]["attack"] + record["seconds"]["step"]
@@ -117,12 +119,18 @@ def test_saved_weights_load_without_the_recipe(finished) -> None:
 
 
 @pytest.mark.parametrize("method", ["ce", "srat-ldam"])
-def test_equal_seeds_give_bit_equal_weights(method: str, tmp_path) -> None:
+def test_equal_seeds_give_byte_equal_files(method: str, tmp_path) -> None:
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(short(method=method, seed=seed, run__deterministic=True, optim__epochs=1), tmp_path / name)
+        recipe = short(method=method, seed=seed, run__deterministic=True, optim__epochs=1,
+                       optim__ema_decay=0.5, data__val_fraction=0.2)  # fmt: skip
+        record = train(recipe, tmp_path / name)
         weights.append(safetensors.torch.load_file(tmp_path / name / "model.safetensors"))
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+        for kind, file in WEIGHTS.items():
+            content = (tmp_path / name / file).read_bytes()
+            assert record["weights_checksums"][kind] == hashlib.sha256(content).hexdigest()
+    for file in WEIGHTS.values():
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
     assert not torch.equal(weights[0]["linear.weight"], weights[2]["linear.weight"])
     assert not torch.are_deterministic_algorithms_enabled()  # the process is left as it was
 

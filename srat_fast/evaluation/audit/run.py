@@ -13,16 +13,18 @@ from srat_fast.errors import UserError
 from srat_fast.evaluation.audit.checks import FAILED, PASSED, Check, tail
 from srat_fast.evaluation.audit.evidence import Progress
 from srat_fast.evaluation.audit.surrogate import train_surrogate
-from srat_fast.evaluation.audit.verdict import AUTOATTACK_IMAGES, QUERIES, audit, concluded
+from srat_fast.evaluation.audit.verdict import AUTOATTACK_IMAGES, QUERIES, audit, check_numbers, concluded
 from srat_fast.evaluation.judge import eval_settings
-from srat_fast.evaluation.subject import WEIGHTS, Subject, amend_record, open_subject
-from srat_fast.models.files import load_model
-from srat_fast.record import MODEL, RECORD, RunDirectory, git_commit
+from srat_fast.evaluation.subject import Subject, amend_record, open_subject
+from srat_fast.hardware import neutral
+from srat_fast.models.files import model_from_bytes
+from srat_fast.record import RECORD, WEIGHTS, RunDirectory, git_commit
 
 #: Images of an audit where nothing else is asked for.
 SUBSET = 200
 
 
+@neutral()
 def audit_run(
     run: str | Path,
     *,
@@ -44,7 +46,7 @@ def audit_run(
         weights: "last", "best" or "ema".
         surrogate: another run of the same classes to transfer from; None trains a small network on the run's images.
         autoattack: images for AutoAttack; 0 leaves it out.
-        queries: of the Square attack, for each image.
+        queries: of the Square attack, for each image; 0 leaves it out.
         changes: recipe fields to change, such as {"data.root": ...}.
         device: "auto", "cpu", "cuda" or "cuda:N".
         data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
@@ -56,8 +58,10 @@ def audit_run(
 
     Raises:
         UserError: not a run, images missing, a surrogate that does not fit.
+        Unrecorded: the report, its `result`, could not be written into the record.
     """
     started = time.perf_counter()
+    check_numbers(1.0, None, 1, autoattack=autoattack, queries=queries)  # before a surrogate is trained
     limit = {} if subset is None else {"data.test_limit": subset}
     subject = open_subject(run, (changes or {}) | limit, weights=weights, device=device, data=data)
     record = subject.directory.read_json(RECORD)
@@ -98,7 +102,7 @@ def audit_run(
             return current | {"audit": report}
         return current | {weights: (current.get(weights) or {}) | {"audit": report}}
 
-    amend_record(subject.directory, amended)
+    amend_record(subject.directory, amended, report)
     return report
 
 
@@ -107,7 +111,8 @@ def _surrogate(subject: Subject, run: str | Path | None, progress: Progress) -> 
     own, split = subject.model, subject.split
     if run is not None:
         directory = RunDirectory.open(Path(run))
-        other = load_model(directory.path / MODEL).to(subject.device)
+        content = directory.read_weights("last")
+        other = model_from_bytes(content, directory.path / WEIGHTS["last"]).to(subject.device)
         shapes = [(m.linear.out_features, m.conv1.in_channels) for m in (own, other)]
         if shapes[0] != shapes[1]:
             needed = f"a run with {shapes[0][0]} classes and {shapes[0][1]} channels is needed"
@@ -152,7 +157,7 @@ def _recorded(record: dict[str, Any], weights: str, report: dict[str, Any]) -> C
     quoted = (record if weights == "last" else record.get(weights) or {}).get("robust")
     if quoted is None or not report["accuracy"]:
         return Check(
-            name, FAILED, None, None, f"{WEIGHTS[weights][0]} has no robust accuracy on record", meaning
+            name, FAILED, None, None, f"{WEIGHTS[weights]} has no robust accuracy on record", meaning
         )
     share, total = float(quoted["overall"]), int(report["subset"])
     seen = report["accuracy"]["robust"]["overall"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -14,13 +16,14 @@ from srat_fast.evaluation.audit import blackbox, network, strength
 from srat_fast.evaluation.audit.checks import FAILED, NOT_RUN, Check
 from srat_fast.evaluation.audit.evidence import Evidence, Progress, TensorBatches
 from srat_fast.evaluation.intervals import wilson
-from srat_fast.hardware import device_name, numerics
+from srat_fast.hardware import device_name, neutral, numerics
 from srat_fast.record import versions
 
 #: The queries of the black-box check and the images of AutoAttack, where nothing else is asked for.
 QUERIES, AUTOATTACK_IMAGES = 500, 64
 
 
+@neutral(keep_autocast=True)  # the check of the mode tells of autocast
 def audit(
     model: nn.Module,
     images: Tensor,
@@ -50,7 +53,7 @@ def audit(
         surrogate: another model of the same classes, for the transfer check; None leaves that out.
         surrogate_origin: what it is, for the record.
         autoattack: images for AutoAttack; 0 leaves it out.
-        queries: of the Square attack, for each image.
+        queries: of the Square attack, for each image; 0 leaves it out.
         batch_size: images a step.
         seed: of every attack.
         deterministic: as `run.deterministic`.
@@ -62,18 +65,34 @@ def audit(
         its interval, "subset": N, "attack", "seconds", "device", "versions"}.
 
     Raises:
-        UserError: images, labels, radius or steps that cannot be.
+        UserError: a model, images, labels or numbers that cannot be.
     """
-    _check_input(images, labels, epsilon, step_size, steps)
+    check_numbers(
+        epsilon, step_size, steps, autoattack=autoattack, queries=queries, batch_size=batch_size, seed=seed
+    )
+    _check_images(images, labels)
     started = time.perf_counter()
-    images = images.detach()
+    # copies: no attack can change the caller's, and none is a tensor of inference mode, which keeps no gradient
+    images, labels = images.detach().clone(), labels.to(images.device, copy=True)
+    classes = _classes(model, "model", images)
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise UserError(
+            "labels",
+            f"0 to {classes - 1}: the model gives {classes} logits",
+            f"{int(labels.min())} to {int(labels.max())}",
+        )
+    if surrogate is not None:
+        if surrogate is model:
+            raise UserError("surrogate", "another model than the audited one is needed")
+        if (other := _classes(surrogate, "surrogate", images)) != classes:
+            raise UserError("surrogate", f"a model of {classes} classes, as the audited one", other)
     evidence = Evidence(
         model,
-        TensorBatches(images, labels.to(images.device), batch_size),
+        TensorBatches(images, labels, batch_size),
         epsilon,
         epsilon / 4 if step_size is None else step_size,
         steps,
-        classes=int(Evidence.logits_of(model, images[:2]).shape[1]),
+        classes=classes,
         seed=seed,
         progress=progress,
     )
@@ -96,7 +115,7 @@ def audit(
         lambda e: blackbox.autoattack(e, autoattack),
         strength.inside,
     )
-    with numerics(deterministic):
+    with numerics(deterministic), _buffers_kept(model):
         checks, accuracy = _all(of_evidence, evidence)
     attack = {"name": evidence.quoted, "epsilon": epsilon, "step_size": evidence.step_size, "steps": steps}
     return concluded(
@@ -165,19 +184,81 @@ def _all(
     return done, accuracy
 
 
-def _check_input(images: Tensor, labels: Tensor, epsilon: float, step_size: float | None, steps: int) -> None:
-    """One line for each thing that would make the audit meaningless."""
-    if images.dim() != 4 or images.dtype != torch.float32:
+def check_numbers(epsilon: float, step_size: float | None, steps: int, **counts: int) -> None:
+    """One line for a number that cannot be; `counts` by name: the batch size from 1 on, the others from 0."""
+    for name, value in (("epsilon", epsilon), ("step_size", step_size)):
+        if name == "step_size" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
+            raise UserError(name, "a number > 0 and <= 1", value)
+    for name, count in (counts | {"steps": steps}).items():
+        least = 1 if name in ("steps", "batch_size") else 0
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
+            raise UserError(name, f"an integer >= {least}", count)
+
+
+def _check_images(images: Tensor, labels: Tensor) -> None:
+    """One line for images or labels that would make the audit meaningless."""
+    for name, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise UserError(name, "one tensor with all of them is needed", type(value).__name__)
+    if images.dim() != 4 or images.dtype != torch.float32 or not len(images):
         raise UserError("images", "[N, C, H, W] float32 is needed", f"{list(images.shape)} {images.dtype}")
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64 or not len(labels):
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise UserError("labels", "[N] int64, one for each image", f"{list(labels.shape)} {labels.dtype}")
     if not bool(((images >= 0) & (images <= 1)).all()):
         raise UserError(
             "images", "pixels must lie in [0, 1]", f"{float(images.min())} to {float(images.max())}"
         )
-    if not 0 < epsilon <= 1:
-        raise UserError("epsilon", "a number > 0 and <= 1", epsilon)
-    if step_size is not None and not 0 < step_size <= 1:
-        raise UserError("step_size", "a number > 0 and <= 1", step_size)
-    if steps < 1:
-        raise UserError("steps", "an integer >= 1", steps)
+
+
+def _classes(model: nn.Module, name: str, images: Tensor) -> int:
+    """How many logits a model gives, tried on two images; refused where it is none that can be audited."""
+    if not isinstance(model, nn.Module):
+        raise UserError(name, "a torch.nn.Module is needed", type(model).__name__)
+    tensors = [*model.parameters(), *model.buffers()]
+    elsewhere = {str(t.device) for t in tensors if t.device != images.device}
+    if elsewhere:
+        raise UserError(name, f"is on {', '.join(sorted(elsewhere))} and the images are on {images.device}")
+    if any(t.is_inference() for t in tensors):
+        raise UserError(
+            name, "was made in torch.inference_mode, where there are no gradients; make it outside"
+        )
+    given = images[:2].clone()
+    try:
+        with _buffers_kept(model):
+            logits = Evidence.logits_of(model, given)
+    except Exception as error:  # a model of the user's may raise anything; its own error is the cause
+        reason = " ".join(str(error).split())[:200]
+        problem = f"fails on images {list(given.shape)}: {type(error).__name__}: {reason}"
+        raise UserError(name, problem) from error
+    if not isinstance(logits, Tensor):
+        raise UserError(name, "must return its logits and nothing else", type(logits).__name__)
+    if (
+        logits.dim() != 2
+        or len(logits) != len(given)
+        or logits.shape[1] < 2
+        or not logits.is_floating_point()
+    ):
+        raise UserError(
+            name,
+            f"logits [{len(given)}, classes] of two or more classes are needed",
+            f"{list(logits.shape)} {logits.dtype}",
+        )
+    if not torch.equal(given, images[:2]):
+        raise UserError(name, "changes the images that it is given; have it work on a copy of them")
+    return int(logits.shape[1])
+
+
+@contextlib.contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """A model in training mode moves its running statistics in each pass: they are put back."""
+    before = [
+        (buffer, buffer.clone()) for buffer in model.buffers() if any(m.training for m in model.modules())
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, old in before:
+                buffer.copy_(old)

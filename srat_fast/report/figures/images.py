@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from functools import partial
 
 import numpy as np
@@ -64,7 +66,7 @@ def read_samples(run: Run) -> dict[str, np.ndarray] | None:
         with np.load(run.path / SAMPLES, allow_pickle=False) as stored:
             samples = {name: stored[name] for name in stored.files}
         return samples if len(samples["clean"]) == len(samples["adversarial"]) else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 
