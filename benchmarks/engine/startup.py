@@ -24,6 +24,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 from benchmarks.engine.work import COUNTS, UNDER, Work, image_set, memory_loader
+from srat_fast.attacks.engine import compile_settings
 from srat_fast.models.build import build_model
 from srat_fast.training import parity
 from srat_fast.training.capture import Function, preserved
@@ -194,7 +195,8 @@ def checks(work: Work, seeds: int) -> Iterator[Check]:
             if fault != "none":
                 engine._attack, engine._update = engine.attack_eagerly, engine.update_eagerly
                 FAULTS[fault](engine)
-            figures = list(parity.compare(engine, images, labels))
+            with compile_settings(images.device):
+                figures = list(parity.compare(engine, images, labels))
             refused = next((figure.what for figure in figures if not figure.holds), "")
             yield Check(work, seed, fault, refused, {figure.what: used(figure) for figure in figures})
 
