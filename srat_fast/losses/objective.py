@@ -56,13 +56,17 @@ class Objective:
         self._full = torch.from_numpy(full_weights(recipe, counts, under)).float().to(device)
         self.class_weights = torch.ones_like(self._full)
         margins = torch.from_numpy(ldam_margins(counts, loss.ldam_max_margin)).float().to(device)
+        base: dict[str, dict[str, Any]] = {
+            "ce": {},
+            "focal": {"focal_gamma": loss.focal_gamma, "focal_weighting": loss.focal_weighting},
+            "ldam": {"margins": margins, "scale": loss.ldam_scale},
+        }
+        if row.base not in base:  # never plain cross-entropy under another name
+            raise NotImplementedError(f"loss.base = {row.base!r} has no formula here")
         self._classification: dict[str, Any] = {
             "class_weights": self.class_weights,
-            "margins": margins if row.base == "ldam" else None,
-            "scale": loss.ldam_scale if row.base == "ldam" else 1.0,
-            "focal_gamma": loss.focal_gamma if row.base == "focal" else 0.0,
-            "focal_weighting": loss.focal_weighting,
             "reduction": recipe.reduction,
+            **base[row.base],
         }
         self._separation: dict[str, Any] = {
             "separation_weight": loss.separation_weight,

@@ -61,6 +61,8 @@ def classification(
     Returns:
         Scalar.
     """
+    if base not in ("ce", "ldam", "focal"):
+        raise NotImplementedError(f"loss.base = {base!r} has no formula here")
     losses = []
     for row, y in zip(logits, labels.tolist(), strict=True):
         if base == "ldam":

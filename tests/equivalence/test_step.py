@@ -9,7 +9,8 @@ the update on common images.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import torch
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import load_split
+from srat_fast.losses.objective import Objective
 from srat_fast.methods import METHODS
 from srat_fast.models.build import build_model
 from srat_fast.recipe import build_recipe
@@ -132,6 +134,20 @@ def test_each_half_of_a_step_agrees_in_float32(method: str, device: torch.device
             momentum = copy.deepcopy(pair.slow.optimizer.state_dict()["state"])
             groups = pair.fast.optimizer.state_dict()["param_groups"]
             pair.fast.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
+
+
+def test_a_base_loss_without_a_formula_is_no_cross_entropy(device: torch.device) -> None:
+    """A name that nobody handles would train cross-entropy in both engines, and they would agree."""
+    pair = make_pair(device, torch.float32, method="ce")
+    recipe = SimpleNamespace(
+        **{name: getattr(pair.fast.recipe, name) for name in ("loss", "optim", "reduction")},
+        row=replace(pair.fast.row, base="new"),
+    )
+    with pytest.raises(NotImplementedError, match=r"loss\.base = 'new'"):
+        Objective(recipe, COUNTS, UNDER, device)
+    pair.slow.row = recipe.row
+    with pytest.raises(NotImplementedError, match=r"loss\.base = 'new'"):
+        pair.slow.step(*next(iter(batches(device, torch.float32, 0))))
 
 
 def test_bf16_attacks_are_as_strong_as_fp32_ones(device: torch.device) -> None:
