@@ -8,6 +8,7 @@ gradient moves when weights and images are moved by some roundings. `benchmarks/
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,19 +23,23 @@ from srat_fast.training.memory import out_of_memory
 if TYPE_CHECKING:
     from srat_fast.training.step import FastEngine
 
-#: Relative size of the moves, in float32 (256 roundings) and bfloat16 (2), and how many of them are tried.
-MOVE = {"fp32": 2.0**-16, "bf16": 2.0**-8}
+#: Relative size of the moves: 256 roundings of float32, one of bfloat16 (whose own rounding is in the moved gradients
+#: already); and how many are tried.
+MOVE = {"fp32": 2.0**-16, "bf16": 2.0**-9}
 DRAWS = 3
 #: A gradient may be this many times as far from the full-precision one as the farthest of the moved ones, tensor by
-#: tensor, plus the second number: a single kink may lie between compiled and eager code and in none of the moves.
-GRADIENT = (3.0, 2e-3)
-#: The same for the loss and its parts, which have no kinks (relative).
-LOSS = (3.0, 1e-5)
-#: The compiled attack must move pixels by at least this share of what the eager one does (half the strength: 0.57;
-#: equal attacks: 0.99 to 1.01), and raise the loss by this share: an attack on other weights raises it less.
-PIXELS, INCREASE = 0.9, 0.7
+#: tensor, plus SLACK: a single kink may lie between compiled and eager code and in none of the moves.
+FACTOR, SLACK = {"fp32": 3.0, "bf16": 1.5}, 2e-3
+#: The same for the loss and its parts: they have no kinks, but one number may be near by luck in all moves.
+LOSS_FACTOR, LOSS_SLACK = 4.0, 1e-5
+#: Shortfall of the compiled attack in the pixels that it moves (half the strength: 0.43; equal attacks: up to 0.01) and
+#: in the increase of the loss (an attack on other weights falls short by more).
+PIXELS, INCREASE = 0.1, 0.3
 #: Everything is compared at weights that are this much (relative) away from those that the code was compiled with.
 ELSEWHERE = 0.3
+#: Where a bound is broken, it is tried at other weights, and refused where it is broken at NEEDED of TRIES: a fault is
+#: there everywhere, a kink between the two codes is not.
+TRIES, NEEDED = 4, 3
 WAY_OUT = "--no-compile runs eagerly, --engine reference plainly"
 
 
@@ -62,17 +67,16 @@ def compile_errors() -> Iterator[None]:
 
 
 class Figure(NamedTuple):
-    """One comparison: what, the figure, and the most (of an attack: the least) that is allowed."""
+    """One comparison: what is away from what, by how much, and the most that is allowed."""
 
     what: str
     value: float
     bound: float
-    least: bool = False
 
     @property
     def holds(self) -> bool:
         """NaN never does."""
-        return self.value >= self.bound if self.least else self.value <= self.bound
+        return self.value <= self.bound
 
 
 def distance(ours: Tensor, theirs: Tensor, least: float = 0.0) -> float:
@@ -82,27 +86,37 @@ def distance(ours: Tensor, theirs: Tensor, least: float = 0.0) -> float:
     return value if value == value else float("inf")
 
 
-def check_parity(engine: FastEngine, images: Tensor, labels: Tensor) -> None:
-    """Refuse an engine whose compiled attack or update differs from its eager one; its state is left as it was."""
-    for figure in list(compare(engine, images, labels)):
-        if not figure.holds:
-            allowed = "at least" if figure.least else "at most"
+def check_parity(engine: FastEngine, images: Tensor, labels: Tensor) -> list[Figure]:
+    """Refuse an engine whose compiled attack or update differs from its eager one; its state is left as it was.
+
+    Returns the figures of the first try.
+    """
+    first = list(compare(engine, images, labels, 0))
+    broken = [figure for figure in first if not figure.holds]
+    if broken:
+        for seed in range(1, TRIES):
+            broken += [figure for figure in compare(engine, images, labels, seed) if not figure.holds]
+    times = Counter(figure.what for figure in broken)
+    for what, value, bound in broken:
+        if times[what] >= NEEDED:
             raise TrainingFailure(
-                f"the compiled {figure.what} is {figure.value:.2g} ({allowed} {figure.bound:.2g} is allowed); {WAY_OUT}"
+                f"the compiled {what} by {value:.2g} (at most {bound:.2g} is allowed); {WAY_OUT}"
             )
+    return first
 
 
-def compare(engine: FastEngine, images: Tensor, labels: Tensor) -> Iterator[Figure]:
+def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> Iterator[Figure]:
     """Attack, losses and gradients of the compiled code against eager mode, on one batch; leaves no trace."""
     attack, update = engine.run_parts()
     weights = list(engine.model.parameters())
-    generator = torch.Generator(engine.device).manual_seed(0)
+    generator = torch.Generator(engine.device).manual_seed(seed)
     with preserved([*engine.state(), engine.objective.class_weights]):
         with preserved(engine.state()):  # compiles and captures, at the weights of now
             if engine.row.adversarial:
                 attack(images, labels, images)
             update(images, labels)
-        _move([*weights, engine.objective.class_weights], ELSEWHERE, generator)
+        _move(weights, ELSEWHERE, generator)
+        _move([engine.objective.class_weights], 1.0, generator)
         if engine.row.adversarial:
             _settle(engine, images)
             yield from _compare_attacks(engine, attack, images, labels)
@@ -119,12 +133,14 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor) -> Iterator[Figu
     gradients = [full[key] for key in full if key not in PARTS]
     whole = float(torch.stack([g.double().norm() for g in gradients]).norm())
     for key in full:
-        factor, slack = LOSS if key in PARTS else GRADIENT
+        factor, slack = FACTOR[engine.recipe.run.precision], SLACK
+        if key in PARTS:
+            factor, slack = LOSS_FACTOR, LOSS_SLACK
         # a part that is nothing but rounding (zero in exact arithmetic) is measured by the whole
         least = 1e-3 * float(full[PARTS[0]].abs()) if key in PARTS else 1e-6 * whole
         rounding = max(distance(each[key], full[key], least) for each in moved)
-        what = f"{key}'s distance from the full-precision one"
-        yield Figure(what, distance(compiled[key], full[key], least), factor * rounding + slack)
+        away = distance(compiled[key], full[key], least)
+        yield Figure(f"{key} is away from the full-precision one", away, factor * rounding + slack)
 
 
 #: What an update returns first.
@@ -161,18 +177,19 @@ def _settle(engine: FastEngine, images: Tensor) -> None:
 def _compare_attacks(
     engine: FastEngine, attack: Function, images: Tensor, labels: Tensor
 ) -> Iterator[Figure]:
-    """Pixels moved and loss raised by the compiled attack, as shares of what the eager one does."""
+    """Shortfall of the compiled attack in pixels moved and in loss raised, as shares of what the eager one does."""
     examples = {"clean": images}
     for name, run in (("eager", engine.attack_eagerly), ("compiled", attack)):
         with preserved(engine.state()):
             examples[name] = run(images, labels, images)[0].clone()
     moved = {name: float((batch - images).abs().mean()) for name, batch in examples.items()}
-    yield Figure("attack's move of the pixels", moved["compiled"], PIXELS * moved["eager"], least=True)
+    short = 1 - moved["compiled"] / max(moved["eager"], 1e-30)
+    yield Figure("attack moves pixels less than the eager one,", short, PIXELS)
     loss = {name: _loss(engine, batch, labels) for name, batch in examples.items()}
     eager, compiled = (loss[name] - loss["clean"] for name in ("eager", "compiled"))
-    # a stronger attack cannot be wrong; an attack without effect on this batch (slack) says nothing
-    bound = INCREASE * eager - 1e-3 * abs(loss["clean"])
-    yield Figure("attack's increase of the first batch's loss", compiled, bound, least=True)
+    # a stronger attack cannot be wrong; one that hardly raises the loss of this batch says little
+    short = (eager - compiled) / max(eager, 3e-3 * abs(loss["clean"]))
+    yield Figure("attack raises the loss less than the eager one,", short, INCREASE)
 
 
 def _loss(engine: FastEngine, images: Tensor, labels: Tensor) -> float:
