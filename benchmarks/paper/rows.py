@@ -60,7 +60,8 @@ class Row:
         recipe = Recipe().replace(
             {"method": self.method, "data.imbalance": data["imbalance"], "data.ratio": data["ratio"]}
         )
-        return published(recipe, STANDS_FOR)
+        numbers = published(recipe, STANDS_FOR)
+        return None if numbers is None else [number.mean for number in numbers]
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def reproduce(
     console = Console()
     if images_per_second is not None and images_per_second <= 0:
         raise UserError("--images-per-second", "a number > 0", images_per_second)
-    console.say(f"numbering: {found.numbering}")
+    if found.note:
+        console.say(f"note: {found.note}")
     if scale == "paper":
         plan = make_plan(spec, item)
         speed = images_per_second or _ASSUMED

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import tomllib
+from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from srat_fast.recipe import FIELDS, Recipe, flatten
 
@@ -18,9 +21,39 @@ _SAID = {"method", "seed", "data.name", "data.imbalance", "data.ratio", "data.su
 _BESIDE = {"optim.ema_decay"}
 
 
+@dataclass(frozen=True)
+class Published:
+    """What the paper prints for one accuracy, in percent.
+
+    Attributes:
+        mean: of its runs.
+        std: deviation beside it; None where it is not legible, or where the paper has one run.
+    """
+
+    mean: float
+    std: float | None
+
+
 @functools.cache
-def _numbers() -> dict[str, dict[str, list[float]]]:
+def paper_facts() -> dict[str, Any]:
+    """What the paper prints, as data: "settings", "figures", "statements" and "table1" to "table10"."""
     return tomllib.loads((files("srat_fast.sweep.paper") / "numbers.toml").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _tables() -> dict[tuple[str, str, float], dict[str, list[Published]]]:
+    """(data set, imbalance, ratio) -> method -> its four numbers."""
+    found = {}
+    for name, table in paper_facts().items():
+        if name.startswith("table"):
+            rows = {method: _row(**row) for method, row in table.items() if isinstance(row, dict)}
+            found[table["data"], table["imbalance"], float(table["ratio"])] = rows
+    return found
+
+
+def _row(mean: list[float], std: list[float]) -> list[Published]:
+    one_run = not any(std)  # the paper prints 0.00 throughout for a method that it ran once
+    return [Published(m, None if one_run or math.isnan(s) else s) for m, s in zip(mean, std, strict=True)]
 
 
 def published_sets() -> list[str]:
@@ -29,10 +62,10 @@ def published_sets() -> list[str]:
     Returns:
         Names, as `data.name` has them.
     """
-    return sorted({key.split("-")[0] for key in _numbers()})
+    return sorted({name for name, _, _ in _tables()})
 
 
-def published(recipe: Recipe, stands_for: str | None = None) -> list[float] | None:
+def published(recipe: Recipe, stands_for: str | None = None) -> list[Published] | None:
     """The paper's accuracies for a method on a data set.
 
     Args:
@@ -41,13 +74,13 @@ def published(recipe: Recipe, stands_for: str | None = None) -> list[float] | No
             for the run's own `data.name`.
 
     Returns:
-        Percent, in the order of `METRICS`; None where the paper's number is not known here.
+        In the order of `METRICS`; None where the paper has no number.
     """
     data = recipe.data
     if data.classes != "all":
         return None
-    name = stands_for or data.name
-    return _numbers().get(f"{name}-{data.imbalance}-{data.ratio:g}", {}).get(recipe.method)
+    key = (stands_for or data.name, data.imbalance, float(data.ratio))
+    return _tables().get(key, {}).get(recipe.method)
 
 
 def departures(recipe: Recipe) -> list[str]:

@@ -10,7 +10,7 @@ from srat_fast.methods import METHODS
 from srat_fast.recipe import Recipe, flatten
 from srat_fast.record import RECORD, audit_verdict, has_accuracies
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.published import FAR, METRICS, departures, published
+from srat_fast.sweep.published import FAR, METRICS, Published, departures, published
 from srat_fast.sweep.statistics import Comparison, Summary, compare, summarize
 
 #: Weights that a record may judge: of the last epoch, the best by validation, their moving average.
@@ -245,7 +245,7 @@ def build_table(
 def _entries(
     mine: dict[int, dict[str, Any]],
     rivals: dict[int, dict[str, Any]] | None,
-    numbers: list[float] | None,
+    numbers: list[Published] | None,
     weights: str,
     confidence: float,
     per_class: bool,
@@ -259,7 +259,7 @@ def _entries(
     for k, (kind, part) in enumerate(figures):
         values = _values(mine, kind, part, weights)
         comparison = None if rivals is None else compare(values, _values(rivals, kind, part, weights))
-        paper = numbers[k] if numbers is not None and k < len(METRICS) else None
+        paper = numbers[k].mean if numbers is not None and k < len(METRICS) else None
         entries.append(Entry(kind, part, summarize(list(values.values()), confidence), comparison, paper))
     return entries
 

@@ -129,8 +129,11 @@ def test_the_same_images_in_another_form_have_the_papers_numbers_beside(tmp_path
     assert published(recipe.replace({"data.classes": "0,1"}), "cifar10") is None, (
         "two classes are another problem"
     )
-    bad = spec_from_tree(tomllib.loads(spec.replace("'cifar10'", "'svhn'")), tmp_path, "t")
-    assert any("published = 'svhn': numbers are known of cifar10" in problem for problem in bad.problems)
+    bad = spec_from_tree(tomllib.loads(spec.replace("'cifar10'", "'digits'")), tmp_path, "t")
+    assert any(
+        "published = 'digits': numbers are known of cifar10, cifar100, svhn" in problem
+        for problem in bad.problems
+    )
 
 
 def test_every_kind_of_weights_has_its_row_and_runs_their_time(tmp_path) -> None:
