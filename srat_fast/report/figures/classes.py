@@ -62,13 +62,14 @@ def contrast_drawings(group: Group) -> list[Drawing]:
             _paper_figures(group),
             f"{group.title}. Mean over seeds of each class's accuracy, in label order.",
             _words(rows),
-            partial(_contrast, *rows, group),
+            partial(_contrast, rows, group),
         )
     ]
 
 
-def _contrast(natural: Row, adversarial: Row, group: Group) -> Figure:
-    """The three panels of Fig. 1."""
+def _contrast(rows: list[Row], group: Group) -> Figure:
+    """The three panels of Fig. 1, of natural and adversarial training."""
+    natural, adversarial = rows
     width = 3.4 if len(group.classes) <= _NAMED_CLASSES else 4.4
     drawn, axes = figure(1, 3, width=3 * width, height=3.2, sharey=True)
     panels = (

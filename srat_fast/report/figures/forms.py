@@ -89,13 +89,14 @@ def _parts(values: dict[Any, list[Run]], kind: str, labels: dict[str, str]) -> t
     )
 
 
-def _compared(sweep: Sweep, kind: str, part: str, *, words: str = "", line: str = "-") -> tuple[Curve, ...]:
-    """One curve a method."""
+def _compared(sweep: Sweep, *seen: tuple[str, str, str]) -> tuple[Curve, ...]:
+    """For each method a curve of each (kind, part, words behind its name): the first is solid, the second dashed."""
     return tuple(
         _curve(
             sweep.points[method], kind, part, label=method + words, colour=colour, marker=marker, line=line
         )
         for method, colour, marker in zip(_ordered(sweep), SERIES * 2, "os^Dv<>p" * 2, strict=False)
+        for (kind, part, words), line in zip(seen, ("-", "--"), strict=False)
     )
 
 
@@ -134,7 +135,10 @@ def methods(runs: Sequence[Run]) -> list[Drawing]:
             "Accuracy against the weight of the under-represented classes",
             ("fig5",),
             [sweep],
-            [Panel(f"{kind} accuracy", _compared(sweep, kind, "overall")) for kind in ("standard", "robust")],
+            [
+                Panel(f"{kind} accuracy", _compared(sweep, (kind, "overall", "")))
+                for kind in ("standard", "robust")
+            ],
             "weight of the under-represented classes",
         )
         for sweep in _sweeps(runs, _WEIGHT)
@@ -182,8 +186,7 @@ def lambdas(runs: Sequence[Run]) -> list[Drawing]:
         panels = [
             Panel(
                 _shape(sweep),
-                _compared(sweep, "standard", "overall", words=", standard")
-                + _compared(sweep, "robust", "overall", words=", robust", line="--"),
+                _compared(sweep, ("standard", "overall", ", standard"), ("robust", "overall", ", robust")),
             )
             for sweep in sweeps
         ]
@@ -205,8 +208,7 @@ def ratios(runs: Sequence[Run]) -> list[Drawing]:
             [
                 Panel(
                     f"{kind} accuracy",
-                    _compared(sweep, kind, "overall")
-                    + _compared(sweep, kind, "under", words=", under", line="--"),
+                    _compared(sweep, (kind, "overall", ""), (kind, "under", ", under")),
                 )
                 for kind in ("standard", "robust")
             ],
@@ -235,7 +237,7 @@ def _drawing(
     present = sorted({method for sweep in sweeps for method in sweep.points})
     draw: Callable[[], Figure] = partial(_draw, panels, xlabel, whole)
     caption = f"{where}. Mean over seeds, bars: one standard deviation."
-    return Drawing(stem(name, where, *present), title, paper, caption, _words(panels), draw)
+    return Drawing(stem(name, where, *present)[:150], title, paper, caption, _words(panels), draw)
 
 
 def _draw(panels: Sequence[Panel], xlabel: str, whole: bool) -> Figure:
@@ -267,13 +269,8 @@ def _draw(panels: Sequence[Panel], xlabel: str, whole: bool) -> Figure:
             for place in axes.flat[: len(panels)]
             for handle, label in zip(*place.get_legend_handles_labels(), strict=True)
         }
-        columns = 3 if columns < 3 else 6
-        drawn.legend(
-            list(entries.values()),
-            list(entries),
-            loc="outside upper center",
-            ncols=min(len(entries), columns),
-        )
+        across = len(entries) if len(entries) <= 3 else min(math.ceil(len(entries) / 2), 2 * columns)
+        drawn.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=across)
     return drawn
 
 
