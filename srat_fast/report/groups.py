@@ -223,8 +223,11 @@ def _short(value: Any) -> str:
 
 def _title(run: Run, record: dict[str, Any] | None) -> str:
     data, attack = run.recipe["data"], run.recipe["eval_attack"]
+    own = " of each class's own count" if data.get("imbalance_base") == "own" else ""
     shape = (
-        data["imbalance"] if data["imbalance"] == "none" else f"{data['imbalance']}, ratio {data['ratio']:g}"
+        data["imbalance"]
+        if data["imbalance"] == "none"
+        else f"{data['imbalance']}, ratio {data['ratio']:g}{own}"
     )
     classes = f"; classes {chosen}" if (chosen := chosen_classes(data.get("classes"))) else ""
     images = f"; {sum(record['counts'])} training, {record['test_images']} test images" if record else ""
@@ -237,4 +240,6 @@ def _title(run: Run, record: dict[str, Any] | None) -> str:
 def _name(run: Run) -> str:
     data = run.recipe["data"]
     shape = data["imbalance"] if data["imbalance"] == "none" else f"{data['imbalance']}-{data['ratio']:g}"
+    if data.get("imbalance_base") == "own" and data["imbalance"] != "none":
+        shape += "-own"
     return f"{data['name']}-{shape}-{run.recipe['optim']['epochs']}-epochs"

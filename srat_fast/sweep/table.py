@@ -15,7 +15,7 @@ from srat_fast.sweep.statistics import Comparison, Summary, compare, summarize
 
 #: Weights that a record may judge: of the last epoch, the best by validation, their moving average.
 _WEIGHTS = ("last", "best", "ema")
-_SETTING = ("data.name", "data.root", "data.imbalance", "data.ratio", "data.classes")
+_SETTING = ("data.name", "data.root", "data.imbalance", "data.ratio", "data.classes", "data.imbalance_base")
 
 
 @dataclass
@@ -99,7 +99,8 @@ class TableData:
 
 def _setting(recipe: Recipe) -> str:
     data = recipe.data
-    shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance}, ratio {data.ratio:g}"
+    own = " of each class's own count" if data.imbalance_base == "own" else ""
+    shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance}, ratio {data.ratio:g}{own}"
     chosen = getattr(data, "classes", None)
     return f"{data.name} ({shape}{f', classes {chosen}' if chosen not in (None, 'all') else ''})"
 

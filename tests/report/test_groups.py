@@ -48,11 +48,31 @@ def test_failed_and_running_runs_are_named_and_have_no_numbers(study) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"data.ratio": 5.0}, {"optim.epochs": 9}, {"eval_attack.steps": 10}, {"counts": [40, 20, 10, 5]}],
+    [
+        {"data.ratio": 5.0},
+        {"data.imbalance_base": "own"},
+        {"optim.epochs": 9},
+        {"eval_attack.steps": 10},
+        {"counts": [40, 20, 10, 5]},
+    ],
 )
 def test_conditions_are_not_mixed(study, change) -> None:
     write_run(study / "other", make_record(method="ce", seed=7, **change))
     assert len(group_runs(find_runs([study]))) == 2
+
+
+def test_a_run_of_before_a_field_existed_is_one_of_its_default(study) -> None:
+    record = make_record(method="ce", seed=7)
+    del record["recipe"]["data"]["imbalance_base"], record["recipe"]["data"]["classes"]
+    write_run(study / "old", record)
+    assert len(rows(study)["ce"].runs) == 4
+
+
+def test_own_counts_are_said_in_the_title(tmp_path) -> None:
+    write_run(tmp_path / "own", make_record(**{"data.imbalance_base": "own"}))
+    (group,) = group_runs(find_runs([tmp_path]))
+    assert group.title.startswith("digits (exp, ratio 10 of each class's own count; ")
+    assert group.name == "digits-exp-10-own-" + group.name.rpartition("own-")[2]
 
 
 def test_the_same_run_twice_counts_once(study) -> None:
