@@ -180,7 +180,7 @@ def _counts(spec: Spec) -> Drawing:
     from srat_fast.data.imbalance import halves
     from srat_fast.data.plan import base_counts, planned_counts
     from srat_fast.figures.datasets import ClassCounts
-    from srat_fast.report.figures.counts import counts_drawing
+    from srat_fast.report.figures.counts import counts_drawing, shape_title
     from srat_fast.sweep.plan import make_plan
 
     plan, shapes = make_plan(spec, spec.title), []
@@ -189,11 +189,8 @@ def _counts(spec: Spec) -> Drawing:
             recipe = plan.recipe(trial)
             base, classes = base_counts(recipe)
             counts = planned_counts(recipe, base)
-            cell = plan.cells[trial.cell].items()
-            others = [
-                f"{name}={value}" for name, value in cell if name not in ("data.imbalance", "data.ratio")
-            ]
-            title = ", ".join([f"{recipe.data.imbalance}-{recipe.data.ratio:g}", *others])
+            data = recipe.data
+            title = shape_title(data.imbalance, data.ratio, data.imbalance_base)
             shapes.append(ClassCounts(title, classes, counts, halves(counts)[1]))
     return counts_drawing(recipe.data.name, shapes)
 

@@ -140,12 +140,13 @@ def _scatter(axes: Axes, item: Panel) -> None:
     """One panel: a colour for each class, circles for the frequent half, triangles for the rare one."""
     colours = "tab10" if len(item.classes) <= 10 else "tab20" if len(item.classes) <= 20 else "nipy_spectral"
     top = max(len(item.classes) - 1, 9 if colours == "tab10" else 19 if colours == "tab20" else 1)
+    size = 9 if len(item.labels) <= 2500 else 5
     rare_last = sorted(range(len(item.classes)), key=lambda label: (label in item.under, label))
     for label in rare_last:  # 50 points among 5000 would be hidden below them
         name = named(item.classes[label])
         at = item.embedding[item.labels == label]
         axes.scatter(
-            at[:, 0], at[:, 1], c=np.full(len(at), label), cmap=colours, vmin=0, vmax=top, s=9, linewidths=0,
+            at[:, 0], at[:, 1], c=np.full(len(at), label), cmap=colours, vmin=0, vmax=top, s=size, linewidths=0,
             marker="^" if label in item.under else "o", label=f"{name} (under)" if label in item.under else name,
         )  # fmt: skip
     axes.set_title(f"{item.title}\n{item.numbers}", fontsize=8)

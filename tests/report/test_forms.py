@@ -151,7 +151,10 @@ def test_fig16_against_the_imbalance_ratio() -> None:
 
 @pytest.mark.parametrize(("name", "data"), [("fig13", "cifar10"), ("fig14", "svhn")])
 def test_counts_of_four_imbalances(name, data) -> None:
-    (drawing,) = shapes_drawings(group_runs(made_up(name, seeds=1)))
+    drawing, *own = shapes_drawings(group_runs(made_up(name, seeds=1)))
+    assert [len(d.draw().axes) for d in own] == ([4] if data == "svhn" else []), (
+        "SVHN of each class's own count too"
+    )
     assert drawing.paper == (name,)
     titles = [axes.get_title() for axes in drawing.draw().axes]
     assert titles == FACTS[name]["what"].removeprefix("class counts of ").split(", ")

@@ -38,24 +38,31 @@ def count_drawings(group: Group) -> list[Drawing]:
 
 def shapes_drawings(groups: Sequence[Group]) -> list[Drawing]:
     """Figs. 13 and 14 whole: for each data set of which all four imbalances are there, their counts in four panels."""
-    found: dict[str, dict[tuple[str, float], Group]] = {}
+    found: dict[tuple[str, str], dict[tuple[str, float], Group]] = {}
     for group in groups:
         data = group.runs[0].recipe["data"]
         key = (data["imbalance"], float(data["ratio"]))
         if group.counts and key in SHAPES and data.get("classes") in (None, "all"):
-            found.setdefault(data["name"], {}).setdefault(key, group)
+            found.setdefault((data["name"], data.get("imbalance_base", "smallest")), {}).setdefault(
+                key, group
+            )
     return [
         counts_drawing(
             name,
-            [ClassCounts(f"{i}-{r:g}", g.classes, g.counts, g.under) for (i, r), g in _ordered(four)],
+            [ClassCounts(shape_title(*key, base), g.classes, g.counts, g.under) for key, g in _ordered(four)],
         )
-        for name, four in found.items()
+        for (name, base), four in found.items()
         if len(four) == len(SHAPES)
     ]
 
 
 def _ordered(four: dict[tuple[str, float], Group]) -> list[tuple[tuple[str, float], Group]]:
     return [(key, four[key]) for key in SHAPES]
+
+
+def shape_title(imbalance: str, ratio: float, base: str) -> str:
+    """An imbalance in a panel's title, such as "exp-100"; `data.imbalance_base` is named where it is "own"."""
+    return f"{imbalance}-{ratio:g}" + (" of each class's own count" if base == "own" else "")
 
 
 def counts_drawing(name: str, shapes: Sequence[ClassCounts]) -> Drawing:
