@@ -9,10 +9,10 @@ from typing import Any
 
 from benchmarks.paper.choices import Difference, difference, newcombe
 from benchmarks.paper.rows import Setting
+from srat_fast.published import FAR, METRICS
 from srat_fast.record import audit_verdict
 from srat_fast.report.groups import judged
 from srat_fast.report.summary import notes
-from srat_fast.sweep.published import FAR, METRICS
 
 _PARTS = ("overall", "under")
 _HEADS = [f"{kind} {part}" for kind, part in METRICS]
@@ -51,9 +51,9 @@ def accuracy_lines(setting: Setting) -> list[str]:
             if paper is None:
                 cells.append(f"{ours:.2f}")
                 continue
-            off = ours - paper[k]
+            off = ours - paper[k].mean
             is_far = abs(off) > FAR
-            text = f"{ours:.2f} (paper {paper[k]:.2f}: {off:+.2f})"
+            text = f"{ours:.2f} (paper {paper[k].text}: {off:+.2f})"
             cells.append(f"**{text}**" if is_far else text)
             if is_far:
                 far.append(f"{row.label} {' '.join(metric)} {off:+.2f}")
@@ -89,7 +89,7 @@ def claim_lines(setting: Setting) -> list[str]:
         papers = (None, None) if setting.departures else (own.paper(), other.paper())
         cells = []
         for k, each in enumerate(found):
-            theirs = "" if None in papers else f"; paper {papers[0][k] - papers[1][k]:+.2f}"  # type: ignore[index]
+            theirs = "" if None in papers else f"; paper {papers[0][k].mean - papers[1][k].mean:+.2f}"  # type: ignore[index]
             cells.append("-" if each is None else _interval(each) + theirs)
         rows.append([f"`srat-ldam` - `{name}`", *cells])
     return grid(["difference", *_HEADS], rows) if rows else []

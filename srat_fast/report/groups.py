@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srat_fast.methods import METHODS
+from srat_fast.published import Published, departures, published
 from srat_fast.report.collect import Run
 
 #: The paper's columns: which accuracy of which images.
@@ -49,6 +50,13 @@ class Row:
     def finished(self) -> list[Run]:
         """Runs that have accuracies."""
         return [run for run in self.runs if run.finished]
+
+    @property
+    def paper(self) -> list[Published] | None:
+        """What the paper prints for it, in the order of `COLUMNS`; None unless its runs have the paper's recipe."""
+        fields = self.runs[0].fields
+        numbers = published(fields) if self.weights == "last" else None
+        return None if numbers is None or departures(fields) else numbers
 
     def values(self, kind: str, part: str) -> list[float]:
         """An accuracy of each finished run.

@@ -91,8 +91,9 @@ def test_figures_beside_the_papers_and_those_far_from_them(tmp_path) -> None:
     run(tmp_path, "exp", "ce", (48.5, 23.0, 27.0, 6.0))
     text = "\n".join(content(tmp_path, []))
     # the paper has 63.11/65.60 and 34.22/32.55
-    row = "| `srat-ldam` | 0 | 63.00 (paper 63.11: -0.11) | 65.00 (paper 65.60: -0.60) | 34.00 (paper 34.22: -0.22) "
-    assert row + "| **30.00 (paper 32.55: -2.55)** | reliable |" in text
+    row = "| `srat-ldam` | 0 | 63.00 (paper 63.11 ± 0.08: -0.11) | 65.00 (paper 65.60 ± 1.94: -0.60) "
+    row += "| 34.00 (paper 34.22 ± 0.41: -0.22) "
+    assert row + "| **30.00 (paper 32.55 ± 1.70: -2.55)** | reliable |" in text
     assert "More than 2 points from the paper, to be explained: `srat-ldam` robust under -2.55." in text
     assert "| `srat-ldam`, ema weights | 0 | 64.00 | 66.00 | 35.00 | 33.00 | not audited |" in text
     assert "`srat-ldam` - `ce` | +14.50 [+13.13, +15.86]; paper +14.71" in text

@@ -8,9 +8,9 @@ import pytest
 
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.errors import UserError
+from srat_fast.published import paper_facts
 from srat_fast.recipe import Recipe, flatten
 from srat_fast.sweep.plan import Plan, make_plan
-from srat_fast.sweep.published import paper_facts
 from srat_fast.sweep.reproduce import item_names, item_spec, load_item
 
 NAMES = [f"table{n}" for n in range(1, 11)] + [f"fig{n}" for n in range(1, 17)]
