@@ -156,9 +156,9 @@ def test_paper_scale_prints_the_plan_and_gpu_hours_only(stage) -> None:
 @pytest.mark.slow
 def test_smoke_scale_from_end_to_end(stage) -> None:
     options = ("--scale", "smoke", "--seeds", "1", "--cpu-slots", "2")
-    code, text = stage.call("reproduce", "fig1", *options, real=True, timeout=280)
+    code, text = stage.call("reproduce", "fig3", *options, real=True, timeout=280)
     assert code == 0, text
-    out = stage.path / "reproduce" / "fig1-smoke"
+    out = stage.path / "reproduce" / "fig3-smoke"
     records = [json.loads(path.read_text()) for path in out.glob("runs/*/record.json")]
     assert {r["recipe"]["method"] for r in records} == {"natural", "ce"}
     assert (out / "table.md").read_text() in text
@@ -171,3 +171,7 @@ def test_smoke_scale_from_end_to_end(stage) -> None:
     assert "kept: well- to under-represented standard accuracy is about 2:1 with natural and 16:1" in said
     assert (out / "report" / "report.html").exists()
     assert len(list((out / "report" / "figures").glob("*.svg"))) > 1
+    assert {path.suffix for path in out.glob("fig3.*")} == {".svg", ".png", ".pdf"}
+    for path in out.glob("runs/*"):
+        assert json.loads((path / "analysis-train.json").read_text())["part"] == "train"
+    assert list((out / "report" / "figures").glob("features-clean-training-*.svg"))
