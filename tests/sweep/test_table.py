@@ -130,6 +130,18 @@ def test_deviations_that_the_paper_does_not_show(tmp_path) -> None:
     assert [number.std for number in illegible] == [0.46, None, 0.43, 0.98]
 
 
+def test_departures_are_of_the_set_that_a_run_stands_for() -> None:
+    svhn = Recipe().replace({"data.name": "svhn", "method": "ce"})
+    assert departures(svhn) == departures(svhn.resolve()) == []
+    folder = svhn.replace({"data.name": "folder"})
+    assert departures(folder, "cifar10") == []
+    assert departures(folder, "svhn") == [
+        "data.flip = on", f"attack.step_size = {2 / 255}", f"eval_attack.step_size = {2 / 255}"
+    ]  # fmt: skip
+    assert departures(svhn.replace({"optim.epochs": 4}).resolve()) == ["optim.epochs = 4"]
+    assert departures(svhn.replace({"data.imbalance_base": "own"})) == []
+
+
 def test_a_figure_far_from_the_papers_is_marked(tmp_path) -> None:
     values = {"ce": [0.484, 0.484, 0.484], "srat-ldam": [0.63, 0.64, 0.68]}
     ce, srat = build_table(finished_sweep(tmp_path / "s", CIFAR, values)).lines
