@@ -10,6 +10,7 @@ import pytest
 
 from srat_fast.data.imbalance import halves
 from srat_fast.data.plan import base_counts, planned_counts
+from srat_fast.published import paper_facts
 from srat_fast.report.build import build_report
 from srat_fast.report.collect import Run, find_runs
 from srat_fast.report.figures.counts import shapes_drawings
@@ -17,7 +18,6 @@ from srat_fast.report.figures.forms import form_drawings
 from srat_fast.report.figures.paper import paper_drawing
 from srat_fast.report.groups import group_runs
 from srat_fast.sweep.plan import make_plan
-from srat_fast.sweep.published import paper_facts
 from srat_fast.sweep.reproduce import item_spec, load_item
 from tests.report.conftest import make_record, write_run
 
