@@ -68,10 +68,12 @@ def reproduce(
     from srat_fast.cli.sweep_show import show_plan
     from srat_fast.console import Console
     from srat_fast.errors import UserError
+    from srat_fast.record import write_atomically
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.estimate import duration
     from srat_fast.sweep.plan import make_plan
     from srat_fast.sweep.reproduce import item_names, item_spec, load_item
+    from srat_fast.sweep.statements import statements
 
     console = Console()
     if images_per_second is not None and images_per_second <= 0:
@@ -124,8 +126,19 @@ def reproduce(
     )  # fmt: skip
     if code in (0, 1):
         files = [directory / f"table.{kind}" for kind in ("md", "csv", "tex")]
-        print_table(SweepDirectory.open(directory), None, 0.95, found.per_class, files)
+        sweep = SweepDirectory.open(directory)
+        print_table(sweep, None, 0.95, found.per_class, files)
         made = ", ".join(path.name for path in files)
+        said = [statement.line() for statement in statements(item, sweep)]
+        for line in said:
+            console.say(line)
+        if said and scale == "smoke":
+            console.say(
+                "on digits, after a few epochs: these verdicts show that they are given, nothing else"
+            )
+        if said:
+            write_atomically(directory / "statements.txt", "".join(f"{line}\n" for line in said).encode())
+            made += ", statements.txt"
         if any((directory / "runs").glob("*/record.json")):
             from srat_fast.report.build import PAGE, build_report
 
