@@ -143,12 +143,7 @@ def reproduce(
             from srat_fast.report.build import PAGE, build_report
 
             if item.startswith("fig"):
-                drawing = _figure(item, directory, console)  # first: its analyses are in the report too
-                made += (
-                    "; the figure itself waits for more finished runs"
-                    if drawing is None
-                    else f"; {_save(drawing, item, directory)} in the paper's form"
-                )
+                made += _figure(item, directory, console)  # first: its analyses are in the report too
             report = build_report([directory / "runs"], directory / "report")
             made += f"; report/{PAGE} with {len(report.figures)} figures"
         console.say(f"in {directory}: {made}")
@@ -212,24 +207,31 @@ def _counts(spec: Spec) -> Drawing:
 _ANALYSED = {"fig3": ("train", 6000), "fig4": ("test", 2000)}
 
 
-def _figure(item: str, directory: Path, console: Console) -> Drawing | None:
-    """The figure in the paper's form; None while too few of its runs have finished."""
+def _figure(item: str, directory: Path, console: Console) -> str:
+    """Draw the figure in the paper's form, of the runs that have finished; what was made, in words."""
     from srat_fast.report.collect import find_runs
     from srat_fast.report.figures.paper import paper_drawing
+    from srat_fast.sweep.directory import SweepDirectory
 
-    runs = find_runs([directory / "runs"], [])
+    runs = [run for run in find_runs([directory / "runs"], []) if run.finished]
     if item in _ANALYSED:
         from srat_fast.cli.watch import Watch
         from srat_fast.evaluation.analyses import analyse, files_of
 
         images, points = _ANALYSED[item]
-        first = min((run.seed for run in runs if run.finished), default=0)
+        first = min((run.seed for run in runs), default=0)
         with Watch(console) as watch:
             for run in runs:
-                done = (run.path / files_of("last", images)[0]).exists()
-                if run.finished and run.seed == first and not done:
+                if run.seed == first and not (run.path / files_of("last", images)[0]).exists():
                     analyse(run.path, images=images, points=points, progress=watch)
-    return paper_drawing(item, runs)
+    drawing = paper_drawing(item, runs)
+    if drawing is None:
+        return f"; no {item} before more runs have finished"
+    plan = SweepDirectory.open(directory).plan
+    planned = dict.fromkeys(plan.recipe(trial).method for trial in plan.trials)
+    lacking = ", ".join(method for method in planned if method not in {run.method for run in runs})
+    without = f" without {lacking}, which has no finished run" if lacking else ""
+    return f"; {_save(drawing, item, directory)} in the paper's form{without}"
 
 
 def _save(drawing: Drawing, name: str, directory: Path) -> str:

@@ -7,7 +7,11 @@ import xml.dom.minidom
 import pytest
 
 from srat_fast.cli import main
-from srat_fast.sweep.reproduce import item_names
+from srat_fast.cli.reproduce import _figure
+from srat_fast.console import Console
+from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.reproduce import item_names, item_spec, load_item
+from tests.report.conftest import make_record, write_run
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -77,3 +81,28 @@ def test_a_target_in_the_way_is_one_line(capsys, tmp_path) -> None:
     code, _, err = call(capsys, "fig13", "--out", str(tmp_path / "file"))
     assert (code, err.count("\n")) == (2, 1)
     assert "--out" in err
+
+
+def test_the_figure_is_of_the_runs_that_have_finished(tmp_path) -> None:
+    sweep = SweepDirectory.create(tmp_path / "fig1", item_spec(load_item("fig1"), "smoke", 1), "fig1")
+    console = Console()
+    for trial, says in zip(
+        sweep.plan.trials,
+        ("; no fig1 before more runs have finished", "; fig1.svg, .png and .pdf in the paper's form"),
+        strict=True,
+    ):
+        recipe = sweep.plan.recipe(trial).resolve().to_dict()
+        write_run(sweep.run(trial), make_record(method=recipe["method"], recipe=recipe))
+        assert _figure("fig1", sweep.path, console) == says
+    assert len(list(sweep.path.glob("fig1.*"))) == 3
+
+
+def test_a_figure_names_the_methods_that_it_lacks(tmp_path) -> None:
+    sweep = SweepDirectory.create(tmp_path / "fig5", item_spec(load_item("fig5"), "smoke", 1), "fig5")
+    for trial in sweep.plan.trials:
+        recipe = sweep.plan.recipe(trial).resolve().to_dict()
+        if recipe["method"] != "srat-ldam":
+            write_run(sweep.run(trial), make_record(method=recipe["method"], recipe=recipe))
+    assert _figure("fig5", sweep.path, Console()).endswith(
+        "in the paper's form without srat-ldam, which has no finished run"
+    )

@@ -73,7 +73,8 @@ def _any(sweep: Sweep) -> Run:
 
 def _ordered(sweep: Sweep) -> list[str]:
     """Methods in the order of the paper's tables."""
-    return sorted(sweep.points, key=lambda method: (list(METHODS).index(method), method))
+    order = list(METHODS)
+    return sorted(sweep.points, key=lambda m: (order.index(m) if m in order else len(order), m))
 
 
 def _curve(values: dict[Any, list[Run]], kind: str, part: str, **look: str) -> Curve:
