@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.paper.rows import Row, Setting, test_images
 from srat_fast.evaluation.intervals import wilson
-from srat_fast.sweep.published import METRICS
+from srat_fast.published import METRICS
 
 #: Methods whose default is compared with their variants.
 DEFAULTS = ("srat-ldam", "srat-focal")

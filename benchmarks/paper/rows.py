@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast.methods import METHODS
+from srat_fast.published import Published, published
 from srat_fast.recipe import Recipe, flatten
 from srat_fast.report.collect import Run, find_runs
 from srat_fast.report.groups import WEIGHTS, judged
-from srat_fast.sweep.published import published
 
 #: Fields that a table's title and row say, seeds, how images are served, and what is judged beside the last weights.
 _PASSED_OVER = {
@@ -52,7 +52,7 @@ class Row:
         """Of the seeds, percent."""
         return statistics.fmean(self.values(kind, part).values())
 
-    def paper(self) -> list[float] | None:
+    def paper(self) -> list[Published] | None:
         """The paper's four numbers, where it has some for this method: of the last epoch of its recipe."""
         if self.weights != "last" or self.variant:
             return None

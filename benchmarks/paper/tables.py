@@ -9,10 +9,10 @@ from typing import Any
 
 from benchmarks.paper.choices import Difference, difference, newcombe
 from benchmarks.paper.rows import Setting
+from srat_fast.published import FAR, LEVEL, METRICS, differs, p_text
 from srat_fast.record import audit_verdict
 from srat_fast.report.groups import judged
 from srat_fast.report.summary import notes
-from srat_fast.sweep.published import FAR, METRICS
 
 _PARTS = ("overall", "under")
 _HEADS = [f"{kind} {part}" for kind, part in METRICS]
@@ -34,7 +34,7 @@ def grid(heads: list[str], rows: list[list[str]], left: int = 1) -> list[str]:
 
 
 def accuracy_lines(setting: Setting) -> list[str]:
-    """Ours, the paper's and the difference; what is more than `FAR` points off is set bold and named below.
+    """Ours, the paper's, the difference and Welch's test; what wants an explanation is set bold and named below.
 
     Args:
         setting: of one imbalance.
@@ -51,11 +51,13 @@ def accuracy_lines(setting: Setting) -> list[str]:
             if paper is None:
                 cells.append(f"{ours:.2f}")
                 continue
-            off = ours - paper[k]
-            is_far = abs(off) > FAR
-            text = f"{ours:.2f} (paper {paper[k]:.2f}: {off:+.2f})"
-            cells.append(f"**{text}**" if is_far else text)
-            if is_far:
+            off = ours - paper[k].mean
+            values = list(row.values(*metric).values())
+            p = paper[k].p(ours, statistics.stdev(values) if len(values) > 1 else None, len(values))
+            why = differs(off, p)
+            text = f"{ours:.2f} (paper {paper[k].text}: {off:+.2f}, {p_text(p)})"
+            cells.append(text if why is None else f"**{text}**")
+            if why is not None:
                 far.append(f"{row.label} {' '.join(metric)} {off:+.2f}")
         verdicts = sorted({audit_verdict(run.record, row.weights) for run in row.runs})
         verdicts += [text for text in [notes(row)] if text]
@@ -64,9 +66,8 @@ def accuracy_lines(setting: Setting) -> list[str]:
     if setting.departures:
         text = ", ".join(f"`{d}`" for d in setting.departures)
         return [*lines, "", f"Not the paper's recipe ({text}): its numbers are no target."]
-    said = f"More than {FAR:g} points from the paper, to be explained: {'; '.join(far)}." if far else (
-        f"No figure is more than {FAR:g} points from the paper's."
-    )  # fmt: skip
+    rule = f"more than {FAR:g} points from the paper or, over seeds, beyond both deviations (Welch, p < {LEVEL:g})"
+    said = f"To be explained, {rule}: {'; '.join(far)}." if far else f"No figure is {rule}."
     return [*lines, "", said]
 
 
@@ -89,7 +90,7 @@ def claim_lines(setting: Setting) -> list[str]:
         papers = (None, None) if setting.departures else (own.paper(), other.paper())
         cells = []
         for k, each in enumerate(found):
-            theirs = "" if None in papers else f"; paper {papers[0][k] - papers[1][k]:+.2f}"  # type: ignore[index]
+            theirs = "" if None in papers else f"; paper {papers[0][k].mean - papers[1][k].mean:+.2f}"  # type: ignore[index]
             cells.append("-" if each is None else _interval(each) + theirs)
         rows.append([f"`srat-ldam` - `{name}`", *cells])
     return grid(["difference", *_HEADS], rows) if rows else []

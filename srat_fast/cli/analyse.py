@@ -16,6 +16,9 @@ from srat_fast.tables import Table
 def analyse(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")],
     weights: Annotated[str, typer.Option(help="last, best (by validation) or ema.")] = "last",
+    images: Annotated[
+        str, typer.Option(help="test, or train: the imbalanced training images, as in the paper's Fig. 3.")
+    ] = "test",
     subset: Annotated[
         str | None,
         typer.Option(help="At most this many test images, evenly over the classes.", show_default="all"),
@@ -44,6 +47,8 @@ def analyse(
     from srat_fast.figures.canvas import save, suffix_of
     from srat_fast.record import RunDirectory
 
+    if images == "train" and subset is not None:
+        raise UserError("--subset", "chooses test images; --images train takes all", subset)
     if together is not None:
         suffix_of(together, "--together")
         if points == 0:
@@ -57,6 +62,7 @@ def analyse(
             results[str(run)] = study(
                 run,
                 weights=weights,
+                images=images,
                 changes=changes,
                 device=device,
                 points=points,
@@ -67,7 +73,7 @@ def analyse(
             distinct = len(set(methods)) == len(methods)
             panels = []
             for run, method in zip(runs, methods, strict=True):
-                analysis, arrays = read_analysis(run, weights)
+                analysis, arrays = read_analysis(run, weights, images)
                 panels.append(panel(analysis, arrays, "clean", method if distinct else run.resolve().name))
             save(draw_panels(panels), together, "--together")
     if as_json:

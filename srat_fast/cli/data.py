@@ -57,6 +57,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Training images per class, with class-balanced weights and LDAM margins; only --samples needs the images."""
+    from srat_fast.console import Console
     from srat_fast.data.imbalance import halves
     from srat_fast.data.plan import base_counts, planned_counts
 
@@ -79,15 +80,29 @@ def show(
             "total": sum(counts),
             "imbalance": recipe.data.imbalance,
             "ratio": recipe.data.ratio,
+            "imbalance_base": recipe.data.imbalance_base,
         }
         print(json.dumps(content))
         return
     _print(recipe, classes, counts, under)
+    uneven = recipe.data.imbalance != "none" and len(set(base)) > 1
+    if uneven:
+        own = recipe.data.imbalance_base == "own"
+        said = (
+            "of its own count, as the paper's text; the other is data.imbalance_base = smallest, which keeps K exact"
+            if own
+            else f"of the smallest class's {min(base)}, so that K is exact; the other is data.imbalance_base = own, "
+            "the paper's text"
+        )
+        Console().say(f"data.imbalance_base = {recipe.data.imbalance_base}: each class has its share {said}")
 
 
 def _title(recipe: Recipe, counts: list[int]) -> str:
-    shape = recipe.data.imbalance
-    return f"{sum(counts)} images, {shape}" + ("" if shape == "none" else f", ratio {recipe.data.ratio:g}")
+    data = recipe.data
+    if data.imbalance == "none":
+        return f"{sum(counts)} images, none"
+    own = " of each class's own count" if data.imbalance_base == "own" else ""
+    return f"{sum(counts)} images, {data.imbalance}, ratio {data.ratio:g}{own}"
 
 
 def _draw(

@@ -146,5 +146,6 @@ def _prepared(recipe: Recipe) -> dict[str, Any]:
         "total": sum(split.counts),
         "imbalance": data.imbalance,
         "ratio": data.ratio,
+        "imbalance_base": data.imbalance_base,
         "data_checksum": split.checksum,
     }

@@ -9,17 +9,21 @@ import numpy as np
 from srat_fast.errors import UserError
 
 
-def imbalanced_counts(base: Sequence[int], imbalance: str, ratio: float) -> list[int]:
+def imbalanced_counts(
+    base: Sequence[int], imbalance: str, ratio: float, scale: str = "smallest"
+) -> list[int]:
     """Training images per class (paper, Appendix A.1; method.md "Imbalanced subsets").
 
-        exp:  n_c = int(n_max K^(-c / (C - 1)))      step: n_max for the first C // 2 classes, int(n_max / K) after
+        exp:  n_c = int(b_c K^(-c / (C - 1)))      step: b_c for the first C // 2 classes, int(b_c / K) after
 
-    n_max is the smallest class of the base set, which is n_train / C for CIFAR and keeps K exact for SVHN.
+    b_c is the smallest class of the base set for all, which keeps K exact for SVHN, or the class's own, as the paper's
+    text has it; in CIFAR both are n_train / C.
 
     Args:
         base: images of each class in the full training set, label order.
         imbalance: "none", "exp" or "step".
         ratio: K >= 1.
+        scale: "smallest" or "own".
 
     Returns:
         Counts in label order.
@@ -27,21 +31,23 @@ def imbalanced_counts(base: Sequence[int], imbalance: str, ratio: float) -> list
     Raises:
         UserError: a class would have no images.
     """
-    classes, largest = len(base), min(base)
-    if largest == 0:
+    classes = len(base)
+    if min(base) == 0:
         raise UserError("data.name", f"class {list(base).index(0)} has no training images")
     if imbalance == "none":
         return list(base)
-    # the smallest addend keeps int() from cutting 49.999999999 to 49; no true value is that near an integer
+    full = list(base) if scale == "own" else [min(base)] * classes
     if imbalance == "exp":
-        steps = max(classes - 1, 1)
-        counts = [int(largest * ratio ** (-c / steps) + 1e-9) for c in range(classes)]
+        powers = [c / max(classes - 1, 1) for c in range(classes)]
     else:
-        counts = [largest if c < classes // 2 else int(largest / ratio + 1e-9) for c in range(classes)]
+        powers = [0.0 if c < classes // 2 else 1.0 for c in range(classes)]
+    # the smallest addend keeps int() from cutting 49.999999999 to 49; no true value is that near an integer
+    counts = [int(n * ratio**-power + 1e-9) for n, power in zip(full, powers, strict=True)]
     if min(counts) == 0:
+        most = min(n ** (1 / power) for n, power in zip(full, powers, strict=True) if power)
         raise UserError(
             "data.ratio",
-            f"class {counts.index(0)} would have no images; at most {largest} is possible here",
+            f"class {counts.index(0)} would have no images; at most {int(most + 1e-9)} is possible here",
             ratio,
         )
     return counts

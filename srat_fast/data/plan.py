@@ -92,4 +92,5 @@ def planned_counts(recipe: Recipe, base: list[int]) -> list[int]:
         UserError: a class would have no images.
     """
     data = recipe.data
-    return limited_counts(imbalanced_counts(base, data.imbalance, data.ratio), data.limit)
+    counts = imbalanced_counts(base, data.imbalance, data.ratio, data.imbalance_base)
+    return limited_counts(counts, data.limit)

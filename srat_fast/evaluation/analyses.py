@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from srat_fast.data.files import in_memory
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.errors import UserError
 from srat_fast.evaluation import separability
 from srat_fast.evaluation.accuracy import PgdSettings, accuracies, predict
 from srat_fast.evaluation.judge import eval_settings
 from srat_fast.evaluation.subject import open_subject
-from srat_fast.figures.analysis import draw
+from srat_fast.figures.analysis import IMAGES, draw, suffix_of
 from srat_fast.figures.canvas import save
 from srat_fast.hardware import neutral, numerics
 from srat_fast.models.resnet import ResNet18
@@ -28,16 +29,9 @@ from srat_fast.record import RunDirectory, versions, write_atomically
 _FEWEST = 8
 
 
-def files_of(weights: str) -> tuple[str, str, str]:
-    """Where an analysis goes within its run.
-
-    Args:
-        weights: "last", "best" or "ema".
-
-    Returns:
-        (analysis, features, directory of figures).
-    """
-    suffix = "" if weights == "last" else f"-{weights}"
+def files_of(weights: str, images: str = "test") -> tuple[str, str, str]:
+    """Where an analysis goes within its run: (analysis, features, directory of figures)."""
+    suffix = suffix_of(weights, images)
     return f"analysis{suffix}.json", f"features{suffix}.npz", f"figures{suffix}"
 
 
@@ -125,6 +119,7 @@ def analyse(
     run: str | Path,
     *,
     weights: str = "last",
+    images: str = "test",
     changes: dict[str, Any] | None = None,
     device: str = "auto",
     points: int = 1000,
@@ -136,14 +131,16 @@ def analyse(
     Writes analysis.json (the result), features.npz (`clean_features` and `attacked_features` [N, D] float32, `labels`,
     `clean_predictions`, `attacked_predictions` [N], `index` [M] of the points of `clean_embedding` and
     `attacked_embedding` [M, 2]) and figures as SVG and PNG into the run; with other weights than the last epoch's,
-    analysis-best.json and so on.
+    analysis-best.json and so on; of the training images, analysis-train.json.
 
     Args:
         run: a run directory.
         weights: "last", "best" or "ema".
+        images: "test", or "train" for the imbalanced training images without augmentation (the paper's Fig. 3).
         changes: recipe fields to change, such as {"data.test_limit": 1000}.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        points: of t-SNE at most, evenly over the classes; 0 leaves t-SNE out.
+        points: of t-SNE at most, evenly over the classes, or of training images in their own proportions; 0 leaves
+            t-SNE out.
         data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
         progress: told (what is done, images done, images in all).
 
@@ -155,19 +152,22 @@ def analyse(
     """
     if points != 0 and points < _FEWEST:
         raise UserError("--points", f"0 or an integer >= {_FEWEST}", points)
+    if images not in IMAGES:
+        raise UserError("--images", f"one of {', '.join(IMAGES)}", images)
     started = time.perf_counter()
     subject = open_subject(run, changes or {}, weights=weights, device=device, data=data)
     recipe, model, split = subject.recipe, subject.model, subject.split
-    loader = MemoryLoader(split.test, batch_size=recipe.run.eval_batch_size, device=subject.device)
+    chosen = split.test if images == "test" else in_memory(split.train)
+    loader = MemoryLoader(chosen, batch_size=recipe.run.eval_batch_size, device=subject.device)
     attack = eval_settings(recipe)
     views, arrays = {}, {}
     for name, settings in (("clean", None), ("attacked", attack)):
         done = 0
 
-        def report(images: int, name: str = name) -> None:
+        def report(count: int, name: str = name) -> None:
             nonlocal done
-            done += images
-            progress(name, done, len(split.test))
+            done += count
+            progress(name, done, len(chosen))
 
         with numerics(recipe.run.deterministic):
             seen = observe(model, loader, settings, seed=recipe.seed, progress=report)
@@ -175,12 +175,13 @@ def analyse(
         views[name] = describe(
             *seen, counts=split.counts, well=split.well, under=split.under, seed=recipe.seed
         )
-    if points and len(split.test) >= _FEWEST:
-        arrays["index"] = separability.spread_sample(arrays["labels"], points, recipe.seed)
+    if points and len(chosen) >= _FEWEST:
+        sample = separability.spread_sample if images == "test" else separability.proportional_sample
+        arrays["index"] = sample(arrays["labels"], points, recipe.seed)
         for name in views:
             progress(f"t-SNE, {name}", 0, len(arrays["index"]))
-            chosen = arrays[f"{name}_features"][arrays["index"]]
-            arrays[f"{name}_embedding"] = separability.embed(chosen, seed=recipe.seed)
+            features = arrays[f"{name}_features"][arrays["index"]]
+            arrays[f"{name}_embedding"] = separability.embed(features, seed=recipe.seed)
     result = {
         "method": recipe.method,
         "data": recipe.data.name,
@@ -189,7 +190,8 @@ def analyse(
         "seed": recipe.seed,
         "weights": weights,
         "weights_checksum": subject.weights_checksum,
-        "images": len(split.test),
+        "part": images,
+        "images": len(chosen),
         "classes": list(split.classes),
         "counts": split.counts,
         "well": split.well,
@@ -201,15 +203,18 @@ def analyse(
         "seconds": time.perf_counter() - started,
         **views,
     }
-    _write(subject.directory, weights, result, arrays)
+    _write(subject.directory, files_of(weights, images), result, arrays)
     return result
 
 
 def _write(
-    directory: RunDirectory, weights: str, result: dict[str, Any], arrays: dict[str, np.ndarray]
+    directory: RunDirectory,
+    files: tuple[str, str, str],
+    result: dict[str, Any],
+    arrays: dict[str, np.ndarray],
 ) -> None:
     """The numbers, the arrays and the figures, each whole or not at all."""
-    analysis, features, figures = files_of(weights)
+    analysis, features, figures = files
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     try:

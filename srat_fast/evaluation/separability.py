@@ -9,6 +9,8 @@ from scipy.stats import spearmanr
 from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix, silhouette_samples
 
+from srat_fast.data.imbalance import draw_subset, limited_counts
+
 #: Points that a silhouette is taken of: its work grows with their square.
 SILHOUETTE_POINTS = 10_000
 
@@ -33,6 +35,14 @@ def spread_sample(labels: np.ndarray, points: int, seed: int) -> np.ndarray:
         rank[members] = np.arange(len(members))
     # the first of every class, then the second of every class, ...
     return np.sort(order[np.argsort(rank[order], kind="stable")][:points])
+
+
+def proportional_sample(labels: np.ndarray, points: int, seed: int) -> np.ndarray:
+    """At most so many points in the classes' own proportions, at least one a class; ascending indices."""
+    if len(labels) <= points:
+        return np.arange(len(labels))
+    _, positions, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return draw_subset(positions, limited_counts(counts.tolist(), points, "--points"), seed)
 
 
 def scatter_ratio(features: np.ndarray, labels: np.ndarray) -> float:

@@ -15,6 +15,8 @@ import numpy as np
 from srat_fast.errors import UserError
 from srat_fast.figures.canvas import UNDER, WELL, Axes, Figure, figure, named, style
 
+#: What may be analysed: test images, or the imbalanced training images.
+IMAGES = ("test", "train")
 _VIEWS = {"clean": "clean", "attacked": "under attack"}
 
 
@@ -78,12 +80,20 @@ def panel(analysis: dict[str, Any], arrays: dict[str, np.ndarray], view: str, ti
     )
 
 
-def read_analysis(run: Path, weights: str = "last") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def suffix_of(weights: str, images: str) -> str:
+    """What an analysis adds to the names of its files: "" for the last weights on test images."""
+    return ("" if weights == "last" else f"-{weights}") + ("" if images == "test" else f"-{images}")
+
+
+def read_analysis(
+    run: Path, weights: str = "last", images: str = "test"
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What `srat-fast analyse` left in a run.
 
     Args:
         run: a run directory.
         weights: "last", "best" or "ema".
+        images: "test" or "train".
 
     Returns:
         (analysis, arrays).
@@ -91,7 +101,7 @@ def read_analysis(run: Path, weights: str = "last") -> tuple[dict[str, Any], dic
     Raises:
         UserError: there is none, or it is damaged.
     """
-    suffix = "" if weights == "last" else f"-{weights}"
+    suffix = suffix_of(weights, images)
     try:
         analysis = json.loads((run / f"analysis{suffix}.json").read_text(encoding="utf-8"))
         with np.load(run / f"features{suffix}.npz", allow_pickle=False) as content:
@@ -130,10 +140,13 @@ def _scatter(axes: Axes, item: Panel) -> None:
     """One panel: a colour for each class, circles for the frequent half, triangles for the rare one."""
     colours = "tab10" if len(item.classes) <= 10 else "tab20" if len(item.classes) <= 20 else "nipy_spectral"
     top = max(len(item.classes) - 1, 9 if colours == "tab10" else 19 if colours == "tab20" else 1)
-    for label, name in enumerate(map(named, item.classes)):
+    size = 9 if len(item.labels) <= 2500 else 5
+    rare_last = sorted(range(len(item.classes)), key=lambda label: (label in item.under, label))
+    for label in rare_last:  # 50 points among 5000 would be hidden below them
+        name = named(item.classes[label])
         at = item.embedding[item.labels == label]
         axes.scatter(
-            at[:, 0], at[:, 1], c=np.full(len(at), label), cmap=colours, vmin=0, vmax=top, s=9, linewidths=0,
+            at[:, 0], at[:, 1], c=np.full(len(at), label), cmap=colours, vmin=0, vmax=top, s=size, linewidths=0,
             marker="^" if label in item.under else "o", label=f"{name} (under)" if label in item.under else name,
         )  # fmt: skip
     axes.set_title(f"{item.title}\n{item.numbers}", fontsize=8)

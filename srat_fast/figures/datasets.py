@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from srat_fast.figures.canvas import UNDER, WELL, Figure, figure, named, style
+from srat_fast.figures.canvas import UNDER, WELL, Axes, Figure, figure, named, style
 
 #: Classes that get a name below their bar; of more, every tenth gets its label's number.
 _NAMED = 30
@@ -28,33 +29,63 @@ def class_bars(classes: Sequence[str], counts: Sequence[int], under: Sequence[in
         The figure.
     """
     drawn, ((axes,),) = figure(width=min(12.0, max(5.0, 0.42 * len(classes))), height=3.4)
-    low = set(under)
     with style():
-        for name, colour, labels in (
-            ("well-represented half", WELL, [c for c in range(len(counts)) if c not in low]),
-            ("under-represented half", UNDER, sorted(low)),
-        ):
-            bars = axes.bar(labels, [counts[c] for c in labels], width=0.8, color=colour, label=name)
-            if len(classes) <= _NAMED:
-                axes.bar_label(bars, fontsize=7, padding=1)
-        if len(classes) <= _NAMED:
-            names = [named(name) for name in classes]
-            turned = max(map(len, names)) > 6
-            axes.set_xticks(
-                range(len(classes)),
-                names,
-                rotation=40 if turned else 0,
-                ha="right" if turned else "center",
-            )
-        else:
-            axes.set_xticks(range(0, len(classes), 10))
-            axes.set_xlabel("class, in label order")
-        axes.grid(axis="x", visible=False)
-        axes.set_xlim(-0.7, len(classes) - 0.3)
+        _bars(axes, ClassCounts(title, classes, counts, under))
         axes.set_ylabel("training images")
-        axes.set_title(title)
         axes.legend()
     return drawn
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """Training images per class under one imbalance, as `class_bars` takes them."""
+
+    title: str
+    classes: Sequence[str]
+    counts: Sequence[int]
+    under: Sequence[int]
+
+
+def count_panels(shapes: Sequence[ClassCounts]) -> Figure:
+    """Class counts of several imbalances of one data set, two panels a row (Figs. 13, 14)."""
+    rows = math.ceil(len(shapes) / 2)
+    drawn, grid = figure(rows, 2, width=9.0, height=2.9 * rows + 0.3)
+    with style():
+        for axes, shape in zip(grid.flat, shapes, strict=False):
+            _bars(axes, shape)
+        for unused in grid.flat[len(shapes) :]:
+            unused.set_axis_off()
+        for first in grid[:, 0]:
+            first.set_ylabel("training images")
+        drawn.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return drawn
+
+
+def _bars(axes: Axes, shape: ClassCounts) -> None:
+    """One panel of class counts."""
+    classes, low = shape.classes, set(shape.under)
+    for name, colour, labels in (
+        ("well-represented half", WELL, [c for c in range(len(shape.counts)) if c not in low]),
+        ("under-represented half", UNDER, sorted(low)),
+    ):
+        bars = axes.bar(labels, [shape.counts[c] for c in labels], width=0.8, color=colour, label=name)
+        if len(classes) <= _NAMED:
+            axes.bar_label(bars, fontsize=7, padding=1)
+    if len(classes) <= _NAMED:
+        names = [named(name) for name in classes]
+        turned = max(map(len, names)) > 6
+        axes.set_xticks(
+            range(len(classes)),
+            names,
+            rotation=40 if turned else 0,
+            ha="right" if turned else "center",
+        )
+    else:
+        axes.set_xticks(range(0, len(classes), 10))
+        axes.set_xlabel("class, in label order")
+    axes.grid(axis="x", visible=False)
+    axes.set_xlim(-0.7, len(classes) - 0.3)
+    axes.set_title(shape.title)
 
 
 def _chosen(labels: np.ndarray, label: int, most: int) -> np.ndarray:

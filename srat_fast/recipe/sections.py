@@ -35,6 +35,11 @@ class Data(Section):
     ratio: float = setting(
         100.0, "imbalance ratio K = largest / smallest class", low=1.0, source="paper, Table 4"
     )
+    imbalance_base: str = setting(
+        "smallest", "what the imbalance reduces: the smallest class's count for all, so that K is exact, or "
+        "each class's own count, as the paper's text; they differ only for sets of uneven classes, such as svhn",
+        choices=("smallest", "own"),
+    )  # fmt: skip
     subset_seed: int | None = setting(
         None,
         "seed of the draw of the imbalanced subset",

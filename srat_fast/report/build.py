@@ -108,13 +108,14 @@ def build_report(
 def _drawings(groups: list[Group], runs: list[Run]) -> list[Drawing]:
     from srat_fast.report.figures.axes import axis_drawings
     from srat_fast.report.figures.classes import class_drawings
-    from srat_fast.report.figures.counts import count_drawings
+    from srat_fast.report.figures.counts import count_drawings, shapes_drawings
     from srat_fast.report.figures.curves import curve_drawings
     from srat_fast.report.figures.epsilon import epsilon_drawings
     from srat_fast.report.figures.features import feature_drawings
+    from srat_fast.report.figures.forms import form_drawings
     from srat_fast.report.figures.images import image_drawings
 
-    drawings = axis_drawings(runs)
+    drawings = form_drawings(runs) + axis_drawings(runs) + shapes_drawings(groups)
     for group in groups:
         for drawn in (
             count_drawings,

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import UserError, path_errors
-from srat_fast.recipe import FIELDS
+from srat_fast.recipe import FIELDS, Recipe, flatten
 from srat_fast.record import METRICS, RECIPE, RECORD, is_whole, status_of
 
 #: Folders that are no run and hold none: large ones are not walked through.
 _PASSED_OVER = {"checkpoint", "report", "evaluation", "logs"}
 _IDENTITY = tuple(name for name, (_, spec) in FIELDS.items() if spec.identity)
+_DEFAULTS = flatten(Recipe())
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Run:
 
     @cached_property
     def fields(self) -> dict[str, Any]:
-        """The fields that decide what is computed, by dotted name; lists as tuples."""
-        return {name: _plain(value_of(self.recipe, name)) for name in _IDENTITY}
+        """The fields that decide what is computed, by dotted name; lists as tuples, the default where an older record
+        lacks a field: the run did what the default does."""
+        return {name: _plain(value_of(self.recipe, name, _DEFAULTS[name])) for name in _IDENTITY}
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a torn last line is passed over.
@@ -78,19 +80,22 @@ class Run:
         return lines
 
 
-def value_of(recipe: dict[str, Any], name: str) -> Any:
+def value_of(recipe: dict[str, Any], name: str, default: Any = None) -> Any:
     """A field of a nested recipe.
 
     Args:
         recipe: as in record.json.
         name: dotted name.
+        default: where an older record lacks it.
 
     Returns:
-        Its value; None where an older record lacks it.
+        Its value.
     """
     value: Any = recipe
     for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, dict) or part not in value:
+            return default
+        value = value[part]
     return value
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srat_fast.methods import METHODS
+from srat_fast.published import Published, departures, published
 from srat_fast.report.collect import Run
 
 #: The paper's columns: which accuracy of which images.
@@ -49,6 +50,13 @@ class Row:
     def finished(self) -> list[Run]:
         """Runs that have accuracies."""
         return [run for run in self.runs if run.finished]
+
+    @property
+    def paper(self) -> list[Published] | None:
+        """What the paper prints for it, in the order of `COLUMNS`; None unless its runs have the paper's recipe."""
+        fields = self.runs[0].fields
+        numbers = published(fields) if self.weights == "last" else None
+        return None if numbers is None or departures(fields) else numbers
 
     def values(self, kind: str, part: str) -> list[float]:
         """An accuracy of each finished run.
@@ -223,8 +231,11 @@ def _short(value: Any) -> str:
 
 def _title(run: Run, record: dict[str, Any] | None) -> str:
     data, attack = run.recipe["data"], run.recipe["eval_attack"]
+    own = " of each class's own count" if data.get("imbalance_base") == "own" else ""
     shape = (
-        data["imbalance"] if data["imbalance"] == "none" else f"{data['imbalance']}, ratio {data['ratio']:g}"
+        data["imbalance"]
+        if data["imbalance"] == "none"
+        else f"{data['imbalance']}, ratio {data['ratio']:g}{own}"
     )
     classes = f"; classes {chosen}" if (chosen := chosen_classes(data.get("classes"))) else ""
     images = f"; {sum(record['counts'])} training, {record['test_images']} test images" if record else ""
@@ -237,4 +248,6 @@ def _title(run: Run, record: dict[str, Any] | None) -> str:
 def _name(run: Run) -> str:
     data = run.recipe["data"]
     shape = data["imbalance"] if data["imbalance"] == "none" else f"{data['imbalance']}-{data['ratio']:g}"
+    if data.get("imbalance_base") == "own" and data["imbalance"] != "none":
+        shape += "-own"
     return f"{data['name']}-{shape}-{run.recipe['optim']['epochs']}-epochs"

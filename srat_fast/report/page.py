@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import MissingPackage
+from srat_fast.published import SEEDS_TAKEN
 from srat_fast.recipe import FIELDS
 from srat_fast.record import audit_verdict as record_verdict
 from srat_fast.report.collect import Run, value_of
 from srat_fast.report.figures.drawing import Drawing
 from srat_fast.report.groups import COLUMNS, Group, Row, mean_and_deviation
 from srat_fast.report.paper import missing_figures
-from srat_fast.report.summary import audit_verdict, cell, notes, seeds
+from srat_fast.report.summary import audit_verdict, cell, notes, paper_texts, seeds
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,11 @@ def page(
     present = {name for picture in pictures for name in picture.drawing.paper}
     common, different = _recipes(runs)
     return environment.from_string(template).render(
-        groups=[(group.title, [_summary_row(row) for row in group.rows]) for group in groups],
+        groups=[
+            (group.title, [line for row in group.rows for line in _summary_rows(row)]) for group in groups
+        ],
+        paper=any(row.paper for group in groups for row in group.rows),
+        seeds_taken=SEEDS_TAKEN,
         runs=[_run_row(run, extra, out) for run, extra in zip(runs, different, strict=True)],
         finished=sum(run.finished for run in runs),
         pictures=[(p, base64.b64encode(p.svg).decode()) for p in pictures],
@@ -83,14 +88,25 @@ def page(
     )
 
 
-def _summary_row(row: Row) -> list[Cell]:
+def _summary_rows(row: Row) -> list[list[Cell]]:
+    """A row, and below it the paper's figures where there are any."""
     cells = [Cell(row.label, row.label), Cell(seeds(row), float(len(row.finished)))]
     for column in COLUMNS:
         values = row.values(*column)
         summary = mean_and_deviation(values)
         cells.append(Cell(cell(values), -1.0 if summary is None else summary[0]))
     verdict = audit_verdict(row) if row.finished else "-"
-    return [*cells, Cell(verdict, verdict), Cell(notes(row), notes(row))]
+    ours = [*cells, Cell(verdict, verdict), Cell(notes(row), notes(row))]
+    theirs = paper_texts(row)
+    if not theirs:
+        return [ours]
+    keys: list[float | str] = [
+        theirs[0],
+        -1.0,
+        *(number.mean / 100 for number in row.paper or ()),
+        *theirs[-2:],
+    ]
+    return [ours, [Cell(text, value) for text, value in zip(theirs, keys, strict=True)]]
 
 
 def _run_row(run: Run, different: str, out: Path) -> dict[str, Any]:

@@ -4,34 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-#: Figure -> (what it shows, what makes its runs).
-PAPER_FIGURES = {
-    "fig1": (
-        "class-wise accuracy, natural against adversarial training, CIFAR-10",
-        "srat-fast reproduce fig1",
-    ),
-    "fig2": ("two classes: accuracy against the weight ratio", "srat-fast reproduce fig2"),
-    "fig3": (
-        "penultimate features, t-SNE, by training",
-        "srat-fast analyse RUN... for runs of natural and ce",
-    ),
-    "fig4": (
-        "penultimate features, t-SNE, by method",
-        "srat-fast analyse RUN... for runs of ce, drcb-ldam and srat-ldam",
-    ),
-    "fig5": ("accuracy against the weight ratio", "srat-fast reproduce fig5"),
-    "fig6": ("accuracy against lambda (loss.separation_weight)", "srat-fast reproduce fig6"),
-    "fig7": ("as fig1, another imbalance", "srat-fast reproduce fig7"),
-    "fig8": ("as fig1, another imbalance", "srat-fast reproduce fig8"),
-    "fig9": ("as fig1, another imbalance", "srat-fast reproduce fig9"),
-    "fig10": ("as fig2, another pair of classes", "srat-fast reproduce fig10"),
-    "fig11": ("as fig2, another pair of classes", "srat-fast reproduce fig11"),
-    "fig12": ("as fig2, another pair of classes", "srat-fast reproduce fig12"),
-    "fig13": ("class counts of the exponential imbalance", "srat-fast train --imbalance exp ..."),
-    "fig14": ("class counts of the step imbalance", "srat-fast train --imbalance step ..."),
-    "fig15": ("accuracy against the weight ratio, other settings", "srat-fast reproduce fig15"),
-    "fig16": ("accuracy against the imbalance ratio", "srat-fast reproduce fig16"),
+_SHOWN = {
+    "fig1": "accuracy of each class, natural against adversarial training, CIFAR-10 step-100",
+    "fig2": "cat and horse: accuracy against the weight of horse",
+    "fig3": "t-SNE of the imbalanced training images of cat and horse, natural and adversarial training",
+    "fig4": "t-SNE of the features of ce, drcb-ldam and srat-ldam",
+    "fig5": "accuracy of the three SRAT methods against the weight of the rare classes, step-100",
+    "fig6": "accuracy of the three SRAT methods against lambda, step-100 and exp-100",
+    "fig7": "as Fig. 1, step-10",
+    "fig8": "as Fig. 1, exp-100",
+    "fig9": "as Fig. 1, exp-10",
+    "fig10": "as Fig. 2, automobile and truck",
+    "fig11": "as Fig. 2, bird and frog",
+    "fig12": "as Fig. 2, dog and deer",
+    "fig13": "class counts of CIFAR-10, step-10, step-100, exp-10, exp-100",
+    "fig14": "class counts of SVHN, step-10, step-100, exp-10, exp-100",
+    "fig15": "srat-ldam: accuracy of all, well- and under-represented classes against the weight, step-100",
+    "fig16": "drcb-focal and srat-focal: accuracy against the imbalance ratio",
 }
+#: Figure -> (what it shows, what makes it).
+PAPER_FIGURES = {name: (shown, f"srat-fast reproduce {name}") for name, shown in _SHOWN.items()}
 
 
 def missing_figures(present: Collection[str]) -> list[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from srat_fast.published import Published, p_text
 from srat_fast.record import audit_verdict as record_verdict
 from srat_fast.report.groups import COLUMNS, Group, Row, mean_and_deviation
 from srat_fast.tables import Table, visible
@@ -106,6 +107,33 @@ def _cells(row: Row, plus_minus: str = "±") -> list[str]:
     return [row.label, seeds(row), *(cell(row.values(*column), plus_minus) for column in COLUMNS)]
 
 
+def against_paper(row: Row) -> list[tuple[Published, float | None, float | None]]:
+    """The paper's figures of a row, ours minus theirs in percent points and p of Welch's test; [] without any."""
+    found: list[tuple[Published, float | None, float | None]] = []
+    for number, column in zip(row.paper or (), COLUMNS, strict=False):
+        values = [100 * value for value in row.values(*column)]
+        summary = mean_and_deviation(values)
+        if summary is None:
+            found.append((number, None, None))
+        else:
+            found.append((number, summary[0] - number.mean, number.p(*summary, len(values))))
+    return found
+
+
+def paper_texts(row: Row) -> list[str]:
+    """The line of the paper's figures below a row, in the columns of `texts`; [] without any."""
+    figures = against_paper(row)
+    if not figures:
+        return []
+    off = [
+        f"{name} {off:+.2f} ({p_text(p)})"
+        for name, (_, off, p) in zip(HEADINGS, figures, strict=True)
+        if off is not None
+    ]
+    note = f"ours minus the paper's: {', '.join(off)}" if off else ""
+    return [f"{row.label}, paper", "-", *(number.text for number, _, _ in figures), "-", note]
+
+
 def markdown(groups: Sequence[Group]) -> str:
     """One Markdown table a group.
 
@@ -119,7 +147,8 @@ def markdown(groups: Sequence[Group]) -> str:
     for group in groups:
         table = Table("method", "seeds", *HEADINGS, "audit", "note", right=range(2, 2 + len(HEADINGS)))
         for row in group.rows:
-            table.add(*texts(row))
+            for cells in filter(None, (texts(row), paper_texts(row))):
+                table.add(*cells)
         lines += [visible(group.title), "", table.markdown(), ""]
     return "\n".join(lines)
 
@@ -145,6 +174,8 @@ def latex(groups: Sequence[Group]) -> str:
             if row.finished and audit_verdict(row) != "reliable":
                 cells[4:] = [rf"{text}$^\dagger$" for text in cells[4:]]
             lines.append(" & ".join(cells) + r" \\")
+            if theirs := paper_texts(row):
+                lines.append(" & ".join(map(tex, theirs[: 2 + len(HEADINGS)])) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
     return "\n".join(lines)
 
@@ -162,14 +193,20 @@ def comma_separated(groups: Sequence[Group]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     names = [f"{kind}_{part}" for kind, part in COLUMNS]
     spread = [f"{name}_{what}" for name in names for what in ("mean", "std")]
-    writer.writerow(["group", "method", "variant", "weights", "runs", "finished", *spread, "audit", "note"])
+    theirs = [f"{name}_paper{what}" for name in names for what in ("", "_std", "_p")]
+    writer.writerow(
+        ["group", "method", "variant", "weights", "runs", "finished", *spread, "audit", "note", *theirs]
+    )
     for group in groups:
         for row in group.rows:
             figures: list[float | None] = []
             for column in COLUMNS:
                 figures += mean_and_deviation(row.values(*column)) or (None, None)
+            paper: list[float | None] = []
+            for number, _, p in against_paper(row):
+                paper += [number.mean / 100, None if number.std is None else number.std / 100, p]
             writer.writerow(
                 [group.title, row.method, row.variant, row.weights, len(row.runs), len(row.finished), *figures,
-                 audit_verdict(row) if row.finished else "", notes(row)]
+                 audit_verdict(row) if row.finished else "", notes(row), *(paper or [None] * len(theirs))]
             )  # fmt: skip
     return text.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from srat_fast.report.groups import Group
-from srat_fast.report.summary import HEADINGS, texts
+from srat_fast.report.summary import HEADINGS, paper_texts, texts
 from srat_fast.tables import Table
 
 #: What a narrow terminal does without, first to last: the robust accuracies stand with their audit.
@@ -24,7 +24,7 @@ def summary_tables(groups: Iterable[Group]) -> list[tuple[str, Table]]:
     """
     tables = []
     for group in groups:
-        rows = [texts(row) for row in group.rows]
+        rows = [cells for row in group.rows for cells in (texts(row), paper_texts(row)) if cells]
         noted = any(cells[-1] for cells in rows)
         heads = ["method", "seeds", *HEADINGS, "audit", *(["note"] if noted else [])]
         table = Table(*heads, right=range(2, 2 + len(HEADINGS)), spare=_SPARE)

@@ -11,7 +11,7 @@ from srat_fast.data.verify import expanded
 from srat_fast.recipe import Recipe
 
 #: Rooms of the package whose code decides no number of a run.
-_SILENT = ("cli", "sweep", "report", "figures", "sharing", "theory")
+_SILENT = ("cli", "sweep", "report", "figures", "sharing", "theory", "published.py")
 _DIGITS = 12
 
 

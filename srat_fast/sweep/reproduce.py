@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import UserError
-from srat_fast.sweep.published import published_sets
 from srat_fast.sweep.spec import Spec, spec_from_tree
 
 SCALES = ("smoke", "paper")
+#: Sets that may be given as class folders: a folder has their attack and augmentation, and not those of svhn.
+_IN_FOLDERS = ("cifar10", "cifar100")
 #: What smoke scale changes everywhere: that everything runs, in minutes on a CPU; its numbers mean nothing.
 _SMOKE = {
     "dataset": "digits",
@@ -33,15 +34,17 @@ class Item:
     Attributes:
         name: such as "table4".
         title: what it shows.
-        numbering: where its number, and what stands behind it, is known from.
+        note: what the paper does not say about it and is our choice; "" where it says all.
         per_class: whether it shows each class.
+        trains: whether it needs runs; without, it shows class counts.
         tree: the spec's TOML document at paper scale, with what smoke scale changes under "smoke".
     """
 
     name: str
     title: str
-    numbering: str
+    note: str
     per_class: bool
+    trains: bool
     tree: dict[str, Any]
 
 
@@ -74,8 +77,8 @@ def load_item(name: str) -> Item:
     if name not in item_names():
         raise UserError("ITEM", f"one of {', '.join(item_names())}", name)
     tree = tomllib.loads((files("srat_fast.sweep.paper") / f"{name}.toml").read_text(encoding="utf-8"))
-    numbering, per_class = tree.pop("numbering"), tree.pop("per_class", False)
-    return Item(name, tree["title"], numbering, per_class, tree)
+    note, per_class, trains = tree.pop("note", ""), tree.pop("per_class", False), tree.pop("trains", True)
+    return Item(name, tree["title"], note, per_class, trains, tree)
 
 
 def item_spec(item: Item, scale: str, seeds: int, folder: Path | None = None) -> Spec:
@@ -91,7 +94,7 @@ def item_spec(item: Item, scale: str, seeds: int, folder: Path | None = None) ->
         The spec.
 
     Raises:
-        UserError: an unknown scale, no seed, or a folder for an item whose published numbers are not known.
+        UserError: an unknown scale, no seed, or a folder for an item that has none.
     """
     if scale not in SCALES:
         raise UserError("--scale", f"one of {', '.join(SCALES)}", scale)
@@ -105,8 +108,8 @@ def item_spec(item: Item, scale: str, seeds: int, folder: Path | None = None) ->
             raise UserError(
                 "--folder", "has no effect: smoke scale runs on scikit-learn's digits", str(folder)
             )
-        if dataset not in published_sets():
-            known = ", ".join(published_sets())
+        if dataset not in _IN_FOLDERS:
+            known = ", ".join(_IN_FOLDERS)
             raise UserError("--folder", f"for items of {known}; {item.name} is of {dataset}", str(folder))
         tree["base"] = tree["base"] | {"dataset": "folder", "data_root": str(folder)}
         tree["published"] = dataset

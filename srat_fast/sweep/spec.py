@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import UserError
+from srat_fast.published import published_sets
 from srat_fast.recipe import FIELDS, nested_to_dotted, require_field
-from srat_fast.sweep.published import published_sets
 from srat_fast.sweep.space import Search, read_search
 
 #: Names of command-line options that a spec may use for recipe fields (tests hold them against the options).

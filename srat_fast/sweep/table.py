@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srat_fast.methods import METHODS
+from srat_fast.published import METRICS, Published, departures, differs, p_text, published
 from srat_fast.recipe import Recipe, flatten
 from srat_fast.record import RECORD, audit_verdict, has_accuracies
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.published import FAR, METRICS, departures, published
 from srat_fast.sweep.statistics import Comparison, Summary, compare, summarize
 
 #: Weights that a record may judge: of the last epoch, the best by validation, their moving average.
 _WEIGHTS = ("last", "best", "ema")
-_SETTING = ("data.name", "data.root", "data.imbalance", "data.ratio", "data.classes")
+_SETTING = ("data.name", "data.root", "data.imbalance", "data.ratio", "data.classes", "data.imbalance_base")
 
 
 @dataclass
@@ -27,19 +27,25 @@ class Entry:
         part: overall, under, or class:NAME.
         summary: over seeds, in percent.
         against: the baseline's comparison; None for the baseline itself, or without one.
-        paper: the paper's number; None where there is none.
+        paper: the paper's mean and deviation; None where there are none.
     """
 
     kind: str
     part: str
     summary: Summary
     against: Comparison | None
-    paper: float | None
+    paper: Published | None
 
     @property
     def off(self) -> float | None:
         """Ours minus the paper's, in percent points."""
-        return None if self.paper is None or not self.summary.n else self.summary.mean - self.paper
+        return None if self.paper is None or not self.summary.n else self.summary.mean - self.paper.mean
+
+    @property
+    def p_paper(self) -> float | None:
+        """Welch's test against the paper's deviation; None where one of the two is missing."""
+        ours = self.summary
+        return None if self.paper is None or not ours.n else self.paper.p(ours.mean, ours.std, ours.n)
 
 
 @dataclass
@@ -99,7 +105,8 @@ class TableData:
 
 def _setting(recipe: Recipe) -> str:
     data = recipe.data
-    shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance}, ratio {data.ratio:g}"
+    own = " of each class's own count" if data.imbalance_base == "own" else ""
+    shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance}, ratio {data.ratio:g}{own}"
     chosen = getattr(data, "classes", None)
     return f"{data.name} ({shape}{f', classes {chosen}' if chosen not in (None, 'all') else ''})"
 
@@ -137,19 +144,20 @@ def _marks(records: dict[int, dict[str, Any]], wanted: int, weights: str) -> lis
 
 
 def far_from_paper(entries: list[Entry]) -> list[str]:
-    """The figures that want an explanation: more than `FAR` points from the paper's.
+    """The figures that want an explanation: set apart from the paper's by both deviations, or by `FAR` points.
 
     Args:
         entries: of a row whose recipe is the paper's.
 
     Returns:
-        Such as ["robust under -3.42"].
+        Such as ["beyond both deviations from the paper: robust under -3.42 (p = 0.01)"].
     """
-    return [
-        f"{entry.kind} {entry.part} {entry.off:+.2f}"
-        for entry in entries
-        if entry.off is not None and abs(entry.off) > FAR
-    ]
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.off is not None and (why := differs(entry.off, entry.p_paper)) is not None:
+            text = f"{entry.kind} {entry.part} {entry.off:+.2f} ({p_text(entry.p_paper)})"
+            found.setdefault(why, []).append(text)
+    return [f"{why} from the paper: {', '.join(figures)}" for why, figures in sorted(found.items())]
 
 
 def _values(records: dict[int, dict[str, Any]], kind: str, part: str, weights: str) -> dict[int, float]:
@@ -204,7 +212,7 @@ def build_table(
     for cell, recipe in recipes.items():
         commits |= {record.get("git_commit") for record in records.get(cell, {}).values()}
         numbers = published(recipe, plan.published)
-        departed = departures(recipe) if numbers is not None else []
+        departed = departures(recipe, plan.published) if numbers is not None else []
         other |= set(departed)
         against = base_cells.get(_group(recipe, axes))
         for weights in _WEIGHTS:
@@ -219,9 +227,7 @@ def build_table(
             target = numbers if weights == "last" else None  # the paper reports the last epoch
             entries = _entries(mine, compared, target, weights, confidence, per_class)
             marks = _marks(mine, wanted[cell], weights)
-            far = [] if departed else far_from_paper(entries)
-            if far:
-                marks.append(f"more than {FAR:g} points from the paper: {', '.join(far)}")
+            marks += [] if departed else far_from_paper(entries)
             flat = flatten(recipe)
             names = dict.fromkeys([*_SETTING[:1], *_SETTING[2:4], "method", *axes])
             said = {name: flat[name] for name in names} | {"weights": weights}
@@ -245,7 +251,7 @@ def build_table(
 def _entries(
     mine: dict[int, dict[str, Any]],
     rivals: dict[int, dict[str, Any]] | None,
-    numbers: list[float] | None,
+    numbers: list[Published] | None,
     weights: str,
     confidence: float,
     per_class: bool,

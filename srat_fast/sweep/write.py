@@ -10,8 +10,8 @@ from typing import Any
 
 from srat_fast.errors import MissingPackage, UserError
 from srat_fast.methods import METHODS
+from srat_fast.published import METRICS, SEEDS_TAKEN, p_text
 from srat_fast.record import write_atomically
-from srat_fast.sweep.published import METRICS
 from srat_fast.sweep.statistics import Summary
 from srat_fast.sweep.table import Entry, Line, TableData
 from srat_fast.tables import Cell, Table, latex, visible
@@ -27,12 +27,12 @@ def _spread(summary: Summary, plus_minus: str) -> str:
 
 
 def _cell(entry: Entry) -> Cell:
-    """75.89 ± 0.41 (paper 76.25: -0.36)."""
+    """75.89 ± 0.41 (paper 76.25 ± 0.09: -0.36, p = 0.12)."""
     text = _spread(entry.summary, " ± ")
     if entry.paper is None:
         return text
-    off = "" if entry.off is None else f": {entry.off:+.2f}"
-    return text, f" (paper {entry.paper:.2f}{off})"
+    off = "" if entry.off is None else f": {entry.off:+.2f}, {p_text(entry.p_paper)}"
+    return text, f" (paper {entry.paper.text}{off})"
 
 
 def _whole(summary: Summary) -> str:
@@ -78,7 +78,9 @@ def to_parts(table: TableData) -> list[str | Table]:
     """The same as lines and tables, in order."""
     parts: list[str | Table] = [f"## {table.title}"]
     for setting, lines in table.settings().items():
-        parts.append(f"{setting}, accuracy in percent: mean ± sample deviation over n seeds")
+        with_paper = any(entry.paper is not None for line in lines for entry in line.entries)
+        beside = f"; beside the paper's, Welch's t-test ({SEEDS_TAKEN})" if with_paper else ""
+        parts.append(f"{setting}, accuracy in percent: mean ± sample deviation over n seeds{beside}")
         cells = [
             [line.label, str(len(line.seeds)), *map(_cell, line.entries[:4]), "; ".join(line.marks)]
             for line in lines
@@ -130,7 +132,7 @@ def to_latex(table: TableData) -> str:
             for entry in line.entries[:4]:
                 cells.append(latex(_spread(entry.summary, " ± ")))
                 if with_paper:
-                    cells.append("" if entry.paper is None else f"{entry.paper:.2f}")
+                    cells.append("" if entry.paper is None else latex(entry.paper.text))
             body.append("  " + " & ".join(cells) + " \\\\")
         wide = 2 if with_paper else 1
         group = 2 * wide
@@ -158,6 +160,8 @@ def to_latex(table: TableData) -> str:
             "  \\end{threeparttable}",
             "\\end{table}",
         ]
+    if any(entry.paper is not None for line in table.lines for entry in line.entries):
+        parts.append(f"% p: Welch's t-test against the paper's deviation; {SEEDS_TAKEN}")
     parts += [f"% {visible(note)}" for note in table.notes]
     return "\n".join(parts) + "\n"
 
@@ -193,8 +197,10 @@ def to_rows(table: TableData) -> list[dict[str, Any]]:
                     "difference": against.difference if against is not None and against.n else None,
                     "common_seeds": against.n if against is not None else None,
                     "p": against.p if against is not None else None,
-                    "paper": entry.paper,
+                    "paper": entry.paper.mean if entry.paper is not None else None,
+                    "paper_std": entry.paper.std if entry.paper is not None else None,
                     "off_paper": entry.off,
+                    "p_paper": entry.p_paper,
                     "images_per_second": line.speed.mean if line.speed.n else None,
                     "seconds": line.seconds.mean if line.seconds.n else None,
                     "seeds": ",".join(map(str, line.seeds)),

@@ -239,6 +239,22 @@ def test_data_show(capsys) -> None:
     assert "12406 images, exp, ratio 100" in out
 
 
+def test_data_show_says_what_the_imbalance_reduces(capsys) -> None:
+    svhn = ("data", "show", "svhn", "--ratio", "10")
+    own = ("--set", "data.imbalance_base=own")
+    for options, first, says in (
+        ((), 4659, "data.imbalance_base = smallest: each class has its share of the smallest class's 4659"),
+        (own, 4948, "data.imbalance_base = own: each class has its share of its own count"),
+    ):
+        code, out, _ = call(capsys, *svhn, *options)
+        assert code == 0
+        assert says in " ".join(out.split())
+        _, out, _ = call(capsys, *svhn, *options, "--json")
+        assert json.loads(out)["counts"][0] == first
+        assert json.loads(out)["imbalance_base"] == ("own" if options else "smallest")
+    assert "imbalance_base" not in call(capsys, "data", "show", "cifar10")[1], "its classes are even"
+
+
 def test_data_show_of_ones_own_images(capsys, image_folder) -> None:
     code, out, _ = call(
         capsys, "data", "show", "folder", "--data-root", str(image_folder), "--imbalance", "none", "--json"

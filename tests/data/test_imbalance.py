@@ -45,6 +45,37 @@ def test_uneven_base_keeps_the_ratio_exact() -> None:
     assert imbalanced_counts([40, 30, 20], "none", 10) == [40, 30, 20]
 
 
+@pytest.mark.parametrize(
+    ("imbalance", "counts"),
+    [
+        ("exp", [4948, 10732, 6345, 3943, 2680, 1914, 1233, 933, 651, 465]),
+        ("step", [4948, 13861, 10585, 8497, 7458, 688, 572, 559, 504, 465]),
+        ("none", [4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659]),
+    ],
+)
+def test_each_class_of_svhn_by_its_own_count(imbalance: str, counts: list[int]) -> None:
+    fields = {
+        "data.name": "svhn",
+        "data.imbalance": imbalance,
+        "data.ratio": 10,
+        "data.imbalance_base": "own",
+    }
+    recipe = build_recipe(None, fields)
+    assert planned_counts(recipe, base_counts(recipe)[0]) == counts
+    cifar = build_recipe(None, fields | {"data.name": "cifar10"})
+    smallest = cifar.replace({"data.imbalance_base": "smallest"})
+    assert planned_counts(cifar, base_counts(cifar)[0]) == planned_counts(smallest, base_counts(smallest)[0])
+
+
+def test_own_counts_refuse_a_ratio_that_empties_a_class() -> None:
+    assert imbalanced_counts([40, 30, 20], "step", 20, "own") == [40, 1, 1]
+    with pytest.raises(UserError, match=r"class 2 would have no images; at most 20"):
+        imbalanced_counts([40, 30, 20], "step", 21, "own")
+    assert imbalanced_counts([40, 3, 20], "exp", 9, "own") == [40, 1, 2]
+    with pytest.raises(UserError, match=r"class 1 would have no images; at most 9"):
+        imbalanced_counts([40, 3, 20], "exp", 10, "own")
+
+
 def test_a_class_left_without_images_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.ratio = 21: class 2 would have no images; at most 20"):
         imbalanced_counts([40, 30, 20], "exp", 21)

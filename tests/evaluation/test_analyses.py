@@ -152,6 +152,21 @@ def test_without_t_sne_and_as_json(run, tmp_path, capsys) -> None:
     }
 
 
+def test_the_imbalanced_training_images(run, tmp_path) -> None:
+    shutil.copytree(run, tmp_path / "r")
+    result = analyse(tmp_path / "r", images="train", points=60, device="cpu")
+    record = json.loads((run / "record.json").read_text())
+    assert (result["part"], result["images"]) == ("train", sum(record["counts"]))
+    stored, arrays = read_analysis(tmp_path / "r", images="train")
+    assert stored["part"] == "train"
+    assert np.bincount(arrays["labels"]).tolist() == record["counts"]
+    drawn = np.bincount(arrays["labels"][arrays["index"]])
+    shares = 60 * np.array(record["counts"]) / sum(record["counts"])
+    assert np.abs(drawn - shares).max() < 1 or drawn.min() == 1, "an even sample would hide the imbalance"
+    assert (tmp_path / "r/figures-train/tsne.svg").exists()
+    assert (tmp_path / "r/analysis.json").read_bytes() == (run / "analysis.json").read_bytes()
+
+
 BAD = [
     (["nowhere"], "RUN = 'nowhere': is not a finished run"),
     (["r", "nowhere"], "RUN = 'nowhere': is not a finished run"),
@@ -160,6 +175,8 @@ BAD = [
     (["r", "--together", "a.gif"], "--together = 'a.gif': a file name that ends in .svg, .png, .pdf"),
     (["r", "--weights", "best"], "--weights = 'best': the run has no best.safetensors"),
     (["r", "--subset", "3"], "3"),
+    (["r", "--images", "both"], "--images = 'both': one of test, train"),
+    (["r", "--images", "train", "--subset", "50"], "--subset = '50': chooses test images"),
 ]
 
 

@@ -6,11 +6,15 @@ import json
 
 import pytest
 
+from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.errors import UserError
-from srat_fast.sweep.plan import make_plan
+from srat_fast.published import paper_facts
+from srat_fast.recipe import Recipe, flatten
+from srat_fast.sweep.plan import Plan, make_plan
 from srat_fast.sweep.reproduce import item_names, item_spec, load_item
 
-NAMES = [f"table{n}" for n in range(1, 11)] + [f"fig{n}" for n in (1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 15, 16)]
+NAMES = [f"table{n}" for n in range(1, 11)] + [f"fig{n}" for n in range(1, 17)]
+FACTS = paper_facts()
 
 
 def test_every_item_is_there() -> None:
@@ -20,7 +24,6 @@ def test_every_item_is_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_both_scales_are_valid_plans(name) -> None:
     item = load_item(name)
-    assert item.numbering
     smoke, paper = (make_plan(item_spec(item, scale, 2), name) for scale in ("smoke", "paper"))
     assert {smoke.recipe(t).data.name for t in smoke.trials} == {"digits"}
     for trial in paper.trials:
@@ -30,16 +33,91 @@ def test_both_scales_are_valid_plans(name) -> None:
     assert sum(t.work for t in smoke.trials) < 1e-4 * sum(t.work for t in paper.trials)
 
 
-def test_tables_have_the_methods_of_the_paper() -> None:
-    plan = make_plan(item_spec(load_item("table4"), "paper", 1), "table4")
-    assert len(plan.trials) == 11
-    recipe = plan.recipe(plan.trials[0])
-    assert (recipe.data.name, recipe.data.imbalance, recipe.data.ratio) == ("cifar10", "exp", 100)
+def paper_plan(name: str) -> Plan:
+    return make_plan(item_spec(load_item(name), "paper", 1), name)
+
+
+def of(plan: Plan, field: str) -> list:
+    """The values of a field over a plan's runs, each once, in order."""
+    return list(dict.fromkeys(flatten(plan.recipe(trial))[field] for trial in plan.trials))
+
+
+def fact(name: str) -> dict:
+    """What the paper says of an item; a figure that is "as" another has that one's facts too."""
+    facts = FACTS[name] if name.startswith("table") else FACTS["figures"][name]
+    return (fact(facts["as"]) if "as" in facts else {}) | facts
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_specs_are_what_the_paper_prints(name) -> None:
+    facts, item, plan = fact(name), load_item(name), paper_plan(name)
+    assert of(plan, "data.name") == [facts["data"]]
+    if item.trains:
+        methods = (
+            facts["methods"]
+            if name.startswith("fig")
+            else [m for m, row in facts.items() if isinstance(row, dict)]
+        )
+        assert of(plan, "method") == methods
+    if "imbalance" in facts:
+        assert of(plan, "data.imbalance") == [facts["imbalance"]]
+    if "ratio" in facts:
+        assert of(plan, "data.ratio") == [facts["ratio"]]
+    if "well" in facts:
+        assert of(plan, "data.classes") == [f"{facts['well']},{facts['under']}"], (
+            "the first is well-represented"
+        )
+        recipe = plan.recipe(plan.trials[0])
+        assert planned_counts(recipe, base_counts(recipe)[0]) == facts.get("counts", [5000, 50])
+    else:
+        assert of(plan, "data.classes") == ["all"]
+    if "weights" in facts:
+        assert set(of(plan, "loss.weight_rule")) == {"ratio"}
+        weights = of(plan, "loss.weight_ratio")
+        assert weights == facts["weights"] or (min(weights), 78 in weights, max(weights)) == (10, True, 200)
+    elif item.trains:
+        assert of(plan, "loss.weight_rule") == ["class-balanced"]
+    if "lambda" in facts:
+        assert max(of(plan, "loss.separation_weight")) == 8
+    if "ratios" in facts:
+        ratios = of(plan, "data.ratio")
+        assert (min(ratios), max(ratios)) == (5, 100)
+    shapes = [
+        f"{imbalance}-{ratio:g}"
+        for imbalance in of(plan, "data.imbalance")
+        for ratio in of(plan, "data.ratio")
+    ]
+    if name == "fig6":
+        assert shapes == facts["panels"]
+    if not item.trains:
+        assert facts["what"] == f"class counts of {', '.join(shapes)}"
+
+
+def test_what_the_paper_leaves_open_is_said() -> None:
+    noted = {name for name in NAMES if load_item(name).note}
+    vague = {
+        name
+        for name in NAMES
+        for key in ("weights", "lambda", "ratios")
+        if isinstance(fact(name).get(key), str)
+    }
+    assert noted == vague | {"fig4"}, "fig4's imbalance is not given either"
+    assert not any("inferred" in str(load_item(name)) for name in NAMES)
+
+
+def test_the_defaults_are_the_papers_settings() -> None:
+    said = FACTS["settings"]
+    recipe = Recipe().resolve()
+    assert (recipe.optim.epochs, recipe.optim.lr) == (said["epochs"], said["lr"])
+    assert (list(recipe.optim.milestones), recipe.optim.defer_epoch) == (
+        said["milestones"],
+        said["defer_epoch"],
+    )
 
 
 def test_bad_names_and_scales() -> None:
     with pytest.raises(UserError, match="one of table1, table2"):
-        load_item("fig3")
+        load_item("fig17")
     with pytest.raises(UserError, match="one of smoke, paper"):
         item_spec(load_item("fig1"), "large", 1)
     with pytest.raises(UserError, match="an integer >= 1"):
@@ -54,7 +132,8 @@ def test_from_class_folders(tmp_path, stage) -> None:
         "cifar10",
     )
     assert item_spec(load_item("table4"), "paper", 1).published is None
-    with pytest.raises(UserError, match=r"--folder.*for items of cifar10; table5 is of svhn"):
+    assert item_spec(load_item("table9"), "paper", 1, tmp_path).published == "cifar100"
+    with pytest.raises(UserError, match=r"--folder.*for items of cifar10, cifar100; table5 is of svhn"):
         item_spec(load_item("table5"), "paper", 1, tmp_path)
     with pytest.raises(UserError, match=r"--folder.*has no effect"):
         item_spec(load_item("table4"), "smoke", 1, tmp_path)
@@ -66,7 +145,8 @@ def test_from_class_folders(tmp_path, stage) -> None:
 def test_paper_scale_prints_the_plan_and_gpu_hours_only(stage) -> None:
     code, text = stage.call("reproduce", "fig6", "--images-per-second", "20000")
     assert code == 0, text
-    assert "81 runs" in text
+    assert "162 runs" in text
+    assert "note: the paper says lambda up to 8" in text
     assert "GPU hours" in text
     assert "as given" in text
     assert "not run: --run does" in text
@@ -76,14 +156,22 @@ def test_paper_scale_prints_the_plan_and_gpu_hours_only(stage) -> None:
 @pytest.mark.slow
 def test_smoke_scale_from_end_to_end(stage) -> None:
     options = ("--scale", "smoke", "--seeds", "1", "--cpu-slots", "2")
-    code, text = stage.call("reproduce", "fig1", *options, real=True, timeout=280)
+    code, text = stage.call("reproduce", "fig3", *options, real=True, timeout=280)
     assert code == 0, text
-    out = stage.path / "reproduce" / "fig1-smoke"
+    out = stage.path / "reproduce" / "fig3-smoke"
     records = [json.loads(path.read_text()) for path in out.glob("runs/*/record.json")]
     assert {r["recipe"]["method"] for r in records} == {"natural", "ce"}
     assert (out / "table.md").read_text() in text
     assert "| natural | 1 |" in text
     assert "not audited: all" in text
     assert "standard accuracy of each class" in text
+    said = (out / "statements.txt").read_text()
+    assert len(said.splitlines()) == 2
+    assert all(line in text for line in said.splitlines())
+    assert "kept: well- to under-represented standard accuracy is about 2:1 with natural and 16:1" in said
     assert (out / "report" / "report.html").exists()
     assert len(list((out / "report" / "figures").glob("*.svg"))) > 1
+    assert {path.suffix for path in out.glob("fig3.*")} == {".svg", ".png", ".pdf"}
+    for path in out.glob("runs/*"):
+        assert json.loads((path / "analysis-train.json").read_text())["part"] == "train"
+    assert list((out / "report" / "figures").glob("features-clean-training-*.svg"))

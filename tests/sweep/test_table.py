@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from srat_fast.errors import UserError
+from srat_fast.published import METRICS, Published, departures, published
+from srat_fast.recipe import Recipe
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.published import METRICS, departures, published
 from srat_fast.sweep.spec import spec_from_tree
 from srat_fast.sweep.statistics import compare, summarize
 from srat_fast.sweep.status import read_status
@@ -89,24 +90,72 @@ def test_the_papers_numbers_stand_beside(tmp_path) -> None:
     sweep = finished_sweep(tmp_path / "s", CIFAR, VALUES)
     table = build_table(sweep)
     ce, srat = table.lines
-    assert [e.paper for e in srat.entries] == [63.11, 65.60, 34.22, 32.55]
+    assert [e.paper.mean for e in srat.entries] == [63.11, 65.60, 34.22, 32.55]
+    assert [e.paper.std for e in srat.entries] == [0.08, 1.94, 0.41, 1.70]
     assert srat.entries[0].summary.mean == pytest.approx(65.0)
     assert srat.entries[0].off == pytest.approx(65.0 - 63.11)
     assert ce.entries[0].against is None
     assert srat.entries[0].against.difference == pytest.approx(15.0)
     assert table.notes == []
     text = to_markdown(table)
-    assert "| srat-ldam | 3 | 65.00 ± 2.65 (paper 63.11: +1.89) |" in text
+    assert "| srat-ldam | 3 | 65.00 ± 2.65 (paper 63.11 ± 0.08: +1.89, p = 0.34) |" in text
+    assert "Welch's t-test (the paper names no number of runs: 2 are taken" in text
     assert "; +15.00, p = " in text
     assert "cifar10 (exp, ratio 100)" in text
+
+
+def test_welch_against_the_papers_deviation() -> None:
+    ours, theirs = [60.0, 61.0, 63.0], Published(64.0, 1.2)
+    mean, std = statistics.mean(ours), statistics.stdev(ours)
+    a, b = std**2 / 3, 1.2**2 / 2  # the least number of runs that has a deviation
+    freedom = (a + b) ** 2 / (a**2 / 2 + b**2 / 1)
+    from scipy.stats import t
+
+    assert theirs.p(mean, std, 3) == pytest.approx(2 * t.sf(abs(mean - 64.0) / math.sqrt(a + b), freedom))
+    assert theirs.p(mean, None, 1) is None
+    assert Published(64.0, None).p(mean, std, 3) is None
+    assert Published(64.0, 0.0).p(mean, 0.0, 3) is None
+    assert (theirs.text, Published(64.0, None).text) == ("64.00 ± 1.20", "64.00 ± -")
+
+
+def test_deviations_that_the_paper_does_not_show(tmp_path) -> None:
+    spec = CIFAR.replace("ce'", "srat-focal'").replace("[axes]", "imbalance = 'exp'\nratio = 10\n[axes]")
+    values = {"srat-focal": [0.752, 0.753, 0.753], "srat-ldam": [0.63, 0.64, 0.68]}
+    line = build_table(finished_sweep(tmp_path / "s", spec, values)).lines[0]
+    assert [e.paper.std for e in line.entries] == [None] * 4, "0.00 throughout is one run"
+    assert [e.p_paper for e in line.entries] == [None] * 4
+    collapsed = published(Recipe().replace({"method": "cb-focal", "data.imbalance": "step"}))
+    assert [number.std for number in collapsed] == [3.85, 0.0, 3.16, 0.0], "0.00 beside others is a deviation"
+    illegible = published(Recipe().replace({"method": "srat-ce"}))
+    assert [number.std for number in illegible] == [0.46, None, 0.43, 0.98]
+
+
+def test_departures_are_of_the_set_that_a_run_stands_for() -> None:
+    svhn = Recipe().replace({"data.name": "svhn", "method": "ce"})
+    assert departures(svhn) == departures(svhn.resolve()) == []
+    folder = svhn.replace({"data.name": "folder"})
+    assert departures(folder, "cifar10") == []
+    assert departures(folder, "svhn") == [
+        "data.flip = on", f"attack.step_size = {2 / 255}", f"eval_attack.step_size = {2 / 255}"
+    ]  # fmt: skip
+    assert departures(svhn.replace({"optim.epochs": 4}).resolve()) == ["optim.epochs = 4"]
+    assert departures(svhn.replace({"data.imbalance_base": "own"})) == []
 
 
 def test_a_figure_far_from_the_papers_is_marked(tmp_path) -> None:
     values = {"ce": [0.484, 0.484, 0.484], "srat-ldam": [0.63, 0.64, 0.68]}
     ce, srat = build_table(finished_sweep(tmp_path / "s", CIFAR, values)).lines
     # ce: standard 48.40 / 24.20 and robust 28.40 / 24.20 against 48.40 / 23.04 and 26.94 / 6.17
-    assert ce.marks == ["more than 2 points from the paper: robust under +18.03"]
-    assert srat.marks == ["more than 2 points from the paper: standard under -33.10, robust overall +10.78"]
+    assert ce.marks == ["beyond both deviations from the paper: robust under +18.03 (p = 0.021)"]
+    assert srat.marks == [
+        "beyond both deviations from the paper: standard under -33.10 (p = 0.0055), robust overall +10.78 (p = 0.017)"
+    ]
+    one = build_table(finished_sweep(tmp_path / "1", CIFAR.replace("seeds = 3", "seeds = 1"), values)).lines[
+        0
+    ]
+    assert one.marks == ["more than 2 points from the paper: robust under +18.03 (p -)"], (
+        "one seed allows no test"
+    )
     other = CIFAR.replace("[axes]", "epochs = 4\n[axes]")
     for line in build_table(finished_sweep(tmp_path / "o", other, values)).lines:
         assert line.marks == [], "another recipe's numbers are no target"
@@ -121,7 +170,7 @@ def test_the_same_images_in_another_form_have_the_papers_numbers_beside(tmp_path
     spec = CIFAR.replace("baseline", "published = 'cifar10'\nbaseline")
     spec = spec.replace("dataset = 'cifar10'", f"dataset = 'folder'\ndata_root = '{folder}'")
     table = build_table(finished_sweep(tmp_path / "s", spec, VALUES))
-    assert [e.paper for e in table.lines[1].entries] == [63.11, 65.60, 34.22, 32.55]
+    assert [e.paper.mean for e in table.lines[1].entries] == [63.11, 65.60, 34.22, 32.55]
     assert table.notes == [], "the form of the images is no departure from the recipe"
     plan = SweepDirectory.open(tmp_path / "s").plan
     recipe = plan.recipe(plan.trials[0])
@@ -129,8 +178,11 @@ def test_the_same_images_in_another_form_have_the_papers_numbers_beside(tmp_path
     assert published(recipe.replace({"data.classes": "0,1"}), "cifar10") is None, (
         "two classes are another problem"
     )
-    bad = spec_from_tree(tomllib.loads(spec.replace("'cifar10'", "'svhn'")), tmp_path, "t")
-    assert any("published = 'svhn': numbers are known of cifar10" in problem for problem in bad.problems)
+    bad = spec_from_tree(tomllib.loads(spec.replace("'cifar10'", "'digits'")), tmp_path, "t")
+    assert any(
+        "published = 'digits': numbers are known of cifar10, cifar100, svhn" in problem
+        for problem in bad.problems
+    )
 
 
 def test_every_kind_of_weights_has_its_row_and_runs_their_time(tmp_path) -> None:
@@ -193,7 +245,7 @@ def test_runs_that_are_missing_are_marked_and_left_out(tmp_path) -> None:
     assert table.lines[0].marks[0] == "2 of 3 runs finished"
     assert table.lines[0].entries[0].summary.mean == pytest.approx(55.0)
     assert table.lines[1].marks == ["0 of 3 runs finished"]
-    assert "| srat-ldam | 0 | - (paper 63.11) |" in to_markdown(table)
+    assert "| srat-ldam | 0 | - (paper 63.11 ± 0.08) |" in to_markdown(table)
 
 
 def test_axes_and_settings(tmp_path) -> None:
@@ -221,11 +273,12 @@ def test_files(tmp_path) -> None:
     assert len(rows) == 8
     assert float(rows[4]["mean"]) == pytest.approx(65.0)
     assert (rows[4]["paper"], rows[0]["p"], rows[4]["baseline"]) == ("63.11", "", "ce")
+    assert (rows[4]["paper_std"], rows[4]["p_paper"][:4]) == ("0.08", "0.34")
     import pyarrow.parquet
 
     assert pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist()[4]["mean"] == pytest.approx(65.0)
     tex = (tmp_path / "t.tex").read_text()
-    assert "SRAT-LDAM\\tnote{b} & 65.00 $\\pm$ 2.65 & 63.11 &" in tex
+    assert "SRAT-LDAM\\tnote{c} & 65.00 $\\pm$ 2.65 & 63.11 $\\pm$ 0.08 &" in tex
     assert tex.count("\\begin") == tex.count("\\end")
     assert tex.count("{") == tex.count("}")
     with pytest.raises(UserError, match="a file ending in"):

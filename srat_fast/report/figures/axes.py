@@ -1,4 +1,4 @@
-"""Accuracy against one field (Figs. 2, 5, 6, 10-12, 15, 16): runs that differ in nothing else enter, curves leave."""
+"""Accuracy against one field: runs that differ in nothing else enter, curves leave. forms.py has the paper's own."""
 
 from __future__ import annotations
 
@@ -90,45 +90,31 @@ def find_sweeps(runs: list[Run], field: str) -> list[Sweep]:
     ]
 
 
-def paper_figures(sweep: Sweep) -> tuple[str, ...]:
-    """Which of the paper's figures a sweep repeats, whatever its data set and scale.
-
-    Args:
-        sweep: along one field.
-
-    Returns:
-        Such as ("fig6",).
-    """
-    fixed = dict(sweep.fixed)
-    if sweep.field == "loss.separation_weight":
-        return ("fig6",)
-    if sweep.field == "data.ratio":
-        return ("fig16",)
-    if sweep.field == "loss.weight_ratio":
-        two_classes = chosen_classes(fixed.get("data.classes")) != ""
-        return ("fig2", "fig10", "fig11", "fig12") if two_classes else ("fig5", "fig15")
-    return ()
-
-
-def _drawing(sweep: Sweep) -> Drawing:
+def conditions(sweep: Sweep) -> str:
+    """The images and epochs of a sweep in words."""
     fixed = dict(sweep.fixed)
     shape = fixed.get("data.imbalance")
     ratio = "" if shape == "none" or sweep.field == "data.ratio" else f" {fixed.get('data.ratio'):g}"
     name = fixed.get("data.name", "several sets")
     chosen = chosen_classes(fixed.get("data.classes"))
     classes = f", classes {chosen}" if chosen else ""
-    where = f"{name} ({shape}{ratio}{classes}), {fixed.get('optim.epochs', 'several numbers of')} epochs"
+    return f"{name} ({shape}{ratio}{classes}), {fixed.get('optim.epochs', 'several numbers of')} epochs"
+
+
+def _drawing(sweep: Sweep) -> Drawing:
+    where = conditions(sweep)
     return Drawing(
         stem(sweep.field, where, *sorted(sweep.points)),
         f"Accuracy against {sweep.field}",
-        paper_figures(sweep),
+        (),
         f"{where}. Mean over seeds, bars: one standard deviation.",
         _words(sweep),
         partial(_draw, sweep),
     )
 
 
-def _summary(runs: list[Run], kind: str, part: str) -> tuple[float, float]:
+def summary(runs: list[Run], kind: str, part: str) -> tuple[float, float]:
+    """Mean and sample deviation over seeds of an accuracy in percent; (NaN, 0) without any."""
     values = [percent(run.record[kind][part]) for run in runs if run.record[kind].get(part) is not None]
     if not values:
         return float("nan"), 0.0
@@ -141,7 +127,7 @@ def _draw(sweep: Sweep) -> Figure:
         for place, (kind, part) in zip(axes.flat, COLUMNS, strict=True):
             for colour, (method, values) in zip(SERIES * 2, sorted(sweep.points.items()), strict=False):
                 xs = sorted(values)
-                summaries = [_summary(values[x], kind, part) for x in xs]
+                summaries = [summary(values[x], kind, part) for x in xs]
                 place.errorbar(
                     xs, [m for m, _ in summaries], [d for _, d in summaries], marker="o", markersize=4, capsize=3,
                     color=colour, label=method,
@@ -164,7 +150,7 @@ def _words(sweep: Sweep) -> str:
     parts = []
     for method, values in sorted(sweep.points.items()):
         points = "; ".join(
-            f"{x:g}: " + ", ".join(f"{_summary(values[x], *column)[0]:.1f}" for column in COLUMNS)
+            f"{x:g}: " + ", ".join(f"{summary(values[x], *column)[0]:.1f}" for column in COLUMNS)
             for x in sorted(values)
         )
         parts.append(f"{method}: {points}.")

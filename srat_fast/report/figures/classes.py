@@ -1,4 +1,4 @@
-"""Class-wise bars (Figs. 1, 7-9): a group of runs enters, one panel a method leaves."""
+"""Class-wise bars of a group of runs: one panel a method, and the three panels of Figs. 1, 7, 8 and 9."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from srat_fast.figures.canvas import SERIES, UNDER, Axes, Figure, figure, named, style
+from srat_fast.figures.canvas import SERIES, UNDER, WELL, Axes, Figure, figure, named, style
 from srat_fast.report.figures.drawing import Drawing, percent, stem
 from srat_fast.report.groups import Group, Row
 
@@ -27,19 +27,7 @@ def class_drawings(group: Group) -> list[Drawing]:
     rows = [row for row in group.rows if row.finished and row.weights == "last"]
     if not rows:
         return []
-    drawings = []
-    contrast = _contrast(rows)
-    if contrast:
-        drawings.append(
-            Drawing(
-                stem("natural-against-adversarial", group.name),
-                "Class-wise accuracy, natural against adversarial training",
-                _paper_figures(group),
-                f"{group.title}. Standard (and robust) accuracy of each class; the under-represented half is shaded.",
-                _words(contrast),
-                partial(_panels, contrast, group),
-            )
-        )
+    drawings = contrast_drawings(group)
     shown = rows[:_PANELS]
     left_out = f" {len(rows) - _PANELS} more rows are in the table only." if len(rows) > _PANELS else ""
     drawings.append(
@@ -55,13 +43,56 @@ def class_drawings(group: Group) -> list[Drawing]:
     return drawings
 
 
-def _contrast(rows: list[Row]) -> list[Row]:
-    """Natural training and plain adversarial training without reweighting, as in Fig. 1."""
+def contrast_drawings(group: Group) -> list[Drawing]:
+    """Fig. 1: natural and plain adversarial training, both without reweighting; none where one of them is missing."""
     pair = [
-        next((row for row in rows if row.method == name and not row.variant), None)
+        next(
+            (r for r in group.rows if r.finished and (r.method, r.variant, r.weights) == (name, "", "last")),
+            None,
+        )
         for name in ("natural", "ce")
     ]
-    return [row for row in pair if row is not None] if all(pair) else []
+    rows = [row for row in pair if row is not None]
+    if len(rows) < 2:
+        return []
+    return [
+        Drawing(
+            stem("natural-against-adversarial", group.name),
+            "Class-wise accuracy, natural against adversarial training",
+            _paper_figures(group),
+            f"{group.title}. Mean over seeds of each class's accuracy, in label order.",
+            _words(rows),
+            partial(_contrast, rows, group),
+        )
+    ]
+
+
+def _contrast(rows: list[Row], group: Group) -> Figure:
+    """The three panels of Fig. 1, of natural and adversarial training."""
+    natural, adversarial = rows
+    width = 3.4 if len(group.classes) <= _NAMED_CLASSES else 4.4
+    drawn, axes = figure(1, 3, width=3 * width, height=3.2, sharey=True)
+    panels = (
+        (natural, "standard", "natural training, standard"),
+        (adversarial, "standard", "adversarial training, standard"),
+        (adversarial, "robust", "adversarial training, robust"),
+    )
+    low = set(group.under)
+    with style():
+        for place, (row, kind, title) in zip(axes[0], panels, strict=True):
+            heights = [percent(v) for v in row.per_class(kind)]
+            for name, colour, labels in (
+                ("well-represented", WELL, [c for c in range(len(heights)) if c not in low]),
+                ("under-represented", UNDER, sorted(low)),
+            ):
+                bars = place.bar(labels, [heights[c] for c in labels], 0.8, color=colour, label=name)
+                if len(heights) <= _NAMED_CLASSES:  # a class at 0 % has no bar to be seen
+                    place.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
+            place.set_title(title)
+            _class_axis(place, group)
+        axes[0, 0].set_ylabel("accuracy, %")
+        drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return drawn
 
 
 def _paper_figures(group: Group) -> tuple[str, ...]:
@@ -99,7 +130,14 @@ def _bars(axes: Axes, row: Row, group: Group) -> None:
     for offset, kind, colour in ((-0.2, "standard", SERIES[0]), (0.2, "robust", SERIES[3])):
         axes.bar(classes + offset, [percent(v) for v in row.per_class(kind)], 0.4, label=kind, color=colour)
     axes.set_title(row.label)
-    axes.set_ylim(0, 100)
+    _class_axis(axes, group)
+
+
+def _class_axis(axes: Axes, group: Group) -> None:
+    """Classes below, 0 to 100 % beside."""
+    classes = range(len(group.classes))
+    axes.set_ylim(0, 104)
+    axes.set_yticks(range(0, 101, 20))
     axes.grid(axis="x", visible=False)
     if len(classes) <= _NAMED_CLASSES:
         axes.set_xticks(

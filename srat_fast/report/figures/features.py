@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,14 +18,16 @@ _PAPER = {"fig3": {"natural", "ce"}, "fig4": {"ce", "drcb-ldam", "srat-ldam"}}
 
 
 def feature_drawings(group: Group) -> list[Drawing]:
-    """The t-SNE of the first analysed run of each row, clean and attacked, each with its separability.
+    """The t-SNE of the first analysed run of each row, each with its separability: of the imbalanced training images,
+    clean, and of the test images, clean and attacked; none where no run was analysed with t-SNE."""
+    training = _drawings(group, "train", ("clean",))
+    test = _drawings(group, "test", ("clean", "attacked"))
+    if training and test:  # Fig. 3 is of training images; analyses of earlier versions have test images only
+        test = [replace(d, paper=tuple(p for p in d.paper if p != "fig3")) for d in test]
+    return training + test
 
-    Args:
-        group: runs under equal conditions.
 
-    Returns:
-        Two drawings, or none where no run was analysed with t-SNE.
-    """
+def _drawings(group: Group, images: str, views: tuple[str, ...]) -> list[Drawing]:
     found: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
     methods = set()
     for row in group.rows:
@@ -32,7 +35,7 @@ def feature_drawings(group: Group) -> list[Drawing]:
             continue
         for run in row.finished:
             try:
-                analysis, arrays = read_analysis(run.path)
+                analysis, arrays = read_analysis(run.path, images=images)
             except UserError:  # not analysed, or torn: the next seed will do as well
                 continue
             if "index" in arrays:
@@ -41,17 +44,25 @@ def feature_drawings(group: Group) -> list[Drawing]:
                 break
     if not found:
         return []
-    paper = tuple(name for name, needed in _PAPER.items() if needed <= methods)
+    paper = tuple(
+        name for name, needed in _PAPER.items() if needed <= methods and (name, images) != ("fig4", "train")
+    )
+    kind = "imbalanced training images" if images == "train" else "test images"
+    differs = (
+        " The paper's Fig. 3 is of training images: srat-fast analyse --images train."
+        if (images == "test" and "fig3" in paper)
+        else ""
+    )
     drawings = []
-    for view, words in (("clean", "clean"), ("attacked", "attacked")):
+    for view in views:
         panels = [panel(analysis, arrays, view, label) for label, analysis, arrays in found]
         drawings.append(
             Drawing(
-                stem("features", words, group.name),
-                f"Penultimate features, t-SNE, {words} test images",
+                stem("features", view, "training" if images == "train" else "", group.name),
+                f"Penultimate features, t-SNE, {view} {kind}",
                 paper if view == "clean" else (),
                 f"{group.title}. One run a method; triangles are under-represented classes. Silhouette and scatter "
-                "ratio are of the features themselves: distances in the plane mean little.",
+                f"ratio are of the features themselves: distances in the plane mean little.{differs}",
                 _words(panels),
                 partial(draw_panels, panels),
             )
