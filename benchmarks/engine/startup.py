@@ -3,7 +3,7 @@
     python benchmarks/engine/startup.py [--seeds 8] [--only srat-ldam] [--out FILE.jsonl]
 
 Every case is compiled once and checked with new weights and a new batch for each seed; a row per check says how much of
-each bound was used. Faults are planted, for two seeds, in eager code, whose distance to itself is that of bf16 alone.
+each bound was used. Faults are planted, for the first seed, in eager code: there only the fault and bf16 itself are seen.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def checks(work: Work, seeds: int) -> Iterator[Check]:
                 ):
                     ours.copy_(new)
         engine.start_epoch(0 if seed % 2 == 0 else recipe.optim.epochs - 1)
-        planted = [name for name in FAULTS if seed < 2 and applies(name, engine)]
+        planted = [name for name in FAULTS if seed == 0 and applies(name, engine)]
         for fault in ("none", *planted):
             engine._attack, engine._update = parts
             if fault != "none":
