@@ -3,7 +3,7 @@
     python benchmarks/engine/startup.py [--seeds 8] [--only srat-ldam] [--out FILE.jsonl]
 
 Every case is compiled once and checked with new weights and a new batch for each seed; a row per check says how much of
-each bound was used. Faults are planted, for the first seed, in eager code: there only the fault and bf16 itself are seen.
+each bound was used. Faults are planted, for the first seed, in eager code, where only the fault (and bf16) shows.
 """
 
 from __future__ import annotations
