@@ -10,7 +10,7 @@ RUNS := runs/demo
 JOBS ?= $(shell nproc)
 
 COMPUTING := $(addprefix tests/,models losses attacks equivalence kernels/test_separation.py training/test_methods.py \
-	training/test_trainer.py training/test_resume.py training/test_guard.py)
+	training/test_trainer.py)
 
 .PHONY: help install demo test test-avx2 check docs bench clean
 

@@ -21,6 +21,7 @@ from srat_fast.cli.sweep import (
 if TYPE_CHECKING:
     from srat_fast.console import Console
     from srat_fast.report.figures.drawing import Drawing
+    from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.plan import Plan
     from srat_fast.sweep.spec import Spec
 
@@ -68,12 +69,10 @@ def reproduce(
     from srat_fast.cli.sweep_show import show_plan
     from srat_fast.console import Console
     from srat_fast.errors import UserError
-    from srat_fast.record import write_atomically
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.estimate import duration
     from srat_fast.sweep.plan import make_plan
     from srat_fast.sweep.reproduce import item_names, item_spec, load_item
-    from srat_fast.sweep.statements import statements
 
     console = Console()
     if images_per_second is not None and images_per_second <= 0:
@@ -129,16 +128,7 @@ def reproduce(
         sweep = SweepDirectory.open(directory)
         print_table(sweep, None, 0.95, found.per_class, files)
         made = ", ".join(path.name for path in files)
-        said = [statement.line() for statement in statements(item, sweep)]
-        for line in said:
-            console.say(line)
-        if said and scale == "smoke":
-            console.say(
-                "on digits, after a few epochs: these verdicts show that they are given, nothing else"
-            )
-        if said:
-            write_atomically(directory / "statements.txt", "".join(f"{line}\n" for line in said).encode())
-            made += ", statements.txt"
+        made += _statements(item, sweep, directory, scale, console)
         if any((directory / "runs").glob("*/record.json")):
             from srat_fast.report.build import PAGE, build_report
 
@@ -242,3 +232,19 @@ def _save(drawing: Drawing, name: str, directory: Path) -> str:
     for suffix in (".svg", ".png", ".pdf"):
         save(drawn, directory / f"{name}{suffix}", "--out")
     return f"{name}.svg, .png and .pdf"
+
+
+def _statements(item: str, sweep: SweepDirectory, directory: Path, scale: str, console: Console) -> str:
+    """What the paper's text says of an item, held against the runs: printed and written; the file's name."""
+    from srat_fast.record import write_atomically
+    from srat_fast.sweep.statements import statements
+
+    said = [statement.line() for statement in statements(item, sweep)]
+    if not said:
+        return ""
+    for line in said:
+        console.say(line)
+    if scale == "smoke":
+        console.say("on digits, after a few epochs: these verdicts show that they are given, nothing else")
+    write_atomically(directory / "statements.txt", "".join(f"{line}\n" for line in said).encode())
+    return ", statements.txt"

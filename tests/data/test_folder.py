@@ -13,7 +13,6 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from rich.console import Console
 
 from srat_fast.cli.app import main
 from srat_fast.data import folder
@@ -216,7 +215,9 @@ def test_what_is_no_image_is_passed_over_and_counted(image_folder, capsys) -> No
 
 
 def test_the_progress_bar_shows_a_name_as_it_is(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
     with bar("decoding cat [adult]", 3) as advance:
         advance(1)
     assert "decoding cat [adult]" in capsys.readouterr().err

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from srat_fast.cli.reproduce import _statements
+from srat_fast.console import Console
 from srat_fast.published import published
 from srat_fast.recipe import Recipe
 from srat_fast.sweep.directory import SweepDirectory
@@ -58,6 +60,15 @@ def test_the_ratios_and_the_zeros_of_figure_1(tmp_path) -> None:
         "kept: well- to under-represented standard accuracy is about 2:1 with natural and 16:1"
     )
     assert line.endswith("natural 90.00 to 45.00, 2.0:1, adversarial 80.00 to 4.80, 16.7:1")
+
+
+def test_verdicts_are_printed_and_written(tmp_path, capsys) -> None:
+    sweep = reproduced(tmp_path, "fig1", bars(0.45, 3))
+    assert _statements("fig1", sweep, tmp_path, "paper", Console()) == ", statements.txt"
+    said = (tmp_path / "statements.txt").read_text()
+    assert len(said.splitlines()) == 2
+    assert capsys.readouterr().out == said
+    assert _statements("fig13", sweep, tmp_path, "paper", Console()) == ""
 
 
 @pytest.mark.parametrize("item", ["fig2", "fig10", "fig11", "fig12"])

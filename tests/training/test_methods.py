@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from srat_fast.hardware import instruction_set
 from srat_fast.methods import METHODS
 from srat_fast.training.trainer import train
 from tests.training.short_runs import short
@@ -19,6 +20,7 @@ def test_a_short_run_of_each_method(method, tmp_path) -> None:
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
+@pytest.mark.skipif(instruction_set() == "AVX512_BF16", reason="make test-avx2 runs it")
 def test_a_compiled_float32_run_passes_its_start_up_check(tmp_path) -> None:
     """The paper's recipe on a processor without bfloat16: width 16, where a fixed bound refused every run."""
     choices = {"run__compile": "on", "run__precision": "fp32", "model__width": 16, "optim__batch_size": 64}
