@@ -114,14 +114,19 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
         with preserved(engine.state()):  # compiles and captures, at the weights of now
             if engine.row.adversarial:
                 attack(images, labels, images)
+            engine.model.zero_grad(set_to_none=True)
             update(images, labels)
+            # a replayed graph writes into the gradients of its capture, and sets no `p.grad`
+            kept, found = engine.captured_gradients, [p.grad for p in weights]
+            captured = kept.get(images.shape, found) if all(g is None for g in found) else found
+            kept[images.shape] = captured
         _move(weights, ELSEWHERE, generator)
         _move([engine.objective.class_weights], 1.0, generator)
         if engine.row.adversarial:
             _settle(engine, images)
             yield from _compare_attacks(engine, attack, images, labels)
         full = _outcome(engine, lambda x, y: engine.update_eagerly(x, y, full=True), images, labels)
-        compiled = _outcome(engine, update, images, labels)
+        compiled = _outcome(engine, update, images, labels, captured)
         moved = []
         for _ in range(DRAWS):
             with preserved(weights):
@@ -147,14 +152,23 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
 PARTS = ("total loss", "classification loss", "separation loss")
 
 
-def _outcome(engine: FastEngine, update: Function, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Losses and gradients of an update by name, its traces removed."""
+def _outcome(
+    engine: FastEngine,
+    update: Function,
+    images: Tensor,
+    labels: Tensor,
+    captured: Sequence[Tensor | None] | None = None,
+) -> dict[str, Tensor]:
+    """Losses and gradients of an update by name, its traces removed; `captured` where it leaves no gradients itself."""
+    found = {}
     with preserved(engine.state()):
+        engine.model.zero_grad(set_to_none=True)
         losses = [part.clone() for part in update(images, labels)[: len(PARTS)]]
-        found = {
-            f"gradient of {name}": torch.zeros_like(p) if p.grad is None else p.grad.clone()
-            for name, p in engine.model.named_parameters()
-        }
+        own = [p.grad for p in engine.model.parameters()]
+        if captured is not None and all(gradient is None for gradient in own):
+            own = list(captured)
+        for (name, p), gradient in zip(engine.model.named_parameters(), own, strict=True):
+            found[f"gradient of {name}"] = torch.zeros_like(p) if gradient is None else gradient.clone()
     return dict(zip(PARTS, losses, strict=True)) | found
 
 

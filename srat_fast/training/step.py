@@ -91,6 +91,8 @@ class FastEngine:
         self._rehearse = compiled or captured
         #: images of a batch that is compiled for; 0 where none is
         self._compiled_size = min(recipe.optim.batch_size, sum(counts)) if compiled else 0
+        #: shape of images -> the gradients that its captured update writes (start-up check)
+        self.captured_gradients: dict[torch.Size, list[Tensor | None]] = {}
         #: shapes of images that were rehearsed -> layout of images and labels
         self._seen: dict[torch.Size, tuple[object, ...]] = {}
 
@@ -194,6 +196,7 @@ class FastEngine:
             if isinstance(part, Captured):
                 part.close()
         self._seen.clear()
+        self.captured_gradients.clear()
 
     def _require_rehearsed(self, images: Tensor, labels: Tensor) -> None:
         """Refuse what would be compiled or captured in the middle of training, where nothing checks it."""

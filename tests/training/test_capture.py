@@ -25,7 +25,7 @@ from srat_fast.recipe import Recipe, build_recipe
 from srat_fast.sweep.outcome import read_ending
 from srat_fast.training import trainer
 from srat_fast.training.capture import Captured, capturing
-from srat_fast.training.parity import compile_errors
+from srat_fast.training.parity import check_parity, compile_errors
 from srat_fast.training.step import FastEngine
 from tests.training import tape
 from tests.training.short_runs import short
@@ -165,6 +165,30 @@ def test_a_graph_that_does_nothing_is_refused(graphs, monkeypatch) -> None:
     with pytest.raises(TrainingFailure, match=r"does not write its output 0 when replayed; --no-compile"):
         engine.step(images, labels)
     assert all(torch.equal(a, b) for a, b in zip(before, engine.state(), strict=True))
+
+
+def test_a_captured_update_with_a_wrong_gradient_is_refused(graphs) -> None:
+    """A replay sets no `p.grad`: what the check reads has to be what the graph writes."""
+    images, labels = next(iter(loader_of().epoch(0)))
+    engine = engine_of(recipe_of(run__capture="on"))
+    captured, weight = engine._update, engine.model.layer4[0].conv1.weight
+    written: list[torch.Tensor] = []
+
+    def wrong(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        result = captured(*inputs)
+        if not written:
+            assert weight.grad is not None
+            written.append(weight.grad)
+        written[0].neg_()
+        return result
+
+    check_parity(engine, images, labels)
+    check_parity(engine, images, labels)
+    engine = engine_of(recipe_of(run__capture="on"))
+    captured, weight = engine._update, engine.model.layer4[0].conv1.weight
+    engine._update = wrong
+    with pytest.raises(TrainingFailure, match=r"gradient of layer4\.0\.conv1\.weight is away from"):
+        check_parity(engine, images, labels)
 
 
 def test_an_output_of_nan_is_no_empty_graph(graphs) -> None:
