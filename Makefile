@@ -47,7 +47,7 @@ test: install
 # What computes with torch once more, as on a processor without AVX-512: other kernels, other faults.
 test-avx2: install
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OPENBLAS_CORETYPE=Haswell OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest $(COMPUTING) -n $(JOBS)
+		$(BIN)/python -m pytest $(COMPUTING) -n $(JOBS) --dist worksteal
 
 check: install
 	$(BIN)/ruff check .
