@@ -42,16 +42,7 @@ class Spec:
 
 
 def setting(default: Any, doc: str, **spec: Any) -> Any:
-    """A dataclass field with its `Spec`.
-
-    Args:
-        default: the `paper` recipe's value; None needs `auto`.
-        doc: meaning, in one line.
-        **spec: the other attributes of `Spec`.
-
-    Returns:
-        What stands to the right of the annotation in a dataclass.
-    """
+    """A dataclass field with its `Spec`."""
     return dataclasses.field(default=default, metadata={"spec": Spec(doc, **spec)})
 
 
@@ -64,15 +55,7 @@ def _kind(annotation: Any) -> type:
 
 
 def allowed(kind: type, spec: Spec) -> str:
-    """What a field may hold, as a phrase for an error message or a reference page.
-
-    Args:
-        kind: str, bool, int, float or tuple (of integers).
-        spec: the field's bounds.
-
-    Returns:
-        Such as "an integer >= 1" or "one of exp, step".
-    """
+    """What a field may hold, as a phrase for an error message or a reference page."""
     if spec.choices:
         text = "one of " + ", ".join(spec.choices)
     elif kind is bool:
@@ -143,20 +126,7 @@ def _within(number: float, spec: Spec) -> bool:
 
 
 def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
-    """`raw` as the field's type, or a one-line error.
-
-    Args:
-        name: the field's dotted name, for the message.
-        raw: value from TOML, JSON, an option or Python.
-        annotation: the field's type annotation.
-        spec: the field's bounds.
-
-    Returns:
-        The checked value.
-
-    Raises:
-        UserError: wrong type or out of bounds.
-    """
+    """`raw` as the field's type, or a one-line error."""
     kind = _kind(annotation)
     if spec.auto and (raw is None or (isinstance(raw, str) and raw.lower() in ("auto", "none"))):
         return None
