@@ -100,7 +100,7 @@ def capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
 
 @torch.no_grad()
 def _prove(graph: torch.cuda.CUDAGraph, outputs: tuple[Tensor, ...]) -> None:
-    """Replay once and see every output written: an empty graph, as of a wrong device, trains nothing and says nothing."""
+    """Replay once and see every output written: an empty graph, as of a wrong device, trains nothing in silence."""
     poisons = [_POISON[output.element_size()] for output in outputs]
     bits = [output.detach().view(kind) for output, (kind, _) in zip(outputs, poisons, strict=True)]
     for own, (_, poison) in zip(bits, poisons, strict=True):
