@@ -28,7 +28,7 @@ class Recipe(Section):
         UserError: a field is out of bounds, or two fields contradict each other.
     """
 
-    method: str = setting("srat-ldam", "row of Table 4", choices=tuple(METHODS))
+    method: str = setting("srat-ldam", "row of Table 4", choices=(METHODS,))
     seed: int = setting(
         0, "seed of the weights, the order, the augmentation and the attack's noise", low=0, high=2**31
     )
