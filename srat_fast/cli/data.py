@@ -118,7 +118,7 @@ def _draw(
     if figure is None and samples is None:
         return
     from srat_fast.console import Console
-    from srat_fast.data.plan import sized
+    from srat_fast.data.plan import resolve_recipe
     from srat_fast.data.split import load_split
     from srat_fast.figures.canvas import save, suffix_of
     from srat_fast.figures.datasets import class_bars, sample_page
@@ -131,7 +131,7 @@ def _draw(
     if figure is not None:
         say(f"wrote {save(class_bars(classes, counts, under, title), figure)}")
     if samples is not None:
-        split = load_split(sized(recipe).resolve())
+        split = load_split(resolve_recipe(recipe))
         page = sample_page(split.train.images, split.train.labels, classes, per_class, title)
         say(f"wrote {save(page, samples, '--samples')}")
 

@@ -132,7 +132,7 @@ def train(
         settings or [],
     )
     if print_recipe:
-        print(to_toml(chosen.resolve()), end="")
+        print(to_toml(chosen.filled()), end="")
         return
 
     with Stops() as stops:  # before torch is imported, which takes seconds in which a signal may come

@@ -9,7 +9,7 @@ from srat_fast.data.ffcv_import import default_workers, ffcv_library
 from srat_fast.data.loader import Loader
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, ResolvedRecipe
 
 
 def require_loader(recipe: Recipe) -> None:
@@ -26,7 +26,7 @@ def require_loader(recipe: Recipe) -> None:
         ffcv_library()
 
 
-def training_loader(recipe: Recipe, split: DataSplit, device: torch.device) -> Loader:
+def training_loader(recipe: ResolvedRecipe, split: DataSplit, device: torch.device) -> Loader:
     """The training batches of a run.
 
     Args:
@@ -42,7 +42,6 @@ def training_loader(recipe: Recipe, split: DataSplit, device: torch.device) -> L
         MissingPackage: ffcv is asked for and not installed.
     """
     data, batch_size = recipe.data, recipe.optim.batch_size
-    assert data.crop_padding is not None, "the recipe is resolved"
     if data.loader == "memory":
         return MemoryLoader(
             split.train,

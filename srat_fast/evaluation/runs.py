@@ -20,7 +20,7 @@ from srat_fast.evaluation.partial import load_partial, partial_path, remove_part
 from srat_fast.evaluation.subject import Subject, amend_record, open_subject
 from srat_fast.evaluation.survivors import Outcome, attack_images
 from srat_fast.hardware import device_name, neutral, numerics
-from srat_fast.recipe import recipe_from_dict
+from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
 from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
 
 #: A state is written at most this often; a killed evaluation loses no more than this and the round under way.
@@ -74,10 +74,10 @@ def evaluate(
     if isinstance(epsilons, (str, float, int)):
         epsilons = [epsilons]
     directory = RunDirectory.open(Path(run))
-    own = recipe_from_dict(directory.read_json(RECIPE)).resolve()
     changes = changes or {}
-    radii = _radii(own.replace(changes).resolve(), epsilons)
-    settings = eval_settings(own.replace(changes).resolve())
+    own = recipe_from_dict(directory.read_json(RECIPE)).replace(changes).resolve()
+    radii = _radii(own, epsilons)
+    settings = eval_settings(own)
     chosen = {
         radius: parse_attacks(
             attacks,
@@ -121,7 +121,7 @@ def evaluate(
     return rows
 
 
-def _radii(recipe: Any, epsilons: Sequence[float | str]) -> list[float]:
+def _radii(recipe: ResolvedRecipe, epsilons: Sequence[float | str]) -> list[float]:
     """The radii, checked as the recipe's field is; each once."""
     radii = [eval_settings(recipe.replace({"eval_attack.epsilon": value})).epsilon for value in epsilons]
     return list(dict.fromkeys(radii)) or [eval_settings(recipe).epsilon]

@@ -18,7 +18,7 @@ from srat_fast.evaluation.partial import FOLDER
 from srat_fast.hardware import resolve_device, use_device
 from srat_fast.models.files import model_from_bytes
 from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe, recipe_from_dict
+from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
 from srat_fast.record import RECIPE, RECORD, WEIGHTS, RunDirectory
 
 #: What keeps weights of a kind.
@@ -41,7 +41,7 @@ class Subject:
     """
 
     directory: RunDirectory
-    recipe: Recipe
+    recipe: ResolvedRecipe
     device: torch.device
     model: ResNet18
     weights: str

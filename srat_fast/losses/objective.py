@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from srat_fast.losses.weighting import class_balanced_weights, inverse_weights, ldam_margins, ratio_weights
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, ResolvedRecipe
 from srat_kernels import SratLoss, margin_loss, srat_loss
 
 
@@ -48,7 +48,7 @@ class Objective:
     """
 
     def __init__(
-        self, recipe: Recipe, counts: Sequence[int], under: Sequence[int], device: torch.device
+        self, recipe: ResolvedRecipe, counts: Sequence[int], under: Sequence[int], device: torch.device
     ) -> None:
         row, loss = recipe.row, recipe.loss
         self._weighting, self._defer_epoch = row.weighting, recipe.optim.defer_epoch
@@ -84,7 +84,6 @@ class Objective:
             True where they do.
         """
         if self._weighting == "deferred":
-            assert self._defer_epoch is not None, "the recipe is resolved"
             return epoch >= self._defer_epoch
         return self._weighting == "balanced"
 

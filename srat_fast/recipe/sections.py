@@ -1,4 +1,4 @@
-"""The recipe's sections: every choice of a run as a frozen, validated field. Defaults are the `paper` recipe."""
+"""Sections of a recipe: every choice of a run as a frozen, checked field. Defaults are the `paper` recipe."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import BASE_LOSSES, WEIGHTINGS
-from srat_fast.recipe.fields import setting
-from srat_fast.recipe.section import Section
+from srat_fast.recipe.fields import Section, setting
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,14 @@ class Data(Section):
     )  # fmt: skip
 
 
+class ResolvedData(Data):
+    """With the draw's seed and the size of the images."""
+
+    subset_seed: int
+    image_size: int
+    crop_padding: int
+
+
 @dataclass(frozen=True)
 class Model(Section):
     """The network: ResNet-18 in its CIFAR form."""
@@ -161,6 +168,12 @@ class Attack(Section):
     )  # fmt: skip
 
 
+class ResolvedAttack(Attack):
+    """With the step of the data set."""
+
+    step_size: float
+
+
 @dataclass(frozen=True)
 class EvalAttack(Section):
     """PGD of the reported robust accuracy: fp32, eager, eval mode."""
@@ -175,6 +188,13 @@ class EvalAttack(Section):
         None, "radius of the ball", unit="pixel range", low=0.0, low_open=True, high=1.0, fraction=True,
         auto="attack.epsilon", source="paper, Section 5",
     )  # fmt: skip
+
+
+class ResolvedEvalAttack(EvalAttack):
+    """With the step of the data set and a radius."""
+
+    step_size: float
+    epsilon: float
 
 
 @dataclass(frozen=True)
@@ -272,6 +292,14 @@ class Optim(Section):
         0.0, "decay of an exponential moving average of the weights, evaluated beside the last; 0 is off",
         low=0.0, high=1.0, high_open=True,
     )  # fmt: skip
+
+
+class ResolvedOptim(Optim):
+    """With the epochs of the schedule."""
+
+    warmup_epochs: int
+    milestones: tuple[int, ...]
+    defer_epoch: int
 
 
 @dataclass(frozen=True)

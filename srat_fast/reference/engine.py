@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import ResolvedRecipe
 from srat_fast.reference import losses
 from srat_fast.seeds import seed_for
 
@@ -83,7 +83,7 @@ class ReferenceEngine:
         under: labels of the under-represented half.
     """
 
-    def __init__(self, recipe: Recipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
+    def __init__(self, recipe: ResolvedRecipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
         self.recipe, self.row = recipe, recipe.row
         self.device = next(model.parameters()).device
         self.model = model.train()
@@ -116,7 +116,7 @@ class ReferenceEngine:
         """Warm-up, decay and deferral, as in the paper's Algorithm 1 and Section 5."""
         optim = self.recipe.optim
         rate = optim.lr
-        for milestone in optim.milestones or ():
+        for milestone in optim.milestones:
             if epoch >= milestone:
                 rate = rate * optim.decay
         if optim.warmup_epochs and epoch < optim.warmup_epochs:
@@ -124,7 +124,6 @@ class ReferenceEngine:
         self.optimizer.param_groups[0]["lr"] = rate
         reweight = self.row.weighting == "balanced"
         if self.row.weighting == "deferred":
-            assert optim.defer_epoch is not None, "the recipe is resolved"
             reweight = epoch >= optim.defer_epoch
         self.weights = self.full_weights if reweight else torch.ones_like(self.full_weights)
 
@@ -146,7 +145,6 @@ class ReferenceEngine:
         """PGD on the training model."""
         attack = self.recipe.attack
         eps, alpha = attack.epsilon, attack.step_size
-        assert alpha is not None, "the recipe is resolved"
         x = images.clone()
         if attack.random_start:
             uniform = torch.rand(x.shape, generator=self.noise, device=self.device, dtype=x.dtype)
