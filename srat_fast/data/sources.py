@@ -1,4 +1,4 @@
-"""Where images come from: a data set's name and directory enter, `ImageArrays` leave."""
+"""Data sets by name: read from disk, downloaded where they may be."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from srat_fast.datasets import DATASETS, DIGITS_TEST_PER_CLASS
 from srat_fast.errors import UserError
 
 
-def load_arrays(name: str, root: Path, image_size: int | None, mirror: str | None = None) -> ImageArrays:
+def load_arrays(name: str, root: Path, image_size: int, mirror: str | None = None) -> ImageArrays:
     """A data set as uint8 arrays.
 
     Args:
@@ -38,7 +38,6 @@ def load_arrays(name: str, root: Path, image_size: int | None, mirror: str | Non
     if name == "digits":
         return _digits()
     if name == "folder":
-        assert image_size is not None, "a resolved recipe has a size for folders"
         return load_folder(root, image_size)
     if name == "npz":
         return load_npz(root, image_size)
