@@ -49,6 +49,13 @@ def one_of(known: Iterable[str], given: object) -> str:
     return f"one of {', '.join(known)}{did_you_mean(given, known)}"
 
 
+def require_one_of(option: str, given: object, known: Iterable[str]) -> None:
+    """Refuse a name that is not in a list."""
+    known = tuple(known)
+    if given not in known:
+        raise UserError(option, one_of(known, given), given)
+
+
 def require_text(option: str, name: str) -> None:
     """Refuse a name whose bytes are not UTF-8: records, tables and event files hold names as text."""
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays, ImageSet
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, did_you_mean
 
 ALL = "all"
 
@@ -35,7 +35,9 @@ def chosen_labels(text: str, names: Sequence[str]) -> list[int]:
             labels.append(int(part))
         else:
             known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            raise UserError("data.classes", f"{part!r} is none of its classes: {known}", text)
+            raise UserError(
+                "data.classes", f"{part!r} is none of its classes: {known}{did_you_mean(part, names)}", text
+            )
     if len(set(labels)) < len(labels):
         raise UserError("data.classes", "names a class twice", text)
     if len(labels) < 2:

@@ -27,6 +27,7 @@ class Spec:
         fraction: whether "8/255" is accepted.
         auto: what None (written "auto") stands for; "" where the field cannot be None.
         identity: whether the field changes what is computed (else it is left out of the fingerprint).
+        before: what versions without the field did: with it, fingerprints are theirs.
     """
 
     doc: str
@@ -40,6 +41,7 @@ class Spec:
     fraction: bool = False
     auto: str = ""
     identity: bool = True
+    before: Any = None
 
     def options(self) -> tuple[str, ...]:
         """The allowed strings, those of plug-ins included."""

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -150,7 +151,10 @@ class Recipe(Section):
     def fingerprint(self) -> str:
         """The run's identity: 12 hex digits over every resolved field that changes what is computed."""
         values = flatten(self.filled())
-        identity = {name: value for name, value in values.items() if FIELDS[name][1].identity}
+        specs = {name: spec for name, (_, spec) in FIELDS.items() if spec.identity}
+        identity = {
+            n: values[n] for n, spec in specs.items() if spec.before is None or values[n] != spec.before
+        }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -214,15 +218,15 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def require_field(name: str, value: Any) -> None:
-    """Refuse a dotted name that is no recipe field."""
+def require_field(name: str, value: Any, abbreviations: Iterable[str] = ()) -> None:
+    """Refuse a dotted name that is no recipe field; a message may name an abbreviation too."""
     if name in FIELDS:
         return
     section = name.partition(".")[0]
     known = [f for f in FIELDS if f.startswith(section + ".")] or [f for f in FIELDS if "." not in f] + list(
         SECTIONS
     )
-    hint = did_you_mean(name, FIELDS) or "; known are " + ", ".join(known)
+    hint = did_you_mean(name, [*FIELDS, *abbreviations]) or "; known are " + ", ".join(known)
     raise UserError(name, f"is not a recipe field{hint}", value)
 
 
