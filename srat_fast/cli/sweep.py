@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from srat_fast.cli.options import AsJson
 from srat_fast.cli.streams import recorded
 from srat_fast.errors import UserError, did_you_mean, require_one_of
 from srat_fast.tables import visible
@@ -217,7 +218,7 @@ def _all_of(error: Any) -> int:
 @app.command()
 def status(
     directory: _Directory,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     every: Annotated[bool, typer.Option("--all", help="A line for every trial.")] = False,
 ) -> None:
     """Counts, running trials, and the reason and traceback of each failed one."""
