@@ -1,4 +1,4 @@
-"""Some classes of a data set: names or labels enter; a smaller set in their order, relabelled from 0, leaves."""
+"""`data.classes`: the classes of a data set that a run uses."""
 
 from __future__ import annotations
 
@@ -13,18 +13,7 @@ ALL = "all"
 
 
 def chosen_labels(text: str, names: Sequence[str]) -> list[int]:
-    """The labels that `data.classes` names.
-
-    Args:
-        text: "all", or names or labels separated by commas; the first are the well-represented ones.
-        names: of all classes, in label order.
-
-    Returns:
-        Labels of the full set, in the order of the text.
-
-    Raises:
-        UserError: an unknown class, one that is named twice, or fewer than two.
-    """
+    """The labels that `data.classes` names."""
     if text == ALL:
         return list(range(len(names)))
     labels = []
@@ -46,18 +35,7 @@ def chosen_labels(text: str, names: Sequence[str]) -> list[int]:
 
 
 def only_classes(arrays: ImageArrays, text: str) -> ImageArrays:
-    """The images of some classes.
-
-    Args:
-        arrays: a whole data set.
-        text: as for `chosen_labels`.
-
-    Returns:
-        Their images; the label of each is its position in the text.
-
-    Raises:
-        UserError: as `chosen_labels`.
-    """
+    """The images of some classes."""
     labels = chosen_labels(text, arrays.classes)
     if text == ALL:
         return arrays

@@ -18,15 +18,7 @@ from srat_fast.recipe import Recipe, ResolvedRecipe
 
 
 def resolve_recipe(recipe: Recipe, arrays: ImageArrays | None = None) -> ResolvedRecipe:
-    """The recipe as it is run, with the size that for `npz` and images in memory only these tell.
-
-    Args:
-        recipe: any.
-        arrays: the images, for a set in memory.
-
-    Raises:
-        UserError: an `npz` set that is not there, or is not square; images in memory that are not given.
-    """
+    """The recipe as it is run, with the size that for `npz` and images in memory only these tell."""
     if recipe.filled().data.image_size is None:
         if arrays is None and recipe.data.name == "arrays":
             raise _not_given()
@@ -46,18 +38,9 @@ def _root(recipe: Recipe) -> Path:
 def base_counts(
     recipe: Recipe, arrays: ImageArrays | None = None, *, tell: bool = False
 ) -> tuple[list[int], list[str]]:
-    """Training images per class of the full set (of `data.classes`, where some are chosen), without decoding an image.
+    """Training images and names of each class of the full set, or of `data.classes`; no image is decoded.
 
-    Args:
-        recipe: its `data` section matters.
-        arrays: the images, for a set in memory.
-        tell: whether to say what is passed over in folders; `load_split` says it too.
-
-    Returns:
-        (counts, class names) in label order.
-
-    Raises:
-        UserError: a set of one's own that is not there.
+    `tell` says what is passed over in folders; `load_split` says it too.
     """
     counts, names = _whole_counts(recipe, arrays, tell)
     labels = chosen_labels(recipe.data.classes, names)
@@ -80,18 +63,7 @@ def _whole_counts(recipe: Recipe, arrays: ImageArrays | None, tell: bool) -> tup
 
 
 def planned_counts(recipe: Recipe, base: list[int]) -> list[int]:
-    """Training images per class that the recipe asks for, hold-out included.
-
-    Args:
-        recipe: its `data` section matters.
-        base: images per class of the full set.
-
-    Returns:
-        Counts in label order.
-
-    Raises:
-        UserError: a class would have no images.
-    """
+    """Training images per class that the recipe asks for, hold-out included."""
     data = recipe.data
     counts = imbalanced_counts(base, data.imbalance, data.ratio, data.imbalance_base)
     return limited_counts(counts, data.limit)

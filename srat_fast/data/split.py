@@ -1,4 +1,4 @@
-"""The images of one run: a recipe enters; imbalanced training, validation and test sets leave."""
+"""Images of a run: imbalanced training set, validation set held out of it, uniform test set."""
 
 from __future__ import annotations
 
@@ -44,18 +44,7 @@ class DataSplit:
 
 
 def load_split(recipe: ResolvedRecipe, arrays: ImageArrays | None = None) -> DataSplit:
-    """The images of a run.
-
-    Args:
-        recipe: resolved.
-        arrays: the images, where they are in memory already.
-
-    Returns:
-        Its training, validation and test sets.
-
-    Raises:
-        UserError: images missing or damaged, or a class left with none.
-    """
+    """The images of a run."""
     data = recipe.data
     if arrays is None:
         root = expanded("data.root", data.root)
@@ -67,18 +56,7 @@ def load_split(recipe: ResolvedRecipe, arrays: ImageArrays | None = None) -> Dat
 
 
 def split_arrays(arrays: ImageArrays, recipe: ResolvedRecipe) -> DataSplit:
-    """Imbalance, limits and hold-out on images that are in memory.
-
-    Args:
-        arrays: a whole data set.
-        recipe: resolved.
-
-    Returns:
-        The run's images.
-
-    Raises:
-        UserError: a class left with no images.
-    """
+    """Imbalance, limits and hold-out on images that are in memory."""
     arrays = only_classes(arrays, recipe.data.classes)
     data, classes = recipe.data, len(arrays.classes)
     counts = planned_counts(recipe, np.bincount(arrays.train.labels, minlength=classes).tolist())
@@ -101,11 +79,7 @@ def split_arrays(arrays: ImageArrays, recipe: ResolvedRecipe) -> DataSplit:
 def _validation(
     labels: np.ndarray, chosen: np.ndarray, counts: list[int], recipe: ResolvedRecipe
 ) -> np.ndarray:
-    """Indices of the validation images; of `chosen` at least one image a class is not among them.
-
-    Raises:
-        UserError: a class has too few for a balanced set.
-    """
+    """Indices of the validation images; of `chosen` at least one image a class is not among them."""
     data = recipe.data
     seed = seed_for(data.subset_seed, "validation")
     if data.val_fraction == 0:
