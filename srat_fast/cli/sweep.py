@@ -1,8 +1,9 @@
-"""`srat-fast sweep`: a spec enters, trained runs leave; `status`, `retry`, `table`, `run-one` serve its directory."""
+"""`srat-fast sweep`: run a spec, or plan it; status, retry, table and single trials of a sweep's directory."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -227,8 +228,6 @@ def status(
     sweep = SweepDirectory.open(directory)
     found = read_status(sweep)
     if as_json:
-        import json
-
         print(json.dumps(sweep_show.status_json(sweep, found)))
         return
     sweep_show.show_status(Console(), sweep, found, every)

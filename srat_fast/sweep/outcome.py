@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-#: Exit codes of `srat-fast train` after it saved on a signal.
-STOPPED = (129, 130, 143)
-#: Exit code of `run.watchdog_seconds`.
-HANG_CODE = 124
+from srat_fast.training.stops import CODES, HANG_CODE
+
 #: Kind of failure -> exit code of a trial's process; locked out of its run, or out of room, it writes no record.
 FAILURE_CODES: Mapping[str | None, int] = {"memory": 71, "disk": 72, "locked": 73, "nonfinite": 74}
 #: Exits that would be the same again where they were the same twice.
@@ -83,7 +81,7 @@ def read_exit(
         return Exit("hang", "made no progress and was stopped", _traceback(log))
     if failure == "disk":
         return Exit("disk", "the disk is full")
-    if code < 0 or code in STOPPED:
+    if code < 0 or code in CODES.values():
         if asked:
             return Exit("stopped", "stopped with the sweep")
         known = code < 0 and -code in list(signal.Signals)
