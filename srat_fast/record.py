@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from srat_fast.errors import UserError, path_errors, require_text
+from srat_fast.errors import InUse, UserError, path_errors, require_text
 
 RECIPE, METRICS, RECORD = "recipe.json", "metrics.jsonl", "record.json"
 #: Weights of the last epoch, of the best epoch by validation, and their moving average.
@@ -144,7 +144,7 @@ class RunDirectory:
                 if (tries := tries + 1) < _LOCK_TRIES:  # `status_of` has it for a moment when it looks
                     time.sleep(0.05)
                     continue
-                raise UserError("--out", "another process is training in it", str(self.path)) from None
+                raise InUse("--out", "another process is training in it", str(self.path)) from None
             except FileNotFoundError:
                 pass
             except OSError:
