@@ -1,4 +1,4 @@
-"""A ready model from whatever there is: a run directory, a weights file or an exported file enters, a module leaves."""
+"""`srat_fast.load`: a ready model from a run, an export or a weights file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,7 @@ _RENAMED = {"mu": "mean", "sigma": "std"}
 
 
 class Program(nn.Module):
-    """A torch.export program as a module: it knows eval mode only, as it was exported in it.
-
-    Args:
-        program: as `ExportedProgram.module()` gives it.
-    """
+    """A torch.export program as a module: it knows eval mode only, as it was exported in it."""
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
@@ -37,17 +33,7 @@ class Program(nn.Module):
         self.training = False
 
     def train(self, mode: bool = True) -> Program:
-        """Nothing to do for eval mode.
-
-        Args:
-            mode: False; an exported program cannot be trained.
-
-        Returns:
-            Itself.
-
-        Raises:
-            UserError: for True.
-        """
+        """Nothing to do for eval mode."""
         if mode:
             raise UserError("", "an exported program knows eval mode only; load the run to train it further")
         return self
