@@ -19,7 +19,7 @@ from srat_fast.data.notices import LOG
 from srat_fast.data.verify import expanded
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe
-from srat_fast.record import write_atomically
+from srat_fast.record import sync, write_atomically
 
 _FORMAT = 1
 #: (path, inode, size, modification time) -> SHA-256: a file is read through once a process.
@@ -130,7 +130,7 @@ def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any, advance: C
             shape, source = pixels.shape[1:], pixels
         library.write_beton(temporary, _counted(source, advance), images.labels, shape, jpeg)
         with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+            sync(file)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         write_atomically(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode())
         os.replace(temporary, path)

@@ -8,6 +8,7 @@ crops are not seeded (here the crop windows come in with the order). `ffcv_loade
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -106,7 +107,7 @@ def write_beton(
         # ffcv writes without a buffer and does not look at how much was taken: a full disk may cut the last page
         expected = allocator.offset + allocator.next_page_allocated.value * page
         if os.path.getsize(path) != expected:
-            raise OSError(28, os.strerror(28))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         writer.metadata_sm.buf[:] = metadata.tobytes()
         writer.finalize(allocator.allocations)
     finally:

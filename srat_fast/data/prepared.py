@@ -20,6 +20,7 @@ from srat_fast.data.arrays import ImageArrays, ImageSet
 from srat_fast.data.cache import cache_directory, exclusive
 from srat_fast.data.notices import LOG
 from srat_fast.errors import UserError
+from srat_fast.record import sync
 
 #: Raised when the files' layout or the way from source to pixels changes: older sets are then made again.
 FORMAT = 2
@@ -120,8 +121,7 @@ class _Summed:
 
     def finish(self) -> str:
         """Its SHA-256, once every byte is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file)
         return self._digest.hexdigest()
 
     def close(self) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from srat_fast.datasets import imbalance_label, imbalance_title
 from srat_fast.methods import METHODS
 from srat_fast.published import Published, departures, published
+from srat_fast.record import WEIGHTS
 from srat_fast.report.collect import Run
 
 #: The paper's columns: which accuracy of which images.
 COLUMNS = (("standard", "overall"), ("standard", "under"), ("robust", "overall"), ("robust", "under"))
-#: Weights that a record may judge: of the last epoch, the best by validation, their moving average.
-WEIGHTS = ("last", "best", "ema")
 _ORDER = {name: position for position, name in enumerate(METHODS)}
 #: What tells repetitions of one recipe apart; not part of it.
 _REPETITION = {"seed", "data.subset_seed"}
@@ -167,9 +167,9 @@ def _usual(values: list[Any]) -> tuple[Any] | None:
 def _rows(method: str, variant: str, runs: list[Run]) -> list[Row]:
     members = tuple(sorted(runs, key=lambda run: (run.seed, str(run.path))))
     rows = [Row(method, variant, "last", members)]
-    for weights in WEIGHTS[1:]:
+    for weights in WEIGHTS:
         having = tuple(run for run in members if run.finished and run.record.get(weights))
-        if having:
+        if weights != "last" and having:
             rows.append(Row(method, variant, weights, having))
     return rows
 
@@ -180,12 +180,7 @@ def _short(value: Any) -> str:
 
 def _title(run: Run, record: dict[str, Any] | None) -> str:
     data, attack = run.recipe["data"], run.recipe["eval_attack"]
-    own = " of each class's own count" if data.get("imbalance_base") == "own" else ""
-    shape = (
-        data["imbalance"]
-        if data["imbalance"] == "none"
-        else f"{data['imbalance']}, ratio {data['ratio']:g}{own}"
-    )
+    shape = imbalance_title(data["imbalance"], data["ratio"], data.get("imbalance_base"))
     classes = f"; classes {chosen}" if (chosen := chosen_classes(data.get("classes"))) else ""
     images = f"; {sum(record['counts'])} training, {record['test_images']} test images" if record else ""
     return (
@@ -196,7 +191,7 @@ def _title(run: Run, record: dict[str, Any] | None) -> str:
 
 def _name(run: Run) -> str:
     data = run.recipe["data"]
-    shape = data["imbalance"] if data["imbalance"] == "none" else f"{data['imbalance']}-{data['ratio']:g}"
+    shape = imbalance_label(data["imbalance"], data["ratio"])
     if data.get("imbalance_base") == "own" and data["imbalance"] != "none":
         shape += "-own"
     return f"{data['name']}-{shape}-{run.recipe['optim']['epochs']}-epochs"

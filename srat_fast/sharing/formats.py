@@ -18,6 +18,7 @@ from torch.nn import functional
 from srat_fast.errors import MissingPackage, UserError
 from srat_fast.models.files import load_model, weights_bytes
 from srat_fast.models.resnet import BasicBlock, ResNet18
+from srat_fast.record import MODEL
 
 #: The zoo's classes: module and name, without and with normalisation inside.
 PLAIN = ("robustbench.model_zoo.architectures.resnet", "ResNet")
@@ -236,12 +237,12 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             "safetensors",
-            "model.safetensors",
+            MODEL,
             "tensors, projection head included",
             _always,
             lambda source: weights_bytes(source.model.state_dict(), source.metadata),
             lambda source, path: load_model(path),
-            _plain_snippet("import srat_fast", 'model = srat_fast.load("model.safetensors")'),
+            _plain_snippet("import srat_fast", f'model = srat_fast.load("{MODEL}")'),
         ),
         Format(
             "torch-export",

@@ -12,7 +12,8 @@ from srat_fast.hardware import neutral, resolve_device
 from srat_fast.models.files import model_from_bytes, model_from_state
 from srat_fast.models.foreign import load_foreign
 from srat_fast.models.resnet import ResNet18
-from srat_fast.record import RECIPE, WEIGHTS, RunDirectory
+from srat_fast.record import MODEL, RECIPE, WEIGHTS, RunDirectory
+from srat_fast.sharing.formats import FORMATS
 
 _ABSENT = {
     "best": "it was trained without data.val_fraction",
@@ -97,7 +98,7 @@ def _file_of(path: Path, weights: str) -> Path:
             reason = _ABSENT.get(weights, "it is not finished")
             raise UserError("weights", f"the run {path} kept no such weights: {reason}", weights)
         return file
-    exported = [path / f"model{suffix}" for suffix in (".safetensors", ".pt", ".pt2", ".onnx")]
+    exported = [path / name for name in (MODEL, *(kind.file for kind in FORMATS.values()))]
     found = next((file for file in exported if file.is_file()), None)
     if found is None:
         raise UserError("path", f"is neither a run (no {RECIPE}) nor an export (no model.*)", str(path))
