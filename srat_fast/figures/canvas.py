@@ -1,4 +1,4 @@
-"""The canvas: a size enters, a figure in the house's style leaves, and is saved by its suffix. Imports matplotlib.
+"""The canvas: figures in the house's style, saved by their suffix. Imports matplotlib.
 
 Other files take `Figure` and `Axes` from here, draw inside `with style():`, and never touch pyplot, so nothing global
 is changed and no window system is needed. Equal drawings give equal bytes: no dates, no random identifiers.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ __all__ = [
     "WELL",
     "Axes",
     "Figure",
+    "class_ticks",
     "figure",
     "logarithmic",
     "named",
@@ -108,6 +109,16 @@ def named(name: str) -> str:
     text = visible(name)
     text = text if len(text) <= 24 else text[:23] + "…"
     return f" {text}" if text.startswith("_") else text  # matplotlib keeps a leading "_" out of legends
+
+
+def class_ticks(axes: Axes, names: Sequence[str]) -> None:
+    """Classes below their bars, turned only where a name is too long to stand beside the next one."""
+    texts = [named(name) for name in names]
+    too_long = (
+        len(texts) * (max(map(len, texts)) + 1) > 36
+    )  # characters that a panel three inches wide has room for
+    turned: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if too_long else {}
+    axes.set_xticks(range(len(texts)), texts, **turned)
 
 
 def logarithmic(axes: Axes, which: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of a data set: class counts or images with labels enter, bars (Figs. 13, 14) or a page of samples leave."""
+"""Pictures of a data set: bars of its class counts (Figs. 13, 14), or a page of samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from srat_fast.figures.canvas import UNDER, WELL, Axes, Figure, figure, named, style
+from srat_fast.figures.canvas import UNDER, WELL, Axes, Figure, class_ticks, figure, named, style
 
 #: Classes that get a name below their bar; of more, every tenth gets its label's number.
 _NAMED = 30
@@ -57,7 +57,7 @@ def count_panels(shapes: Sequence[ClassCounts]) -> Figure:
             unused.set_axis_off()
         for first in grid[:, 0]:
             first.set_ylabel("training images")
-        drawn.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        drawn.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return drawn
 
 
@@ -72,14 +72,8 @@ def _bars(axes: Axes, shape: ClassCounts) -> None:
         if len(classes) <= _NAMED:
             axes.bar_label(bars, fontsize=7, padding=1)
     if len(classes) <= _NAMED:
-        names = [named(name) for name in classes]
-        turned = max(map(len, names)) > 6
-        axes.set_xticks(
-            range(len(classes)),
-            names,
-            rotation=40 if turned else 0,
-            ha="right" if turned else "center",
-        )
+        class_ticks(axes, classes)
+        axes.margins(y=0.1)  # the numbers above the bars stay clear of the title
     else:
         axes.set_xticks(range(0, len(classes), 10))
         axes.set_xlabel("class, in label order")

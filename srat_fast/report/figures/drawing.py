@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from srat_fast.figures.canvas import Figure
 
+#: What the paper calls the two methods that Figs. 1 to 3 and 7 to 12 set side by side.
+TRAINING = {"natural": "natural training", "ce": "adversarial training"}
+
 
 @dataclass(frozen=True)
 class Drawing:
