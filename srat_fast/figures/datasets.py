@@ -17,17 +17,7 @@ _ROWS = 25
 
 
 def class_bars(classes: Sequence[str], counts: Sequence[int], under: Sequence[int], title: str) -> Figure:
-    """Training images per class in label order, the under-represented half in its own colour (Figs. 13, 14).
-
-    Args:
-        classes: names in label order.
-        counts: training images.
-        under: labels of the under-represented half.
-        title: above the bars.
-
-    Returns:
-        The figure.
-    """
+    """Training images per class in label order, the under-represented half in its own colour (Figs. 13, 14)."""
     drawn, ((axes,),) = figure(width=min(12.0, max(5.0, 0.42 * len(classes))), height=3.4)
     with style():
         _bars(axes, ClassCounts(title, classes, counts, under))
@@ -101,18 +91,7 @@ def _strip(images: np.ndarray, columns: int) -> np.ndarray:
 def sample_page(
     images: np.ndarray, labels: np.ndarray, classes: Sequence[str], per_class: int, title: str
 ) -> Figure:
-    """Some training images of each class, a row a class.
-
-    Args:
-        images: [N, H, W, C] uint8 with 1 or 3 channels.
-        labels: [N].
-        classes: names in label order.
-        per_class: images a row; a class that has fewer leaves places white.
-        title: above the page.
-
-    Returns:
-        The figure.
-    """
+    """Some training images ([N, H, W, C] uint8) of each class, a row a class; one with too few leaves places white."""
     blocks = math.ceil(len(classes) / _ROWS)
     rows = math.ceil(len(classes) / blocks)
     totals = np.bincount(labels, minlength=len(classes))

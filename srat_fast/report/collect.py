@@ -1,4 +1,4 @@
-"""Run directories enter, `Run`s leave: what a report knows of a run is in its records. Imports no torch."""
+"""Finding runs and reading their records, which hold all that a report knows of them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -60,11 +60,7 @@ class Run:
         return {name: _plain(value_of(self.recipe, name, _DEFAULTS[name])) for name in _IDENTITY}
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a torn last line is passed over.
-
-        Returns:
-            One dictionary an epoch, in order.
-        """
+        """The lines of metrics.jsonl; a torn last line is passed over."""
         try:
             text = (self.path / METRICS).read_text(encoding="utf-8")
         except (OSError, ValueError):
@@ -81,16 +77,7 @@ class Run:
 
 
 def value_of(recipe: dict[str, Any], name: str, default: Any = None) -> Any:
-    """A field of a nested recipe.
-
-    Args:
-        recipe: as in record.json.
-        name: dotted name.
-        default: where an older record lacks it.
-
-    Returns:
-        Its value.
-    """
+    """A field of a nested recipe by its dotted name."""
     value: Any = recipe
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
@@ -104,18 +91,8 @@ def _plain(value: Any) -> Any:
 
 
 def find_runs(directories: Iterable[Path], damaged: list[str] | None = None) -> list[Run]:
-    """The given runs and those below the given folders, each once.
-
-    Args:
-        directories: run directories, sweep directories, or folders that hold some.
-        damaged: receives a line for each run that cannot be read, which is left out then; None refuses the first.
-
-    Returns:
-        Runs in path order; also those that have not finished.
-
-    Raises:
-        UserError: a directory that is not there or holds no run, or a damaged record.
-    """
+    """The runs at and below directories, each once, in path order, unfinished ones too. `damaged` receives
+    a line for each that cannot be read, which is left out then; None refuses the first."""
     found: dict[Path, Run] = {}
     refused: list[UserError] = []
     for directory in directories:
