@@ -25,16 +25,8 @@ class Result(Protocol):
     """What a step of either engine leaves."""
 
     @property
-    def total(self) -> Tensor:
-        """L of Eq. 7."""
-
-    @property
-    def classification(self) -> Tensor:
-        """L_cls."""
-
-    @property
-    def separation(self) -> Tensor:
-        """L_sep."""
+    def losses(self) -> dict[str, Tensor]:
+        """Scalars: "total", then those of `Engine.terms`."""
 
     @property
     def correct(self) -> Tensor:
@@ -69,6 +61,10 @@ class Engine(Protocol):
     nonfinite: Tensor
     zero: Tensor
     compile_seconds: float
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """What the objective is the sum of: "classification" and the row's further terms."""
 
     @property
     def guard(self) -> Guard:
@@ -108,18 +104,7 @@ class Setup:
 
 
 def resolve_hardware(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple[Recipe, torch.device]:
-    """The recipe with every "auto" replaced, hardware's included.
-
-    Args:
-        recipe: any.
-        arrays: the images, where they are in memory already.
-
-    Returns:
-        (recipe, device).
-
-    Raises:
-        UserError: a device or a data folder that is not there, or a class that would have no images.
-    """
+    """The recipe with every "auto" replaced, hardware's included."""
     recipe = sized(recipe, arrays).resolve()
     device = resolve_device(recipe.run.device)
     images = sum(planned_counts(recipe, base_counts(recipe, arrays)[0]))
@@ -133,19 +118,7 @@ def resolve_hardware(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple
 
 
 def prepare(recipe: Recipe, device: torch.device, arrays: ImageArrays | None = None) -> Setup:
-    """Load the images, build the network and its engine.
-
-    Args:
-        recipe: as `resolve_hardware` gives it.
-        device: likewise.
-        arrays: the images, where they are in memory already.
-
-    Returns:
-        A run that is ready to start.
-
-    Raises:
-        UserError: images missing or damaged, or a recipe that does not suit them.
-    """
+    """Load the images, build the network and its engine."""
     require_loader(recipe)
     use_device(device)
     split = load_split(recipe, arrays)
@@ -159,9 +132,7 @@ def prepare(recipe: Recipe, device: torch.device, arrays: ImageArrays | None = N
 
 def _engine(recipe: Recipe, model: ResNet18, split: DataSplit) -> Engine:
     if recipe.run.engine == "reference":
-        from srat_fast.reference import (
-            ReferenceEngine,
-        )  # only when asked for: the product does not lean on it
+        from srat_fast.training.plain import ReferenceEngine  # only when asked for
 
         return ReferenceEngine(recipe, model, split.counts, split.under)
     return FastEngine(recipe, model, split.counts, split.under)

@@ -10,10 +10,9 @@ import torch
 
 from srat_fast import TrainingFailure, train
 from srat_fast.record import RunDirectory
-from srat_fast.training.ema import MovingAverage
-from srat_fast.training.guard import LateReader
+from srat_fast.training.fit import MovingAverage
 from srat_fast.training.setup import prepare, resolve_hardware
-from srat_fast.training.step import FastEngine
+from srat_fast.training.step import FastEngine, LateReader
 from tests.training.short_runs import record, short
 
 
@@ -46,7 +45,7 @@ def test_a_poisoned_batch_changes_nothing(engine_name, method, clip, poison) -> 
     bad = second[0].clone()
     bad[0, 0, 0, 0] = poison
     result = engine.step(bad, second[1])
-    assert not torch.isfinite(result.total)
+    assert not torch.isfinite(result.losses["total"])
     assert int(engine.guard.bad) == 2
     assert not math.isfinite(float(engine.guard.loss))
     engine.step(*second)  # the host sees it late: what comes in between changes nothing either
