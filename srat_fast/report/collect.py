@@ -102,10 +102,12 @@ def find_runs(directories: Iterable[Path], damaged: list[str] | None = None) -> 
             there = directory.is_dir()
         if not there:
             raise UserError("DIR", "is not a directory", str(directory))
-        paths = [path for path in _walk(directory) if path.resolve() not in found]
-        if not paths and not any(directory.resolve() in (p, *p.parents) for p in found):
+        paths = sorted(_walk(directory))
+        if not paths:
             raise UserError("DIR", f"holds no run (no {RECORD} at or below it)", str(directory))
         for path in paths:
+            if path.resolve() in found:
+                continue
             try:
                 found[path.resolve()] = Run(path, _read(path))
             except UserError as error:
@@ -123,7 +125,11 @@ def _walk(directory: Path) -> Iterator[Path]:
             yield Path(place)
             folders.clear()
         else:
-            folders[:] = sorted(f for f in folders if f not in _PASSED_OVER and not f.startswith("."))
+            folders[:] = [f for f in folders if f not in _PASSED_OVER and not f.startswith(".")]
+            links = [
+                path for f in folders if (path := Path(place, f)).is_symlink()
+            ]  # which os.walk does not follow
+            yield from (path for path in links if (path / RECORD).exists())
 
 
 def _read(path: Path) -> dict[str, Any]:
