@@ -11,6 +11,7 @@ import typer
 from srat_fast.cli.options import fields_given
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.errors import Unrecorded
+from srat_fast.registry import threat as THREATS
 
 if TYPE_CHECKING:
     from srat_fast.console import Console
@@ -30,6 +31,13 @@ def evaluate(
             "--eps",
             "--epsilon",
             help="Radius or radii, such as 2/255,4/255,8/255; steps scale along.",
+            show_default="the run's",
+        ),
+    ] = None,
+    threat: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Threat model: {', '.join(THREATS)}; another than the run's with --eps.",
             show_default="the run's",
         ),
     ] = None,
@@ -57,7 +65,8 @@ def evaluate(
     """
     given = {"--subset": subset, "--data-root": data_root, "--batch-size": batch_size}
     changes = fields_given(given, {"--batch-size": "run.eval_batch_size"})
-    fields_given({"--eps": eps})  # for messages: one radius or several are no change of the recipe
+    # for messages: one radius or several are no change of the recipe
+    fields_given({"--eps": eps, "--threat": threat}, {"--threat": "eval_attack.threat"})
 
     from srat_fast.cli.watch import Watch
     from srat_fast.console import Console
@@ -72,6 +81,7 @@ def evaluate(
                 run,
                 attack,
                 epsilons=[] if eps is None else [part.strip() for part in eps.split(",")],
+                threat=threat,
                 weights=weights,
                 changes=changes,
                 device=device,

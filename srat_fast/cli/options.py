@@ -23,6 +23,7 @@ OPTION_FIELDS = {
     "--epochs": "optim.epochs",
     "--batch-size": "optim.batch_size",
     "--attack-bn": "attack.bn",
+    "--threat": "attack.threat",
     "--engine": "run.engine",
     "--precision": "run.precision",
     "--deterministic": "run.deterministic",

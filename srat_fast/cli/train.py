@@ -12,8 +12,9 @@ from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.cli.streams import recorded
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import METHODS
-from srat_fast.recipe import NAMED_RECIPES, to_toml
+from srat_fast.recipe import NAMED_RECIPES, Recipe, radius_title, to_toml
 from srat_fast.record import MUST, RECIPE, audit_verdict
+from srat_fast.registry import threat as THREATS
 from srat_fast.training.stops import Stops
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ def train(
     ] = None,
     attack_bn: Annotated[
         _Text, typer.Option(help="batch or running statistics in the attack.", show_default="batch")
+    ] = None,
+    threat: Annotated[
+        _Text,
+        typer.Option(
+            help=f"Threat model: {', '.join(THREATS)}; another than the default with its attack.epsilon.",
+            show_default=Recipe().attack.threat,
+        ),
     ] = None,
     precision: Annotated[_Text, typer.Option(help="bf16, fp32 or auto.", show_default="auto")] = None,
     deterministic: Annotated[
@@ -120,6 +128,7 @@ def train(
             "--engine": engine,
             "--loader": loader,
             "--attack-bn": attack_bn,
+            "--threat": threat,
             "--precision": precision,
             "--deterministic": deterministic,
             "--no-compile": "off" if no_compile else None,
@@ -153,7 +162,7 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     last = "last: " if "best" in record else ""
     rows = {
         f"{last}clean": record["standard"],
-        f"{last}pgd-{attack['steps']} (eps {attack['epsilon']:.4g})": record["robust"],
+        f"{last}pgd-{attack['steps']} ({radius_title(attack)})": record["robust"],
     }
     for name in ("best", "ema"):
         if name in record:

@@ -18,7 +18,8 @@ def eval_settings(recipe: Recipe) -> PgdSettings:
     """The recipe's evaluation attack."""
     attack = recipe.eval_attack
     assert attack.step_size is not None and attack.epsilon is not None, "the recipe is resolved"
-    return PgdSettings(attack.steps, attack.step_size, attack.epsilon)
+    assert attack.threat is not None, "the recipe is resolved"
+    return PgdSettings(attack.steps, attack.step_size, attack.epsilon, attack.threat)
 
 
 def judge(

@@ -3,6 +3,7 @@
 from srat_fast.recipe.files import build_recipe, load_fields, nested_to_dotted, recipe_from_dict, to_toml
 from srat_fast.recipe.named import DEFAULT_RECIPE, NAMED_RECIPES
 from srat_fast.recipe.recipe import FIELDS, SECTIONS, Recipe, flatten, require_field
+from srat_fast.recipe.sections import radius_title
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -14,6 +15,7 @@ __all__ = [
     "flatten",
     "load_fields",
     "nested_to_dotted",
+    "radius_title",
     "recipe_from_dict",
     "require_field",
     "to_toml",

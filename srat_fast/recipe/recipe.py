@@ -16,6 +16,7 @@ from srat_fast.recipe.fields import setting
 from srat_fast.recipe.section import Section, fields_of
 from srat_fast.recipe.sections import Attack, Data, EvalAttack, Loss, Model, Optim, Run
 from srat_fast.recipe.serving import check_serving, serving_defaults
+from srat_fast.registry import threat
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class Recipe(Section):
         """
         facts = DATASETS[self.data.name]
         size = self.data.image_size or facts.image_size or facts.resize_to  # None: only the images tell
+        ball = _or(self.eval_attack.threat, self.attack.threat)
+        radius = _or(self.eval_attack.epsilon, self.attack.epsilon)
         epochs = self.optim.epochs
         milestones = self.optim.milestones
         if milestones is None:
@@ -96,9 +99,12 @@ class Recipe(Section):
                 "data.image_size": size,
                 "data.flip": ("on" if facts.flip else "off") if self.data.flip == "auto" else self.data.flip,
                 **serving_defaults(self.data, size),
-                "attack.step_size": _or(self.attack.step_size, facts.step_size),
-                "eval_attack.step_size": _or(self.eval_attack.step_size, facts.step_size),
-                "eval_attack.epsilon": _or(self.eval_attack.epsilon, self.attack.epsilon),
+                "attack.step_size": _or(
+                    self.attack.step_size, _step(self.attack.threat, self.attack.epsilon, facts)
+                ),
+                "eval_attack.threat": ball,
+                "eval_attack.epsilon": radius,
+                "eval_attack.step_size": _or(self.eval_attack.step_size, _step(ball, radius, facts)),
                 "optim.warmup_epochs": _or(
                     self.optim.warmup_epochs, min(facts.warmup_cap, math.ceil(epochs / 4))
                 ),
@@ -116,7 +122,14 @@ class Recipe(Section):
             section, _, leaf = name.rpartition(".")
             (sections.setdefault(section, {}) if section else top)[leaf] = value
         parts = {s: dataclasses.replace(getattr(self, s), **leaves) for s, leaves in sections.items()}
-        return dataclasses.replace(self, **top, **parts)
+        changed = dataclasses.replace(self, **top, **parts)
+        for section in ("attack", "eval_attack"):  # lengths mean something else in another ball
+            before, after = (getattr(r, section).threat or r.attack.threat for r in (self, changed))
+            for leaf in ("epsilon", "step_size") if before != after else ():
+                name, value = f"{section}.{leaf}", getattr(getattr(changed, section), leaf)
+                if value is not None and name not in changes:
+                    raise UserError(name, f"is a length in {before}; give one in {after}", value)
+        return changed
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as nested plain values: what recipe.json holds."""
@@ -131,6 +144,11 @@ class Recipe(Section):
 
 def _or(value: Any, fallback: Any) -> Any:
     return fallback if value is None else value
+
+
+def _step(ball: str, radius: float, facts: Any) -> float:
+    """Step sizes of the paper belong to its threat model."""
+    return facts.step_size if ball == Attack.threat else radius / 4
 
 
 SECTIONS: dict[str, type] = {
@@ -222,6 +240,26 @@ def _check_together(recipe: Recipe) -> None:
             if value == "on":
                 raise UserError(name, "the reference engine is eager", value)
     check_serving(data)
+    _check_threats(recipe)
     device = recipe.run.device
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdecimal()):
         raise UserError("run.device", "auto, cpu, cuda or cuda:N", device)
+
+
+def _check_threats(recipe: Recipe) -> None:
+    """Radius and step fit the threat model that they are measured in."""
+    own, other = recipe.attack, recipe.eval_attack
+    if other.threat not in (None, own.threat) and other.epsilon is None:
+        raise UserError(
+            "eval_attack.epsilon",
+            f"a radius in {other.threat} is needed: attack.threat is {own.threat}",
+            "auto",
+        )
+    for section, ball in ((own, own.threat), (other, other.threat or own.threat)):
+        most = threat[ball].largest
+        for name in ("epsilon", "step_size"):
+            value = getattr(section, name)
+            if value is not None and value > most:
+                raise UserError(
+                    section.prefix + name, f"a number > 0 and <= {most:g} with threat = {ball}", value
+                )

@@ -248,7 +248,7 @@ def _record(path: Path) -> dict[str, Any] | None:
 
 def _compared(recipe: Recipe, stored: Recipe, where: Path) -> Recipe:
     """`recipe`, resolved, with the hardware's choices of the stored one where it leaves them open."""
-    old = flatten(stored)
+    old = flatten(stored.resolve())  # fields that an earlier version had not
     given = flatten(recipe)
     kept = {name: old[name] for name in _CHOSEN if given[name] == "auto" and old[name] != "auto"}
     recipe = recipe.replace(kept).resolve()
