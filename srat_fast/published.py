@@ -147,8 +147,8 @@ def departures(recipe: Recipe | Fields, stands_for: str | None = None) -> list[s
     Returns:
         Such as ["optim.epochs = 4"].
     """
-    mine = flatten(recipe.resolve()) if isinstance(recipe, Recipe) else recipe
-    paper = flatten(Recipe().replace({"data.name": stands_for or mine["data.name"]}).resolve())
+    mine = flatten(recipe.filled()) if isinstance(recipe, Recipe) else recipe
+    paper = flatten(Recipe().replace({"data.name": stands_for or mine["data.name"]}).filled())
     return [
         f"{name} = {value}"
         for name, value in mine.items()

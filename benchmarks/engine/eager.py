@@ -18,7 +18,7 @@ from srat_fast.attacks.threat import LInfBall
 from srat_fast.losses.objective import Objective
 from srat_fast.models.batch import Batch
 from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import ResolvedRecipe
 from srat_fast.training.step import learning_rate
 
 
@@ -51,7 +51,7 @@ class EagerLoop:
         tricks: see `Tricks`.
     """
 
-    def __init__(self, recipe: Recipe, model: ResNet18, tricks: Tricks) -> None:
+    def __init__(self, recipe: ResolvedRecipe, model: ResNet18, tricks: Tricks) -> None:
         self.recipe, self.model, self.tricks = recipe, model.train(), tricks
         self.device = model.linear.weight.device
         self.format = torch.channels_last if tricks.mixed else torch.contiguous_format
@@ -79,7 +79,6 @@ class EagerLoop:
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
         attack = self.recipe.attack
-        assert attack.step_size is not None, "the recipe is resolved"
         images = images.contiguous(memory_format=self.format)
         x = self.ball.random_start(images, self.noise)
         self.model.train(attack.bn == "batch")

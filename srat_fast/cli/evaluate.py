@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srat_fast.cli.options import fields_given
+from srat_fast.cli.options import AsJson, Device, RunDataRoot, Subset, Weights, fields_given
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.errors import Unrecorded
 from srat_fast.registry import threat as THREATS
@@ -41,22 +41,17 @@ def evaluate(
             show_default="the run's",
         ),
     ] = None,
-    subset: Annotated[
-        str | None,
-        typer.Option(help="At most this many test images, evenly over the classes.", show_default="all"),
-    ] = None,
-    weights: Annotated[str, typer.Option(help="last, best (by validation) or ema.")] = "last",
+    subset: Subset = None,
+    weights: Weights = "last",
     batch_size: Annotated[
         str | None, typer.Option(help="Images a step; decides PGD's noise too.", show_default="the run's")
     ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="Where the data set is.", show_default="the run's")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    data_root: RunDataRoot = None,
+    device: Device = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew where an evaluation was interrupted.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Accuracies of a run's saved model: fp32, eager, eval mode; overall, well, under and per class.
 

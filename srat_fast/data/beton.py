@@ -1,4 +1,4 @@
-""".beton files: images and labels enter; a file with its SHA-256 beside it leaves, made once, checked before use."""
+""".beton files that ffcv reads: made once, with a SHA-256 beside each that is checked before use."""
 
 from __future__ import annotations
 
@@ -49,21 +49,7 @@ def prepare_beton(
     recipe: Recipe,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Beton:
-    """The .beton file of a set of images: the one that is there, or a new one.
-
-    Args:
-        part: "train" or "test", for the name.
-        images: arrays, which are stored raw, or files, which are stored as JPEG.
-        recipe: resolved; its `data` section has the place and the JPEG's size and quality.
-        advance: told how many images are written.
-
-    Returns:
-        A file whose SHA-256 was checked in this process.
-
-    Raises:
-        UserError: a damaged image, or a directory that cannot be written.
-        MissingPackage: ffcv is not installed.
-    """
+    """The .beton file of a set of images: the one that is there, or a new one."""
     library = ffcv_library()
     path = _directory(recipe) / f"{recipe.data.name}-{part}-{_key(images, recipe, library)}.beton"
     try:
@@ -136,7 +122,7 @@ def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any, advance: C
         data, pixels = recipe.data, images.images
         source: Iterable[Any]
         if jpeg := isinstance(pixels, FileImages):
-            assert data.max_side is not None and data.jpeg_quality is not None, "the recipe is resolved"
+            assert data.max_side is not None and data.jpeg_quality is not None, "storage = jpeg"
             largest, quality = data.max_side, data.jpeg_quality
             shape = (largest, largest, 3)
             source = pixels.each(lambda image: library.to_jpeg(image, largest, quality), pixels.notes)

@@ -1,4 +1,4 @@
-"""Some classes of a data set: names or labels enter; a smaller set in their order, relabelled from 0, leaves."""
+"""`data.classes`: the classes of a data set that a run uses."""
 
 from __future__ import annotations
 
@@ -7,24 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays, ImageSet
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, did_you_mean
 
 ALL = "all"
 
 
 def chosen_labels(text: str, names: Sequence[str]) -> list[int]:
-    """The labels that `data.classes` names.
-
-    Args:
-        text: "all", or names or labels separated by commas; the first are the well-represented ones.
-        names: of all classes, in label order.
-
-    Returns:
-        Labels of the full set, in the order of the text.
-
-    Raises:
-        UserError: an unknown class, one that is named twice, or fewer than two.
-    """
+    """The labels that `data.classes` names."""
     if text == ALL:
         return list(range(len(names)))
     labels = []
@@ -35,7 +24,9 @@ def chosen_labels(text: str, names: Sequence[str]) -> list[int]:
             labels.append(int(part))
         else:
             known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            raise UserError("data.classes", f"{part!r} is none of its classes: {known}", text)
+            raise UserError(
+                "data.classes", f"{part!r} is none of its classes: {known}{did_you_mean(part, names)}", text
+            )
     if len(set(labels)) < len(labels):
         raise UserError("data.classes", "names a class twice", text)
     if len(labels) < 2:
@@ -44,18 +35,7 @@ def chosen_labels(text: str, names: Sequence[str]) -> list[int]:
 
 
 def only_classes(arrays: ImageArrays, text: str) -> ImageArrays:
-    """The images of some classes.
-
-    Args:
-        arrays: a whole data set.
-        text: as for `chosen_labels`.
-
-    Returns:
-        Their images; the label of each is its position in the text.
-
-    Raises:
-        UserError: as `chosen_labels`.
-    """
+    """The images of some classes."""
     labels = chosen_labels(text, arrays.classes)
     if text == ALL:
         return arrays

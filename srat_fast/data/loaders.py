@@ -1,4 +1,4 @@
-"""Which loader serves a run: a recipe and its images enter, the training batches leave."""
+"""Training batches of a run, from memory or from ffcv's file."""
 
 from __future__ import annotations
 
@@ -9,40 +9,18 @@ from srat_fast.data.ffcv_import import default_workers, ffcv_library
 from srat_fast.data.loader import Loader
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, ResolvedRecipe
 
 
 def require_loader(recipe: Recipe) -> None:
-    """Refuse a loader that cannot run here, before anything is read or downloaded.
-
-    Args:
-        recipe: any.
-
-    Raises:
-        MissingPackage: ffcv is asked for and not installed.
-        UserError: it cannot be imported.
-    """
+    """Refuse a loader that cannot run here, before anything is read or downloaded."""
     if recipe.data.loader == "ffcv":
         ffcv_library()
 
 
-def training_loader(recipe: Recipe, split: DataSplit, device: torch.device) -> Loader:
-    """The training batches of a run.
-
-    Args:
-        recipe: resolved.
-        split: its images.
-        device: where batches are made.
-
-    Returns:
-        A loader to be closed.
-
-    Raises:
-        UserError: an image is damaged, the prepared file cannot be written, or more workers than there are.
-        MissingPackage: ffcv is asked for and not installed.
-    """
+def training_loader(recipe: ResolvedRecipe, split: DataSplit, device: torch.device) -> Loader:
+    """The training batches of a run."""
     data, batch_size = recipe.data, recipe.optim.batch_size
-    assert data.crop_padding is not None, "the recipe is resolved"
     if data.loader == "memory":
         return MemoryLoader(
             split.train,

@@ -21,7 +21,7 @@ from srat_fast.evaluation.partial import load_partial, partial_path, remove_part
 from srat_fast.evaluation.subject import Subject, amend_record, open_subject
 from srat_fast.evaluation.survivors import Outcome, attack_images
 from srat_fast.hardware import device_name, neutral, numerics
-from srat_fast.recipe import recipe_from_dict
+from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
 from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
 
 #: A state is written at most this often; a killed evaluation loses no more than this and the round under way.
@@ -78,16 +78,16 @@ def evaluate(
     if isinstance(epsilons, (str, float, int)):
         epsilons = [epsilons]
     directory = RunDirectory.open(Path(run))
-    own = recipe_from_dict(directory.read_json(RECIPE)).resolve()
     changes = changes or {}
-    settings = eval_settings(own.replace(changes).resolve())
+    own = recipe_from_dict(directory.read_json(RECIPE)).replace(changes).resolve()
+    settings = eval_settings(own)
     ball = settings.threat if threat is None else threat
     of_another = "" if ball == settings.threat else f" {ball}"
     if of_another and not epsilons:
         raise UserError(
             "eval_attack.epsilon", f"a radius is needed: the run's own is one of {settings.threat}", "none"
         )
-    radii = _radii(own.replace(changes).resolve(), ball, epsilons)
+    radii = _radii(own, ball, epsilons)
     chosen = {
         radius: parse_attacks(
             attacks,
@@ -134,12 +134,12 @@ def evaluate(
     return rows
 
 
-def _radii(recipe: Any, ball: str, epsilons: Sequence[float | str]) -> list[float]:
+def _radii(recipe: ResolvedRecipe, ball: str, epsilons: Sequence[float | str]) -> list[float]:
     """The radii, checked as the recipe's field is; each once."""
     found = []
     for value in epsilons:
         changes = {"eval_attack.threat": ball, "eval_attack.epsilon": value, "eval_attack.step_size": None}
-        found.append(eval_settings(recipe.replace(changes).resolve()).epsilon)
+        found.append(eval_settings(recipe.replace(changes)).epsilon)
     return list(dict.fromkeys(found)) or [eval_settings(recipe).epsilon]
 
 

@@ -1,4 +1,4 @@
-"""One recipe field: its meaning, unit, source and bounds. A raw value (TOML, option) enters, a checked one leaves."""
+"""Fields of a recipe: meaning, unit, source and bounds, and the sections that check them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Spec:
         fraction: whether "8/255" is accepted.
         auto: what None (written "auto") stands for; "" where the field cannot be None.
         identity: whether the field changes what is computed (else it is left out of the fingerprint).
+        before: what versions without the field did: with it, fingerprints are theirs.
     """
 
     doc: str
@@ -40,6 +41,7 @@ class Spec:
     fraction: bool = False
     auto: str = ""
     identity: bool = True
+    before: Any = None
 
     def options(self) -> tuple[str, ...]:
         """The allowed strings, those of plug-ins included."""
@@ -139,13 +141,43 @@ def _within(number: float, spec: Spec) -> bool:
 def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
     """`raw` as the field's type, or a one-line error."""
     kind = _kind(annotation)
-    if spec.auto and (raw is None or (isinstance(raw, str) and raw.lower() in ("auto", "none"))):
+    may_be_none = type(None) in typing.get_args(annotation)  # not in a resolved recipe
+    if may_be_none and (raw is None or (isinstance(raw, str) and raw.lower() in ("auto", "none"))):
         return None
     try:
         value = _parse(raw, kind, spec)
     except (ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError):
         raise UserError(name, allowed(kind, spec), raw) from None
     numbers = value if kind is tuple else (value,) if kind in (int, float) else ()
-    if not all(_within(n, spec) for n in numbers) or (spec.choices and value not in spec.options()):
+    if not all(_within(n, spec) for n in numbers):
         raise UserError(name, allowed(kind, spec), raw)
+    if spec.choices and value not in spec.options():
+        raise UserError(name, allowed(kind, spec) + did_you_mean(value, spec.options()), raw)
     return value
+
+
+class Section:
+    """Base of the sections: checks each field when an instance is made."""
+
+    prefix = ""
+
+    def __post_init__(self) -> None:
+        for name, annotation, spec in fields_of(type(self)):
+            value = checked(self.prefix + name, getattr(self, name), annotation, spec)
+            object.__setattr__(self, name, value)  # the only moment at which a frozen section is written
+
+
+#: Resolving annotations is slow, and a sweep's plan makes ten thousand recipes.
+_KNOWN: dict[type, list[tuple[str, Any, Spec]]] = {}
+
+
+def fields_of(section: type) -> list[tuple[str, Any, Spec]]:
+    """(name, annotation, spec) of each field of `section`, in order."""
+    if section not in _KNOWN:
+        hints = typing.get_type_hints(section)
+        _KNOWN[section] = [
+            (field.name, hints[field.name], field.metadata["spec"])
+            for field in dataclasses.fields(section)
+            if "spec" in field.metadata
+        ]
+    return _KNOWN[section]

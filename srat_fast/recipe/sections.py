@@ -1,4 +1,4 @@
-"""The recipe's sections: every choice of a run as a frozen, validated field. Defaults are the `paper` recipe."""
+"""Sections of a recipe: every choice of a run as a frozen, checked field. Defaults are the `paper` recipe."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 from srat_fast import registry
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import BASES, WEIGHTINGS
-from srat_fast.recipe.fields import setting
-from srat_fast.recipe.section import Section
+from srat_fast.recipe.fields import Section, setting
 
 
 def largest_radius() -> float:
@@ -125,6 +124,14 @@ class Data(Section):
     )  # fmt: skip
 
 
+class ResolvedData(Data):
+    """With the draw's seed and the size of the images."""
+
+    subset_seed: int
+    image_size: int
+    crop_padding: int
+
+
 @dataclass(frozen=True)
 class Model(Section):
     """The network: ResNet-18 in its CIFAR form."""
@@ -146,8 +153,8 @@ class Attack(Section):
 
     prefix = "attack."
     threat: str = setting(
-        "linf", "threat model: the ball around each image in which an attack may move; epsilon and step_size are "
-        "measured in it", choices=(registry.threat,), source="paper, Section 5",
+        "linf", "threat model: the ball around each image in which an attack may move, and the measure of epsilon and "
+        "step_size", choices=(registry.threat,), before="linf", source="paper, Section 5",
     )  # fmt: skip
     steps: int = setting(10, "PGD steps", low=1, source="paper, Section 5")
     step_size: float | None = setting(
@@ -174,14 +181,21 @@ class Attack(Section):
     )  # fmt: skip
 
 
+class ResolvedAttack(Attack):
+    """With the step of the data set."""
+
+    step_size: float
+
+
 @dataclass(frozen=True)
 class EvalAttack(Section):
     """PGD of the reported robust accuracy: fp32, eager, eval mode."""
 
     prefix = "eval_attack."
     threat: str | None = setting(
-        None, "threat model", choices=(registry.threat,), auto="attack.threat", source="paper, Section 5"
-    )
+        None, "threat model", choices=(registry.threat,), auto="attack.threat", before="linf",
+        source="paper, Section 5",
+    )  # fmt: skip
     steps: int = setting(20, "PGD steps", low=1, source="paper, Section 5")
     step_size: float | None = setting(
         None, "step alpha", unit="pixel range", low=0.0, low_open=True, high=largest_radius, fraction=True,
@@ -191,6 +205,14 @@ class EvalAttack(Section):
         None, "radius of the ball", unit="pixel range", low=0.0, low_open=True, high=largest_radius, fraction=True,
         auto="attack.epsilon", source="paper, Section 5",
     )  # fmt: skip
+
+
+class ResolvedEvalAttack(EvalAttack):
+    """With the step of the data set and a radius."""
+
+    threat: str
+    step_size: float
+    epsilon: float
 
 
 @dataclass(frozen=True)
@@ -288,6 +310,14 @@ class Optim(Section):
         0.0, "decay of an exponential moving average of the weights, evaluated beside the last; 0 is off",
         low=0.0, high=1.0, high_open=True,
     )  # fmt: skip
+
+
+class ResolvedOptim(Optim):
+    """With the epochs of the schedule."""
+
+    warmup_epochs: int
+    milestones: tuple[int, ...]
+    defer_epoch: int
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from srat_fast.errors import UserError
 from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import ResolvedRecipe
 from srat_fast.reference import losses
 from srat_fast.seeds import seed_for
 
@@ -27,7 +27,7 @@ class Reference:
         under: labels of the under-represented half.
     """
 
-    def __init__(self, recipe: Recipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
+    def __init__(self, recipe: ResolvedRecipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
         self.recipe, self.row = recipe, recipe.row
         wanted: list[tuple[str, str, tuple[str, ...]]]
         wanted = [("term", name, losses.TERMS) for name in (self.row.base, *self.row.terms)]
@@ -59,7 +59,7 @@ class Reference:
         """Warm-up, decay and deferral, as in the paper's Algorithm 1 and Section 5."""
         optim = self.recipe.optim
         rate = optim.lr
-        for milestone in optim.milestones or ():
+        for milestone in optim.milestones:
             if epoch >= milestone:
                 rate = rate * optim.decay
         if optim.warmup_epochs and epoch < optim.warmup_epochs:
@@ -67,7 +67,6 @@ class Reference:
         self.optimizer.param_groups[0]["lr"] = rate
         reweight = self.row.weighting == "balanced"
         if self.row.weighting == "deferred":
-            assert optim.defer_epoch is not None, "the recipe is resolved"
             reweight = epoch >= optim.defer_epoch
         self.weights = self.full_weights if reweight else torch.ones_like(self.full_weights)
 
@@ -82,7 +81,6 @@ class Reference:
         """PGD on the training model."""
         attack = self.recipe.attack
         eps, alpha = attack.epsilon, attack.step_size
-        assert alpha is not None, "the recipe is resolved"
         x = images.clone()
         if attack.random_start:
             uniform = torch.rand(x.shape, generator=self.noise, device=self.device, dtype=x.dtype)

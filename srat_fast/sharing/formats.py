@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, did_you_mean
 from srat_fast.models.files import load_model, weights_bytes
 from srat_fast.models.resnet import ResNet18
 from srat_fast.sharing.onnx_import import check_onnx, onnx_bytes, read_onnx
@@ -196,5 +196,6 @@ def parse_formats(names: str) -> list[Format]:
     wanted = list(FORMATS) if names.strip() == "all" else [name.strip() for name in names.split(",")]
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:
-        raise UserError("--format", f"all, or some of {', '.join(FORMATS)}, separated by commas", names)
+        problem = f"all, or some of {', '.join(FORMATS)}, separated by commas"
+        raise UserError("--format", problem + did_you_mean(unknown[0], FORMATS), names)
     return [FORMATS[name] for name in dict.fromkeys(wanted)]

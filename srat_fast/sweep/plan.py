@@ -10,7 +10,7 @@ from typing import Any
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.data.verify import expanded
 from srat_fast.datasets import DATASETS
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, one_of
 from srat_fast.methods import METHODS
 from srat_fast.recipe import FIELDS, Recipe, load_fields
 from srat_fast.sweep.identity import code_version, run_identity
@@ -196,7 +196,7 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
     """
     planner = _Planner(spec, code or code_version())
     if spec.baseline is not None and spec.baseline not in METHODS:
-        planner.wrong(UserError("baseline", f"one of {', '.join(METHODS)}", spec.baseline).line(), "")
+        planner.wrong(UserError("baseline", one_of(METHODS, spec.baseline), spec.baseline).line(), "")
     cells, recipes, trials, seen, twice = [], [], [], {}, 0  # type: ignore[var-annotated]
     for cell in spec.cells:
         checked = planner.cell(cell)

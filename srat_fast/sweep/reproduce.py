@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, require_one_of
 from srat_fast.sweep.spec import Spec, spec_from_tree
 
 SCALES = ("smoke", "paper")
@@ -74,8 +74,7 @@ def load_item(name: str) -> Item:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in item_names():
-        raise UserError("ITEM", f"one of {', '.join(item_names())}", name)
+    require_one_of("ITEM", name, item_names())
     tree = tomllib.loads((files("srat_fast.sweep.paper") / f"{name}.toml").read_text(encoding="utf-8"))
     note, per_class, trains = tree.pop("note", ""), tree.pop("per_class", False), tree.pop("trains", True)
     return Item(name, tree["title"], note, per_class, trains, tree)
@@ -96,8 +95,7 @@ def item_spec(item: Item, scale: str, seeds: int, folder: Path | None = None) ->
     Raises:
         UserError: an unknown scale, no seed, or a folder for an item that has none.
     """
-    if scale not in SCALES:
-        raise UserError("--scale", f"one of {', '.join(SCALES)}", scale)
+    require_one_of("--scale", scale, SCALES)
     if seeds < 1:
         raise UserError("--seeds", "an integer >= 1", seeds)
     tree = {key: value for key, value in item.tree.items() if key != "smoke"}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, one_of
 from srat_fast.recipe import FIELDS, Recipe
 
 SAMPLERS = ("tpe", "random")
@@ -88,8 +87,7 @@ def read_search(table: Any, names: Callable[[str, dict], dict], wrong: Callable[
         return None
     for key in table:
         if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1)
-            wrong(f"search: {key}", f"did you mean {near[0]}?" if near else "known are " + ", ".join(_KEYS))
+            wrong(f"search: {key}", one_of(_KEYS, key))
     values = {key: table.get(key, default) for key, default in _KEYS.items()}
     for key, low in (("trials", 1), ("seed", 0), ("after", 0), ("factor", 2)):
         if type(values[key]) is not int or values[key] < low:
@@ -97,7 +95,7 @@ def read_search(table: Any, names: Callable[[str, dict], dict], wrong: Callable[
     if "trials" not in table:
         wrong("search: trials", "is missing: how many runs?")
     if values["sampler"] not in SAMPLERS:
-        wrong("search: sampler", f"one of {', '.join(SAMPLERS)}", values["sampler"])
+        wrong("search: sampler", one_of(SAMPLERS, values["sampler"]), values["sampler"])
     space = values.pop("space")
     if not isinstance(space, dict) or not space:
         wrong("search: space", "a table [search.space] of fields is needed", space)

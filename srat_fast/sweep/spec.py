@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, did_you_mean, one_of
 from srat_fast.published import published_sets
 from srat_fast.recipe import FIELDS, nested_to_dotted, require_field
 from srat_fast.sweep.space import Search, read_search
@@ -130,13 +129,10 @@ class _Reader:
         for name, value in nested_to_dotted(tree).items():
             full = ABBREVIATIONS.get(name.replace("-", "_"), name)
             if full not in FIELDS:
-                known = [*FIELDS, *ABBREVIATIONS]
-                near = difflib.get_close_matches(name, known, n=1)
                 try:
-                    require_field(name, value)
+                    require_field(name, value, ABBREVIATIONS)
                 except UserError as error:
-                    hint = f"is not a recipe field; did you mean {near[0]}?" if near else error.problem
-                    self.wrong(f"{key}: {name}", hint, value)
+                    self.wrong(f"{key}: {name}", error.problem, value)
             elif full in found:
                 self.wrong(f"{key}: {full}", "is given twice", value)
             elif full == "seed":
@@ -184,9 +180,8 @@ class _Reader:
     def read(self, directory: Path, default_title: str) -> Spec:
         for key in self.tree:
             if key not in _KEYS:
-                near = difflib.get_close_matches(key, _KEYS, n=1)
-                hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(_KEYS)
-                self.wrong(key, f"is not part of a sweep's spec; {hint}")
+                hint = did_you_mean(key, _KEYS) or "; known are " + ", ".join(_KEYS)
+                self.wrong(key, f"is not part of a sweep's spec{hint}")
         base, axes = self.table("base"), self.lists("axes", self.table("axes"))
         groups = [self.lists("zip", table) for table in self.tables("zip")]
         for group in groups:
@@ -220,7 +215,7 @@ class _Reader:
         baseline = self.text("baseline")
         stands_for = self.text("published")
         if stands_for is not None and stands_for not in published_sets():
-            self.wrong("published", f"numbers are known of {', '.join(published_sets())}", stands_for)
+            self.wrong("published", "numbers are known: " + one_of(published_sets(), stands_for), stands_for)
         return Spec(
             title, recipe, base, cells, names, seeds, baseline, retries, self.problems, search, stands_for
         )

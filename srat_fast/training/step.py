@@ -15,7 +15,7 @@ from srat_fast.errors import TrainingFailure
 from srat_fast.losses.objective import Objective
 from srat_fast.models.batch import Batch
 from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import ResolvedRecipe
 from srat_fast.registry import inner, threat
 from srat_fast.seeds import seed_for
 from srat_fast.training.capture import Captured, Function, layout, preserved
@@ -23,13 +23,12 @@ from srat_fast.training.cost import Stopwatch
 from srat_fast.training.parity import WAY_OUT, check_parity, compile_errors
 
 
-def learning_rate(recipe: Recipe, epoch: int) -> float:
+def learning_rate(recipe: ResolvedRecipe, epoch: int) -> float:
     """Linear warm-up, then a factor at each milestone (method.md "schedule").
 
     warm-up: lr (e + 1) / warmup_epochs      after: lr * decay^(milestones reached)
     """
     optim = recipe.optim
-    assert optim.warmup_epochs is not None and optim.milestones is not None, "the recipe is resolved"
     if epoch < optim.warmup_epochs:
         return optim.lr * (epoch + 1) / optim.warmup_epochs
     return optim.lr * optim.decay ** sum(epoch >= milestone for milestone in optim.milestones)
@@ -151,7 +150,7 @@ class FastEngine:
         under: labels of the under-represented half.
     """
 
-    def __init__(self, recipe: Recipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
+    def __init__(self, recipe: ResolvedRecipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
         self.recipe, self.row = recipe, recipe.row
         self.device = next(model.parameters()).device
         self.model = model.train()
@@ -315,7 +314,6 @@ class FastEngine:
         self, images: Tensor, labels: Tensor, start: Tensor, eager: bool = False
     ) -> tuple[Tensor]:
         attack = self.recipe.attack
-        assert attack.step_size is not None, "the recipe is resolved"
         adversarial = self.attack_engine(
             images,
             labels,
