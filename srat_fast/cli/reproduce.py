@@ -116,8 +116,7 @@ def reproduce(
     from srat_fast.cli.sweep_show import show_plan
     from srat_fast.console import Console
     from srat_fast.errors import UserError
-    from srat_fast.sweep.estimate import duration
-    from srat_fast.sweep.plan import make_plan
+    from srat_fast.sweep.plan import duration, make_plan
     from srat_fast.sweep.reproduce import item_names, load_item
 
     console = Console()

@@ -1,4 +1,4 @@
-"""Finding runs and reading their records, which hold all that a report knows of them. Imports no torch."""
+"""The runs below a directory, each known by its recipe and record."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Run:
 
 
 def value_of(recipe: dict[str, Any], name: str, default: Any = None) -> Any:
-    """A field of a nested recipe by its dotted name."""
+    """A field of a nested recipe by its dotted name; `default` where an older record lacks it."""
     value: Any = recipe
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
@@ -91,8 +91,10 @@ def _plain(value: Any) -> Any:
 
 
 def find_runs(directories: Iterable[Path], damaged: list[str] | None = None) -> list[Run]:
-    """The runs at and below directories, each once, in path order, unfinished ones too. `damaged` receives
-    a line for each that cannot be read, which is left out then; None refuses the first."""
+    """The given runs and those below the given folders, finished or not, each once, in path order.
+
+    `damaged` receives a line for each run that cannot be read, which is left out then; without it the first is refused.
+    """
     found: dict[Path, Run] = {}
     refused: list[UserError] = []
     for directory in directories:
