@@ -35,6 +35,10 @@ def test_both_scales_are_valid_plans(name) -> None:
         recipe = paper.recipe(trial)
         assert (recipe.optim.epochs, recipe.model.width, recipe.data.limit) == (200, 64, None)
     assert {t.seed for t in paper.trials} == {0, 1}
+    if item.trains:  # fewer values at smoke scale, and the same panels and curves
+        assert [of(smoke, field) for field in ("method", "data.imbalance")] == [
+            of(paper, field) for field in ("method", "data.imbalance")
+        ]
     assert sum(t.work for t in smoke.trials) < 1e-4 * sum(t.work for t in paper.trials)
 
 
