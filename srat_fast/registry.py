@@ -105,7 +105,7 @@ method: Registry[Any] = Registry("method", "method", "srat_fast.methods")
 #: (channels, width) -> backbone (`srat_fast.models.classifier.Backbone`).
 model: Registry[Any] = Registry("network", "model.name", "srat_fast.models")
 #: radius -> `srat_fast.attacks.threat.Threat`.
-threat: Registry[Any] = Registry("threat model", "attack.threat", "srat_fast.attacks")
+threat: Registry[Any] = Registry("threat model", "attack.threat", "srat_fast.attacks.threat")
 #: context -> (batch -> scalar) (`srat_fast.losses.objective.Term`).
 term: Registry[Any] = Registry("term", "loss.base", "srat_fast.losses")
 #: batch -> scalar that an attack climbs (`srat_fast.attacks.inner`).

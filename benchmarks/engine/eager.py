@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.engine.work import COUNTS, UNDER
-from srat_fast.attacks.pgd import cross_entropy, pgd
+from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.losses.objective import Objective
 from srat_fast.models.batch import Batch
@@ -94,7 +95,7 @@ class EagerLoop:
         else:
             for _ in range(attack.steps):
                 x = x.detach().requires_grad_(True)
-                cross_entropy(self.logits(x), labels).backward()
+                functional.cross_entropy(self.logits(x), labels).backward()
                 assert x.grad is not None
                 x = self.ball.step(x.detach(), x.grad, images, attack.step_size)
             self.optimizer.zero_grad()

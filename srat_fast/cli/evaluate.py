@@ -11,6 +11,7 @@ import typer
 from srat_fast.cli.options import AsJson, Device, RunDataRoot, Subset, Weights, fields_given
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.errors import Unrecorded
+from srat_fast.registry import threat as THREATS
 
 if TYPE_CHECKING:
     from srat_fast.console import Console
@@ -33,6 +34,13 @@ def evaluate(
             show_default="the run's",
         ),
     ] = None,
+    threat: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Threat model: {', '.join(THREATS)}; another than the run's with --eps.",
+            show_default="the run's",
+        ),
+    ] = None,
     subset: Subset = None,
     weights: Weights = "last",
     batch_size: Annotated[
@@ -52,7 +60,8 @@ def evaluate(
     """
     given = {"--subset": subset, "--data-root": data_root, "--batch-size": batch_size}
     changes = fields_given(given, {"--batch-size": "run.eval_batch_size"})
-    fields_given({"--eps": eps})  # for messages: one radius or several are no change of the recipe
+    # for messages: one radius or several are no change of the recipe
+    fields_given({"--eps": eps, "--threat": threat}, {"--threat": "eval_attack.threat"})
 
     from srat_fast.cli.watch import Watch
     from srat_fast.console import Console
@@ -67,6 +76,7 @@ def evaluate(
                 run,
                 attack,
                 epsilons=[] if eps is None else [part.strip() for part in eps.split(",")],
+                threat=threat,
                 weights=weights,
                 changes=changes,
                 device=device,

@@ -26,6 +26,7 @@ OPTION_FIELDS = {
     "--epochs": "optim.epochs",
     "--batch-size": "optim.batch_size",
     "--attack-bn": "attack.bn",
+    "--threat": "attack.threat",
     "--engine": "run.engine",
     "--precision": "run.precision",
     "--deterministic": "run.deterministic",
@@ -57,7 +58,7 @@ def _meaning(field: str) -> str:
     sentence = doc[0].upper() + doc[1:] if first and first[0] not in names else doc
     if {*names} <= {*re.findall(r"[\w-]+", doc.lower())}:
         return f"{sentence}."
-    listed = f"{', '.join(names[:-1])} or {names[-1]}"
+    listed = f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
     return f"{sentence}: {listed}." if len(names) > 3 else f"{listed}: {doc}."
 
 

@@ -10,7 +10,7 @@ import typer
 from srat_fast.cli.options import Settings, Text, of_field, recipe_from_options
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.cli.streams import recorded
-from srat_fast.recipe import NAMED_RECIPES, to_toml
+from srat_fast.recipe import NAMED_RECIPES, radius_title, to_toml
 from srat_fast.record import MUST, RECIPE, audit_verdict
 from srat_fast.training.stops import Stops
 
@@ -29,6 +29,7 @@ def train(
     engine: Annotated[Text, of_field("--engine")] = None,
     loader: Annotated[Text, of_field("--loader")] = None,
     attack_bn: Annotated[Text, of_field("--attack-bn")] = None,
+    threat: Annotated[Text, of_field("--threat")] = None,
     precision: Annotated[Text, of_field("--precision", "bf16, fp32 or auto.")] = None,
     deterministic: Annotated[bool | None, of_field("--deterministic")] = None,
     no_compile: Annotated[
@@ -91,7 +92,7 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     last = "last: " if "best" in record else ""
     rows = {
         f"{last}clean": record["standard"],
-        f"{last}pgd-{attack['steps']} (eps {attack['epsilon']:.4g})": record["robust"],
+        f"{last}pgd-{attack['steps']} ({radius_title(attack)})": record["robust"],
     }
     for name in ("best", "ema"):
         if name in record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from collections.abc import Callable
@@ -170,7 +171,7 @@ def analyse(
         "counts": split.counts,
         "well": split.well,
         "under": split.under,
-        "attack": {"steps": attack.steps, "step_size": attack.step_size, "epsilon": attack.epsilon},
+        "attack": dataclasses.asdict(attack),
         "data_checksum": split.checksum,
         "same_data": subject.same_data,
         "versions": versions(),

@@ -17,7 +17,7 @@ from srat_fast.recipe import ResolvedRecipe
 def eval_settings(recipe: ResolvedRecipe) -> PgdSettings:
     """The recipe's evaluation attack."""
     attack = recipe.eval_attack
-    return PgdSettings(attack.steps, attack.step_size, attack.epsilon)
+    return PgdSettings(attack.steps, attack.step_size, attack.epsilon, attack.threat)
 
 
 def judge(

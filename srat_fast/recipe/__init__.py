@@ -10,6 +10,7 @@ from srat_fast.recipe.files import (
     to_toml,
 )
 from srat_fast.recipe.recipe import FIELDS, SECTIONS, Recipe, ResolvedRecipe, flatten, require_field
+from srat_fast.recipe.sections import radius_title
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -22,6 +23,7 @@ __all__ = [
     "flatten",
     "load_fields",
     "nested_to_dotted",
+    "radius_title",
     "recipe_from_dict",
     "require_field",
     "to_toml",

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ class Spec:
         source: where the default comes from (paper, authors' code).
         choices: allowed strings, or what lists them (a registry), or ().
         low: smallest allowed number; `low_open` excludes it.
-        high: largest allowed number; `high_open` excludes it.
+        high: largest allowed number, or a function that knows it; `high_open` excludes it.
         fraction: whether "8/255" is accepted.
         auto: what None (written "auto") stands for; "" where the field cannot be None.
         identity: whether the field changes what is computed (else it is left out of the fingerprint).
@@ -35,7 +35,7 @@ class Spec:
     source: str = ""
     choices: tuple[str | Iterable[str], ...] = ()
     low: float | None = None
-    high: float | None = None
+    high: float | Callable[[], float] | None = None
     low_open: bool = False
     high_open: bool = False
     fraction: bool = False
@@ -46,6 +46,10 @@ class Spec:
     def options(self) -> tuple[str, ...]:
         """The allowed strings, those of plug-ins included."""
         return tuple(name for part in self.choices for name in ((part,) if isinstance(part, str) else part))
+
+    def most(self) -> float | None:
+        """The largest allowed number, those of plug-ins' entries included."""
+        return self.high() if callable(self.high) else self.high
 
 
 def setting(default: Any, doc: str, **spec: Any) -> Any:
@@ -72,7 +76,8 @@ def allowed(kind: type, spec: Spec) -> str:
     else:
         noun = {int: "an integer", float: "a number", tuple: "a list of integers"}[kind]
         low = "" if spec.low is None else f"{'>' if spec.low_open else '>='} {spec.low:g}"
-        high = "" if spec.high is None else f"{'<' if spec.high_open else '<='} {spec.high:g}"
+        most = spec.most()
+        high = "" if most is None else f"{'<' if spec.high_open else '<='} {most:g}"
         text = " ".join(part for part in (noun, " and ".join(b for b in (low, high) if b)) if part)
         if spec.fraction:
             text += ", fractions such as 8/255 too"
@@ -128,7 +133,8 @@ def _within(number: float, spec: Spec) -> bool:
     if not math.isfinite(number):
         return False
     above = spec.low is None or (number > spec.low if spec.low_open else number >= spec.low)
-    below = spec.high is None or (number < spec.high if spec.high_open else number <= spec.high)
+    most = spec.most()
+    below = most is None or (number < most if spec.high_open else number <= most)
     return above and below
 
 

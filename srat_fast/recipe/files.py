@@ -82,12 +82,18 @@ def load_fields(recipe: str | None, dataset: str | None = None) -> dict[str, Any
 
     A file's top-level key `base` names the recipe that it starts from (default: the data set's own).
     """
+    named, own = _layers(recipe, dataset)
+    return named | own
+
+
+def _layers(recipe: str | None, dataset: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of a named recipe, and those that a file adds."""
     if recipe is not None and Path(recipe).suffix in (".toml", ".json"):
         dotted = nested_to_dotted(_read(Path(recipe)))
         name = dataset or dotted.get("data.name")
         base = dotted.pop("base", DEFAULT_RECIPE.get(str(name), "paper"))
-        return named_fields(str(base)) | dotted
-    return named_fields(recipe or DEFAULT_RECIPE.get(str(dataset), "paper"))
+        return named_fields(str(base)), dotted
+    return named_fields(recipe or DEFAULT_RECIPE.get(str(dataset), "paper")), {}
 
 
 def build_recipe(recipe: str | None = None, changes: dict[str, Any] | None = None) -> Recipe:
@@ -104,7 +110,8 @@ def build_recipe(recipe: str | None = None, changes: dict[str, Any] | None = Non
         UserError: anything wrong with either.
     """
     changes = changes or {}
-    return Recipe().replace(load_fields(recipe, changes.get("data.name")) | changes)
+    named, own = _layers(recipe, changes.get("data.name"))
+    return Recipe().replace(named).replace(own | changes)
 
 
 def recipe_from_dict(tree: dict[str, Any]) -> Recipe:

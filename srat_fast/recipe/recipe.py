@@ -27,6 +27,7 @@ from srat_fast.recipe.sections import (
     ResolvedOptim,
     Run,
 )
+from srat_fast.registry import threat
 
 R = TypeVar("R", bound="Recipe")
 
@@ -121,9 +122,14 @@ class Recipe(Section):
             "data.crop_area": 0.08 if resized else None,
             "data.max_side": 2 * size if jpeg and size else None,
             "data.jpeg_quality": 90 if jpeg else None,
-            "attack.step_size": facts.step_size,
-            "eval_attack.step_size": facts.step_size,
+            "attack.step_size": _step(self.attack.threat, self.attack.epsilon, facts),
+            "eval_attack.threat": self.attack.threat,
             "eval_attack.epsilon": self.attack.epsilon,
+            "eval_attack.step_size": _step(
+                self.eval_attack.threat or self.attack.threat,
+                self.eval_attack.epsilon or self.attack.epsilon,
+                facts,
+            ),
             "optim.warmup_epochs": min(facts.warmup_cap, math.ceil(epochs / 4)),
             "optim.milestones": milestones,
             "optim.defer_epoch": milestones[0] if milestones else epochs,
@@ -142,7 +148,14 @@ class Recipe(Section):
             section, _, leaf = name.rpartition(".")
             (sections.setdefault(section, {}) if section else top)[leaf] = value
         parts = {s: dataclasses.replace(getattr(self, s), **leaves) for s, leaves in sections.items()}
-        return dataclasses.replace(self, **top, **parts)
+        changed = dataclasses.replace(self, **top, **parts)
+        for section in ("attack", "eval_attack"):  # lengths mean something else in another ball
+            before, after = (getattr(r, section).threat or r.attack.threat for r in (self, changed))
+            for leaf in ("epsilon", "step_size") if before != after else ():
+                name, value = f"{section}.{leaf}", getattr(getattr(changed, section), leaf)
+                if value is not None and name not in changes:
+                    raise UserError(name, f"is a length in {before}; give one in {after}", value)
+        return changed
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as nested plain values: what recipe.json holds."""
@@ -183,6 +196,11 @@ def _rebuilt(kind: type[R], recipe: Recipe, sections: dict[str, type]) -> R:
     """The same fields as a recipe of another kind."""
     parts = {name: section(**vars(getattr(recipe, name))) for name, section in sections.items()}
     return kind(**(vars(recipe) | parts))
+
+
+def _step(ball: str, radius: float, facts: Any) -> float:
+    """Step sizes of the paper belong to its threat model."""
+    return facts.step_size if ball == Attack.threat else radius / 4
 
 
 SECTIONS: dict[str, type] = {
@@ -277,9 +295,29 @@ def _check_together(recipe: Recipe) -> None:
             if value == "on":
                 raise UserError(name, "the reference engine is eager", value)
     _check_serving(data)
+    _check_threats(recipe)
     device = recipe.run.device
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdecimal()):
         raise UserError("run.device", "auto, cpu, cuda or cuda:N", device)
+
+
+def _check_threats(recipe: Recipe) -> None:
+    """Radius and step fit the threat model that they are measured in."""
+    own, other = recipe.attack, recipe.eval_attack
+    if other.threat not in (None, own.threat) and other.epsilon is None:
+        raise UserError(
+            "eval_attack.epsilon",
+            f"a radius in {other.threat} is needed: attack.threat is {own.threat}",
+            "auto",
+        )
+    for section, ball in ((own, own.threat), (other, other.threat or own.threat)):
+        most = threat[ball].largest
+        for name in ("epsilon", "step_size"):
+            value = getattr(section, name)
+            if value is not None and value > most:
+                raise UserError(
+                    section.prefix + name, f"a number > 0 and <= {most:g} with threat = {ball}", value
+                )
 
 
 def _check_serving(data: Data) -> None:

@@ -29,9 +29,13 @@ class Reference:
 
     def __init__(self, recipe: ResolvedRecipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
         self.recipe, self.row = recipe, recipe.row
-        for name in (self.row.base, *self.row.terms):
-            if name not in losses.TERMS:
-                problem = f"the reference has no formula of the term {name}; take fast"
+        wanted: list[tuple[str, str, tuple[str, ...]]]
+        wanted = [("term", name, losses.TERMS) for name in (self.row.base, *self.row.terms)]
+        wanted += [("inner loss", recipe.attack.loss, losses.INNER)]
+        wanted += [("threat model", recipe.attack.threat, losses.THREATS)]
+        for what, name, known in wanted:
+            if name not in known:
+                problem = f"the reference has no formula of the {what} {name}; take fast"
                 raise UserError("run.engine", problem, "reference")
         self.model = model.train()
         self.device = next(model.parameters()).device
@@ -83,9 +87,13 @@ class Reference:
             x = torch.clamp(x + (2 * eps * uniform - eps), 0, 1)
         if attack.bn == "running":
             self.model.eval()
+        clean = images
+        if attack.loss == "kl":
+            with torch.no_grad():
+                clean = self.model(images)
         for _ in range(attack.steps):
             x = x.detach().requires_grad_(True)
-            self.inner(self.model(x), labels).backward()
+            self.inner(self.model(x), labels, clean).backward()
             assert x.grad is not None
             self.see(x.grad)
             x = x.detach() + alpha * torch.sign(x.grad)
@@ -98,10 +106,15 @@ class Reference:
     def see(self, gradient: Tensor) -> None:
         """Told the gradient of each attack step."""
 
-    def inner(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What the attack climbs."""
-        if self.recipe.attack.loss == "ce":
+    def inner(self, logits: Tensor, labels: Tensor, clean: Tensor) -> Tensor:
+        """What the attack climbs; `clean` are the logits before it, where they are needed."""
+        kind = self.recipe.attack.loss
+        if kind == "ce":
             return functional.cross_entropy(logits, labels)
+        if kind == "margin":
+            return losses.margin(logits, labels)
+        if kind == "kl":
+            return losses.divergence(clean, logits)
         # w * L_cls on raw logits: neither margin nor scale
         return self._classification(logits, labels, "ce" if self.row.base == "ldam" else self.row.base)
 

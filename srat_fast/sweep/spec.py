@@ -119,6 +119,7 @@ ABBREVIATIONS = {
     "epochs": "optim.epochs",
     "batch_size": "optim.batch_size",
     "attack_bn": "attack.bn",
+    "threat": "attack.threat",
     "engine": "run.engine",
     "precision": "run.precision",
     "deterministic": "run.deterministic",

@@ -191,7 +191,9 @@ def catastrophic_overfitting(
     recipe: ResolvedRecipe, train_accuracy: float, robust: dict[str, Any]
 ) -> bool | None:
     """Whether a model resists the attack of its training and no other (Wong et al. 2020, on one-step attacks)."""
-    if not recipe.row.adversarial or recipe.eval_attack.epsilon > recipe.attack.epsilon * (1 + 1e-9):
+    if not recipe.row.adversarial or recipe.eval_attack.threat != recipe.attack.threat:
+        return None
+    if recipe.eval_attack.epsilon > recipe.attack.epsilon * (1 + 1e-9):
         return None
     return train_accuracy >= HIGH and max(robust["overall"], robust["balanced"]) <= NEAR_ZERO
 

@@ -13,10 +13,12 @@ from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.loaders import Loader, require_loader, training_loader
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.data.split import DataSplit, load_split
+from srat_fast.errors import UserError
 from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision, use_device
 from srat_fast.models.build import build_model, check_batch_norm
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import ResolvedRecipe
+from srat_fast.registry import inner
 from srat_fast.training.step import FastEngine
 
 
@@ -120,6 +122,10 @@ def resolve_hardware(
 def prepare(recipe: ResolvedRecipe, device: torch.device, arrays: ImageArrays | None = None) -> Setup:
     """Load the images, build the network and its engine."""
     require_loader(recipe)
+    attack = recipe.attack
+    if getattr(inner[attack.loss], "clean", False) and not attack.random_start:  # only rounding would move it
+        problem = f"attack.loss = {attack.loss} has no gradient at the clean image: true is needed"
+        raise UserError("attack.random_start", problem, False)
     use_device(device)
     split = load_split(recipe, arrays)
     check_batch_norm(recipe, len(split.train))
