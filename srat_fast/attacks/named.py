@@ -6,16 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from srat_fast.attacks import NAMES
 from srat_fast.attacks.autoattack import FEWEST_CLASSES, STANDARD_PARTS, PackageRound, require_pyautoattack
 from srat_fast.attacks.rounds import FgsmRound, GradientRound, NoiseRound, Round
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.errors import UserError
 
-#: What `--attack` takes, for help and error messages.
-NAMES = (
-    "clean, fgsm, pgd-K, cw-K, pgd-KxR, cw-KxR (K steps, R restarts), pgd-K@S (logits times S), noise-R, apgd-ce, "
-    "apgd-dlr, apgd-t, fab-t, square, autoattack"
-)
 _GRADIENT = re.compile(
     r"(pgd|cw)-([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,2}))?(?:@([0-9]{1,6}(?:\.[0-9]{1,6})?))?"
 )

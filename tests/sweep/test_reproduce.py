@@ -15,8 +15,7 @@ from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.driver import Driver, Options
 from srat_fast.sweep.plan import Plan, make_plan
 from srat_fast.sweep.reproduce import item_names, item_spec, load_item, share_runs
-from srat_fast.sweep.status import read_status
-from srat_fast.sweep.view import SweepView
+from srat_fast.sweep.status import SweepView, read_status
 from tests.report.conftest import make_record, write_run
 
 NAMES = [f"table{n}" for n in range(1, 11)] + [f"fig{n}" for n in range(1, 17)]
