@@ -112,8 +112,8 @@ def published(recipe: Recipe | Fields, stands_for: str | None = None) -> list[Pu
 
 def departures(recipe: Recipe | Fields, stands_for: str | None = None) -> list[str]:
     """What a run does otherwise than the paper's, such as ["optim.epochs = 4"]: numbers need not agree then."""
-    mine = flatten(recipe.resolve()) if isinstance(recipe, Recipe) else recipe
-    paper = flatten(Recipe().replace({"data.name": stands_for or mine["data.name"]}).resolve())
+    mine = flatten(recipe.filled()) if isinstance(recipe, Recipe) else recipe
+    paper = flatten(Recipe().replace({"data.name": stands_for or mine["data.name"]}).filled())
     return [
         f"{name} = {value}"
         for name, value in mine.items()
