@@ -1,4 +1,4 @@
-"""Class counts and image size of a run before any image is decoded; without torch."""
+"""Class counts and image size of a run before any image is decoded. No torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays
-from srat_fast.data.classes import chosen_labels
 from srat_fast.data.folder import class_files
-from srat_fast.data.imbalance import imbalanced_counts, limited_counts
+from srat_fast.data.imbalance import chosen_labels, imbalanced_counts, limited_counts
 from srat_fast.data.npz import npz_counts, npz_size
 from srat_fast.data.verify import expanded
 from srat_fast.datasets import DATASETS
@@ -38,9 +37,9 @@ def _root(recipe: Recipe) -> Path:
 def base_counts(
     recipe: Recipe, arrays: ImageArrays | None = None, *, tell: bool = False
 ) -> tuple[list[int], list[str]]:
-    """Training images and names of each class of the full set, or of `data.classes`; no image is decoded.
+    """(Training images per class, class names) of the full set, or of its `data.classes`, without decoding an image.
 
-    `tell` says what is passed over in folders; `load_split` says it too.
+    `tell` says what is passed over in folders, which `load_split` says too.
     """
     counts, names = _whole_counts(recipe, arrays, tell)
     labels = chosen_labels(recipe.data.classes, names)

@@ -1,4 +1,4 @@
-"""Data sets by name: read from disk, downloaded where they may be."""
+"""The data sets by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from srat_fast.errors import UserError
 
 
 def load_arrays(name: str, root: Path, image_size: int, mirror: str | None = None) -> ImageArrays:
-    """A data set as uint8 arrays."""
+    """A whole data set, downloaded where it has to be; `root` is its directory, or the .npz file."""
     if name == "digits":
         return _digits()
     if name == "folder":

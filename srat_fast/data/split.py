@@ -1,4 +1,4 @@
-"""Images of a run: imbalanced training set, validation set held out of it, uniform test set."""
+"""The images of one run: imbalanced training, validation and test sets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from srat_fast.data.arrays import ImageArrays, ImageSet, checksum
-from srat_fast.data.classes import only_classes
-from srat_fast.data.files import in_memory, load_files
-from srat_fast.data.imbalance import draw_subset, halves, limited_counts
+from srat_fast.data.arrays import ImageArrays, ImageSet, checksum, in_memory
+from srat_fast.data.folder import load_files
+from srat_fast.data.imbalance import draw_subset, halves, limited_counts, only_classes
 from srat_fast.data.plan import planned_counts
 from srat_fast.data.sources import load_arrays
 from srat_fast.data.verify import expanded
