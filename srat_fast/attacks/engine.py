@@ -84,13 +84,13 @@ class AttackEngine:
         return adversarial
 
 
-def compile_mode(wish: str) -> str:
+def compile_mode(requested: str) -> str:
     """torch.compile's mode for `run.compile_mode`: never its own CUDA graphs, unfit for a loop that feeds itself.
 
     "auto" is "default": most of the time is in convolutions, which either mode leaves to cuDNN unless a Triton one
     wins, and a run of minutes does not earn back minutes of search.
     """
-    return "max-autotune-no-cudagraphs" if wish == "max-autotune" else "default"
+    return "max-autotune-no-cudagraphs" if requested == "max-autotune" else "default"
 
 
 @contextmanager

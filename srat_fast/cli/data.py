@@ -52,12 +52,12 @@ def show(
     recipe = recipe_from_options(None, locals(), settings)
 
     from srat_fast.console import Console
-    from srat_fast.data.imbalance import halves
+    from srat_fast.data.imbalance import split_by_frequency
     from srat_fast.data.plan import base_counts, planned_counts
 
     base, classes = base_counts(recipe, tell=True)
     counts = planned_counts(recipe, base)
-    _, under = halves(counts)
+    _, under = split_by_frequency(counts)
     _draw(recipe, classes, counts, under, figure, samples, per_class)
     if as_json:
         content = {

@@ -110,7 +110,7 @@ def draw_subset(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.ndar
     return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
-def halves(counts: Sequence[int]) -> tuple[list[int], list[int]]:
+def split_by_frequency(counts: Sequence[int]) -> tuple[list[int], list[int]]:
     """Labels of the well- and the under-represented classes: "Under" is the half with the fewest training images.
 
     Ties go by label order (the earlier label counts as better represented); of an odd number of classes the

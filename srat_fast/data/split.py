@@ -8,7 +8,7 @@ import numpy as np
 
 from srat_fast.data.arrays import ImageArrays, ImageSet, checksum, in_memory
 from srat_fast.data.folder import load_files
-from srat_fast.data.imbalance import draw_subset, halves, limited_counts, only_classes
+from srat_fast.data.imbalance import draw_subset, limited_counts, only_classes, split_by_frequency
 from srat_fast.data.plan import planned_counts
 from srat_fast.data.sources import load_arrays
 from srat_fast.data.verify import expanded
@@ -69,7 +69,7 @@ def split_arrays(arrays: ImageArrays, recipe: ResolvedRecipe) -> DataSplit:
         wanted = limited_counts([min(available)] * classes, data.test_limit, "data.test_limit")
         test = test.select(draw_subset(test.labels, wanted, seed_for(0, "test")))
     validation = in_memory(arrays.train.select(held_out))
-    well, under = halves(counts)
+    well, under = split_by_frequency(counts)
     return DataSplit(
         train, validation, test, counts, arrays.classes, well, under, checksum(train, validation, test)
     )

@@ -16,8 +16,6 @@ from srat_fast.recipe import radius_title
 from srat_fast.record import WEIGHTS
 from srat_fast.report.collect import Run
 
-#: The paper's columns: which accuracy of which images.
-COLUMNS = (("standard", "overall"), ("standard", "under"), ("robust", "overall"), ("robust", "under"))
 _ORDER = {name: position for position, name in enumerate(METHODS)}
 #: What tells repetitions of one recipe apart; not part of it.
 _REPETITION = {"seed", "data.subset_seed"}
@@ -54,7 +52,7 @@ class Row:
 
     @property
     def paper(self) -> list[Published] | None:
-        """What the paper prints for it, in the order of `COLUMNS`; None unless its runs have the paper's recipe."""
+        """What the paper prints for it, in the order of its `COLUMNS`; None unless its runs have the paper's recipe."""
         fields = self.runs[0].fields
         numbers = published(fields) if self.weights == "last" else None
         return None if numbers is None or departures(fields) else numbers

@@ -15,7 +15,7 @@ from typing import Any
 import srat_fast
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.data.verify import expanded
-from srat_fast.datasets import DATASETS
+from srat_fast.datasets import DATASETS, imbalance_label
 from srat_fast.errors import UserError, one_of
 from srat_fast.methods import METHODS
 from srat_fast.recipe import FIELDS, Recipe, build_recipe, load_fields
@@ -109,7 +109,7 @@ def work_of(recipe: Recipe, images: int) -> float:
 
 def _readable(recipe: Recipe, cell: dict[str, Any]) -> str:
     data = recipe.data
-    shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance}-{data.ratio:g}"
+    shape = imbalance_label(data.imbalance, data.ratio)
     parts = [data.name, shape, recipe.method]
     for name, value in cell.items():
         if name not in _NAMED:

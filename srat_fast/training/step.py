@@ -164,13 +164,15 @@ class FastEngine:
         compiled, captured = recipe.run.compile == "on", recipe.run.capture == "on"
         own = model.conv1.weight.dtype
         dtype = torch.bfloat16 if recipe.run.precision == "bf16" else own
-        wish = recipe.run.compile_mode
+        requested = recipe.run.compile_mode
         self.attack_engine = AttackEngine(
-            model, dtype=dtype, bn=recipe.attack.bn, compiled=compiled, mode=wish
+            model, dtype=dtype, bn=recipe.attack.bn, compiled=compiled, mode=requested
         )
         self._losses: Function = self.losses
         if compiled:
-            self._losses = torch.compile(self.losses, fullgraph=True, dynamic=False, mode=compile_mode(wish))
+            self._losses = torch.compile(
+                self.losses, fullgraph=True, dynamic=False, mode=compile_mode(requested)
+            )
         self.optimizer = self._make_optimizer(captured)
         self._attack: Function = self._attack_batch
         self._update: Function = self._update_batch

@@ -13,6 +13,7 @@ from rich.console import Console
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.plan import resolve_recipe
+from srat_fast.datasets import imbalance_label
 from srat_fast.errors import DiskFull, Interrupted, TrainingFailure, UserError, failure_of, is_full
 from srat_fast.hardware import device_name, neutral, numerics, peak_memory
 from srat_fast.recipe import Recipe
@@ -29,7 +30,7 @@ from srat_kernels import resolve_backend
 def default_out(recipe: Recipe) -> Path:
     """Where a run goes that names no directory: its data, method and seed in words, its identity as a suffix."""
     data = recipe.data
-    shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance}-{data.ratio:g}"
+    shape = imbalance_label(data.imbalance, data.ratio)
     return Path("runs") / f"{data.name}-{shape}-{recipe.method}-seed{recipe.seed}-{recipe.fingerprint()}"
 
 
