@@ -84,9 +84,11 @@ def test_training_evaluation_audit_and_titles_of_another_ball(tmp_path, capsys, 
     card = model_card(record, weights="last", files=[], image=(1, 8), normalised=False, checked_on=["clean"])
     assert "PGD-2 examples, L2 eps 1.5, step 0.375" in card
     assert "PGD-3, L2 eps 1.5 |" in card
+    assert '| threat model | L2 eps 1.5; RobustBench: `threat_model="L2"` |' in card
     later = json.loads((tmp_path / "b" / "record.json").read_text())
     card = model_card(later, weights="last", files=[], image=(1, 8), normalised=False, checked_on=["clean"])
     assert "PGD-3, eps 0.1 |" in card
+    assert '| threat model | L-inf eps 0.1; RobustBench: `threat_model="Linf"` |' in card
     assert "pgd-3 l2, eps 1.5 (evaluated later)" in card
 
 
