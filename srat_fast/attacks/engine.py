@@ -16,7 +16,7 @@ from torch import Tensor
 from srat_fast.attacks.pgd import cross_entropy, pgd
 from srat_fast.attacks.shadow import Shadow
 from srat_fast.attacks.threat import LInfBall
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 
 
 class AttackEngine:
@@ -31,7 +31,7 @@ class AttackEngine:
     """
 
     def __init__(
-        self, model: ResNet18, *, dtype: torch.dtype, bn: str, compiled: bool, mode: str = "auto"
+        self, model: Classifier, *, dtype: torch.dtype, bn: str, compiled: bool, mode: str = "auto"
     ) -> None:
         self.shadow = Shadow(model, dtype=dtype, bn=bn)
         self._forward: Callable[[Tensor], Tensor] = self.shadow

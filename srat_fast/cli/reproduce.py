@@ -142,7 +142,10 @@ def reproduce(
 
 def _gpu_hours(plan: Plan, speed: float) -> float:
     """Hours of training on one GPU at a number of PGD-10 images/s."""
-    return sum(trial.work for trial in plan.trials) / (speed * 1.11e9 * 23) / 3600
+    from srat_fast.models.build import planned_flops
+    from srat_fast.recipe import Recipe
+
+    return sum(trial.work for trial in plan.trials) / (speed * planned_flops(Recipe())) / 3600
 
 
 def _at(images_per_second: float | None) -> str:

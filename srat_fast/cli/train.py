@@ -14,6 +14,7 @@ from srat_fast.datasets import DATASETS
 from srat_fast.methods import METHODS
 from srat_fast.recipe import NAMED_RECIPES, to_toml
 from srat_fast.record import MUST, RECIPE, audit_verdict
+from srat_fast.registry import model as MODELS
 from srat_fast.training.stops import Stops
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ def train(
     ] = None,
     method: Annotated[
         _Text, typer.Option(help=f"One of {', '.join(METHODS)}.", show_default="srat-ldam")
+    ] = None,
+    model: Annotated[
+        _Text, typer.Option(help=f"One of {', '.join(MODELS)}.", show_default="resnet18")
     ] = None,
     seed: Annotated[
         _Text, typer.Option(help="Of weights, order, augmentation, noise.", show_default="0")
@@ -114,6 +118,7 @@ def train(
             "--imbalance": imbalance,
             "--ratio": ratio,
             "--method": method,
+            "--model": model,
             "--seed": seed,
             "--epochs": epochs,
             "--batch-size": batch_size,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from srat_fast.errors import UserError
-from srat_fast.models.files import load_model, weights_bytes
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
+from srat_fast.models.files import load_model, model_bytes
 from srat_fast.sharing.onnx_import import check_onnx, onnx_bytes, read_onnx
 from srat_fast.sharing.zoo import NORMALISED, PLAIN, ZooResNet18, check_zoo, zoo_state
 
@@ -28,19 +28,19 @@ class Source:
         metadata: plain text for formats that keep some.
     """
 
-    model: ResNet18
+    model: Classifier
     image_size: int
     metadata: dict[str, str]
 
     @property
     def classes(self) -> int:
         """C."""
-        return self.model.linear.out_features
+        return self.model.classes
 
     @property
     def channels(self) -> int:
         """Of the images."""
-        return self.model.conv1.in_channels
+        return self.model.channels
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Format:
 class _Logits(nn.Module):
     """The network without projection head, and without the autocast guards that a float32 program can do without."""
 
-    def __init__(self, model: ResNet18) -> None:
+    def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.network = copy.deepcopy(model)
         self.network.projection = None
@@ -150,7 +150,7 @@ FORMATS: dict[str, Format] = {
             "model.safetensors",
             "tensors, projection head included",
             _always,
-            lambda source: weights_bytes(source.model.state_dict(), source.metadata),
+            lambda source: model_bytes(source.model, source.metadata),
             lambda source, path: load_model(path),
             _plain_snippet("import srat_fast", 'model = srat_fast.load("model.safetensors")'),
         ),

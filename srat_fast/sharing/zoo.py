@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srat_fast.errors import UserError
-from srat_fast.models.resnet import BasicBlock, ResNet18
+from srat_fast.models.classifier import Classifier
+from srat_fast.models.resnet import BasicBlock
 
 #: The zoo's classes: module and name, without and with normalisation inside.
 PLAIN = ("robustbench.model_zoo.architectures.resnet", "ResNet")
@@ -53,7 +54,7 @@ class ZooResNet18(nn.Module):
         return self.linear(functional.avg_pool2d(x, 4).flatten(1))
 
 
-def check_zoo(model: ResNet18, image_size: int) -> None:
+def check_zoo(model: Classifier, image_size: int) -> None:
     """Refuse a network that the zoo's class cannot hold.
 
     Args:
@@ -63,10 +64,10 @@ def check_zoo(model: ResNet18, image_size: int) -> None:
     Raises:
         UserError: another width, number of channels or image size.
     """
-    width, channels = model.conv1.weight.shape[:2]
     needs = [
-        (width == 64, f"model.width = 64, this run has {width}"),
-        (channels == 3, f"images with 3 channels, this run's have {channels}"),
+        (model.name == "resnet18", f"model.name = resnet18, this run has {model.name}"),
+        (model.width == 64, f"model.width = 64, this run has {model.width}"),
+        (model.channels == 3, f"images with 3 channels, this run's have {model.channels}"),
         (-(-image_size // 8) == 4, f"images of 32 pixels (25 to 32), this run's have {image_size}"),
     ]
     wrong = [text for right, text in needs if not right]
@@ -74,7 +75,7 @@ def check_zoo(model: ResNet18, image_size: int) -> None:
         raise UserError("--format", f"RobustBench's ResNet-18 needs {'; '.join(wrong)}", "robustbench")
 
 
-def zoo_state(model: ResNet18) -> dict[str, Tensor]:
+def zoo_state(model: Classifier) -> dict[str, Tensor]:
     """The state dict under the zoo's names; the projection head, which plays no part in logits, is left out.
 
     Args:

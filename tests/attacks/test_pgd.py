@@ -10,7 +10,7 @@ from torch import nn
 
 from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.threat import LInfBall
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_kernels import linf_step
 
 
@@ -80,7 +80,7 @@ def test_the_start_is_uniform() -> None:
 
 def test_parameters_are_left_alone_and_more_steps_are_stronger() -> None:
     torch.manual_seed(0)
-    model = ResNet18(4, width=4).eval()
+    model = Classifier("resnet18", 4, width=4).eval()
     images, labels = torch.rand(16, 3, 8, 8), torch.randint(0, 4, (16,))
     clean = images.clone()
     losses = []
