@@ -1,4 +1,4 @@
-"""RobustBench's CIFAR ResNet-18: one of our networks enters, a state dict that its class loads strictly leaves.
+"""Weights of a ResNet-18 under the names of RobustBench's class, which loads them strictly.
 
 Its class has no normalisation. A network that normalises inside cannot be folded into it either: the first convolution
 pads the *normalised* image with zeros, and no convolution of the raw image does that at the border. Such a network fits
