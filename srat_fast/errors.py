@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ class UserError(Exception):
         problem: what is allowed, or what to do.
     """
 
+    #: Kind of failure, as `failure_of` gives it; None for input that is bad for good.
+    failure: str | None = None
     _no_value = object()
 
     def __init__(self, option: str, problem: str, value: object = _no_value) -> None:
@@ -33,6 +36,26 @@ class UserError(Exception):
         if self.value is not self._no_value:
             head = f"{head} = {self.value!r}"
         return f"{head}: {self.problem}" if head else self.problem
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or nothing."""
+    names = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(str(given).casefold(), names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
+
+
+def one_of(known: Iterable[str], given: object) -> str:
+    """What a name may be, as a message says it to who gave another."""
+    known = tuple(known)
+    return f"one of {', '.join(known)}{did_you_mean(given, known)}"
+
+
+def require_one_of(option: str, given: object, known: Iterable[str]) -> None:
+    """Refuse a name that is not in a list."""
+    known = tuple(known)
+    if given not in known:
+        raise UserError(option, one_of(known, given), given)
 
 
 def require_text(option: str, name: str) -> None:
@@ -57,11 +80,32 @@ class MissingPackage(UserError):
         super().__init__("", f"{purpose} needs the package {package}, which is not installed: {install}")
 
 
+class InUse(UserError):
+    """Another process has what this one needs, for as long as it runs."""
+
+    failure = "locked"
+
+
 class TrainingFailure(Exception):
     """A run that cannot go on through no fault of its input: reported in one line, exit code 1.
 
     The text says what happened, where, and what to try.
     """
+
+    #: Kind of failure, as record.json has it and sweeps decide by it.
+    failure = "error"
+
+
+class OutOfMemory(TrainingFailure):
+    """The GPU's or the machine's memory is full."""
+
+    failure = "memory"
+
+
+class DiskFull(TrainingFailure):
+    """A disk, or its user's share of it, is full."""
+
+    failure = "disk"
 
 
 class Interrupted(BaseException):
@@ -112,6 +156,29 @@ class EvaluationFailure(TrainingFailure):
 def is_full(error: OSError) -> bool:
     """Whether a disk, or its user's share of it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def failure_of(error: BaseException) -> str | None:
+    """Kind of failure: memory, disk, locked, nonfinite, or error for any other; None for bad input.
+
+    A full disk counts also where it only led to the error, such as to a compiler's or to "cannot be written".
+    """
+    kind = error.failure if isinstance(error, (UserError, TrainingFailure)) else "error"
+    if kind not in (None, "error"):
+        return kind
+    seen: set[int] = set()
+    causes: list[BaseException | None] = [error]
+    while causes:
+        one = causes.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, OSError) and is_full(one):
+            return "disk"
+        if isinstance(one, MemoryError):
+            return "memory"
+        causes += [one.__cause__, one.__context__]
+    return kind
 
 
 @contextmanager

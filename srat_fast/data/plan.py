@@ -1,4 +1,4 @@
-"""Class counts and size before any image is decoded: a recipe enters, training images per class leave. No torch."""
+"""Class counts and image size of a run before any image is decoded. No torch."""
 
 from __future__ import annotations
 
@@ -7,33 +7,27 @@ from pathlib import Path
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays
-from srat_fast.data.classes import chosen_labels
 from srat_fast.data.folder import class_files
-from srat_fast.data.imbalance import imbalanced_counts, limited_counts
+from srat_fast.data.imbalance import chosen_labels, imbalanced_counts, limited_counts
 from srat_fast.data.npz import npz_counts, npz_size
 from srat_fast.data.verify import expanded
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, ResolvedRecipe
 
 
-def sized(recipe: Recipe, arrays: ImageArrays | None = None) -> Recipe:
-    """The recipe with the image size that only the images tell.
+def resolve_recipe(recipe: Recipe, arrays: ImageArrays | None = None) -> ResolvedRecipe:
+    """The recipe as it is run, with the size that for `npz` and images in memory only these tell."""
+    if recipe.filled().data.image_size is None:
+        if arrays is None and recipe.data.name == "arrays":
+            raise _not_given()
+        size = npz_size(_root(recipe)) if arrays is None else arrays.train.images.shape[1]
+        recipe = recipe.replace({"data.image_size": size})
+    return recipe.resolve()
 
-    Args:
-        recipe: any.
-        arrays: the images, for a set in memory.
 
-    Returns:
-        A recipe that resolves to a size, which all sets have but images in memory that are not given here.
-
-    Raises:
-        UserError: an `npz` set that is not there, or is not square.
-    """
-    if recipe.resolve().data.image_size is not None or (recipe.data.name == "arrays" and arrays is None):
-        return recipe
-    size = npz_size(_root(recipe)) if arrays is None else arrays.train.images.shape[1]
-    return recipe.replace({"data.image_size": size})
+def _not_given() -> UserError:
+    return UserError("data.name", "images in memory come through srat_fast.train(recipe, data=...)", "arrays")
 
 
 def _root(recipe: Recipe) -> Path:
@@ -43,18 +37,9 @@ def _root(recipe: Recipe) -> Path:
 def base_counts(
     recipe: Recipe, arrays: ImageArrays | None = None, *, tell: bool = False
 ) -> tuple[list[int], list[str]]:
-    """Training images per class of the full set (of `data.classes`, where some are chosen), without decoding an image.
+    """(Training images per class, class names) of the full set, or of its `data.classes`, without decoding an image.
 
-    Args:
-        recipe: its `data` section matters.
-        arrays: the images, for a set in memory.
-        tell: whether to say what is passed over in folders; `load_split` says it too.
-
-    Returns:
-        (counts, class names) in label order.
-
-    Raises:
-        UserError: a set of one's own that is not there.
+    `tell` says what is passed over in folders, which `load_split` says too.
     """
     counts, names = _whole_counts(recipe, arrays, tell)
     labels = chosen_labels(recipe.data.classes, names)
@@ -67,9 +52,7 @@ def _whole_counts(recipe: Recipe, arrays: ImageArrays | None, tell: bool) -> tup
         counts = np.bincount(arrays.train.labels, minlength=len(arrays.classes))
         return counts.tolist(), list(arrays.classes)
     if recipe.data.name == "arrays":
-        raise UserError(
-            "data.name", "images in memory come through srat_fast.train(recipe, data=...)", "arrays"
-        )
+        raise _not_given()
     if recipe.data.name == "npz":
         return npz_counts(root)
     if recipe.data.name != "folder":
@@ -79,18 +62,7 @@ def _whole_counts(recipe: Recipe, arrays: ImageArrays | None, tell: bool) -> tup
 
 
 def planned_counts(recipe: Recipe, base: list[int]) -> list[int]:
-    """Training images per class that the recipe asks for, hold-out included.
-
-    Args:
-        recipe: its `data` section matters.
-        base: images per class of the full set.
-
-    Returns:
-        Counts in label order.
-
-    Raises:
-        UserError: a class would have no images.
-    """
+    """Training images per class that the recipe asks for, hold-out included."""
     data = recipe.data
     counts = imbalanced_counts(base, data.imbalance, data.ratio, data.imbalance_base)
     return limited_counts(counts, data.limit)

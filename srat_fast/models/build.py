@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
 from srat_fast.models.classifier import Classifier
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, ResolvedRecipe
 from srat_fast.seeds import seed_for
 
 
@@ -87,7 +87,7 @@ def planned_flops(recipe: Recipe) -> int:
     return training_flops(forward, recipe)
 
 
-def check_batch_norm(recipe: Recipe, images: int, model: Classifier) -> None:
+def check_batch_norm(recipe: ResolvedRecipe, images: int, model: Classifier) -> None:
     """Refuse a last batch of one image where a BatchNorm sees one pixel of it: there is nothing to average.
 
     Args:
@@ -96,7 +96,6 @@ def check_batch_norm(recipe: Recipe, images: int, model: Classifier) -> None:
         model: on any device.
     """
     size, batch = recipe.data.image_size, recipe.optim.batch_size
-    assert size is not None, "the recipe is resolved"
     if (batch == 1 or images % batch == 1) and _fewest_values(size, **model.arguments()) == 1:
         raise UserError(
             "optim.batch_size",

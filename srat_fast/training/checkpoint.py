@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srat_fast.errors import TrainingFailure, UserError, is_full
+from srat_fast.errors import DiskFull, TrainingFailure, UserError, is_full
+from srat_fast.record import sync
 
 #: Layout and meaning of the files; a change of either counts up, and `SCHEMAS` says what is still read.
 SCHEMA = 1
@@ -99,7 +100,8 @@ class Checkpoints:
             read(final)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise TrainingFailure(self._unwritten(error, total)) from None
+            failure = DiskFull if is_full(error) else TrainingFailure
+            raise failure(self._unwritten(error, total)) from None
         except Damaged as error:
             self._drop(final)
             raise TrainingFailure(
@@ -199,8 +201,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 def _write_through(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
 
 
 def _sync_directory(path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from srat_fast.errors import TrainingFailure
+from srat_fast.errors import OutOfMemory
 
 
 class Stopwatch:
@@ -136,7 +136,7 @@ def memory_errors(where: str, lower: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise TrainingFailure(f"out of memory {where}; lower {lower}") from None
+        raise OutOfMemory(f"out of memory {where}; lower {lower}") from None
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from srat_fast.data.imbalance import halves
+from srat_fast.data.imbalance import split_by_frequency
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.published import paper_facts
 from srat_fast.report.build import build_report
@@ -33,7 +33,7 @@ def made_up(name: str, scale: str = "paper", seeds: int = 2) -> list[Run]:
         recipe = plan.recipe(trial).resolve()
         base, classes = base_counts(recipe)
         counts = planned_counts(recipe, base)
-        well, under = halves(counts)
+        well, under = split_by_frequency(counts)
         gain = min(recipe.loss.weight_ratio or 1, 150) / 150 + 0.02 * trial.seed
         gain -= 0.02 * recipe.loss.separation_weight + 0.001 * recipe.data.ratio
         level = {"ce": 0.85, "srat-ldam": 0.95, "srat-focal": 0.9}.get(recipe.method, 0.8)
@@ -85,6 +85,16 @@ def test_three_panels_of_class_bars(name) -> None:
     for _, labels, ticks in panels:
         assert labels == ["well-represented", "under-represented"]
         assert (ticks[0], ticks[-1], len(ticks)) == ("airplane", "truck", 10)
+
+
+def test_class_names_are_turned_only_where_they_are_long() -> None:
+    for scale, turned in (("paper", 45), ("smoke", 0)):
+        drawing = paper_drawing("fig1", made_up("fig1", scale, 1))
+        assert drawing is not None
+        for axes in drawing.draw().axes:
+            assert {tick.get_rotation() for tick in axes.get_xticklabels()} == {turned}
+            tops = [axes.transData.transform((0, height))[1] for height in (100, axes.get_ylim()[1])]
+            assert tops[1] - tops[0] > 7, "the number above a bar of 100 % stays clear of the title"
 
 
 @pytest.mark.parametrize("name", ["fig2", "fig10", "fig11", "fig12"])
@@ -140,6 +150,9 @@ def test_fig6_has_a_panel_for_each_imbalance() -> None:
     for _, curves, ticks in panels:
         assert curves == [f"{m}, {kind}" for m in FACTS["fig6"]["methods"] for kind in ("standard", "robust")]
         assert ticks == [str(k) for k in range(9)]
+    drawing = paper_drawing("fig6", made_up("fig6"))
+    assert drawing is not None
+    assert len({axes.get_ylim() for axes in drawing.draw().axes}) == 1, "the panels can be compared"
 
 
 def test_fig16_against_the_imbalance_ratio() -> None:

@@ -13,14 +13,12 @@ from pathlib import Path
 import pytest
 
 from srat_fast.errors import UserError
-from srat_fast.published import METRICS, Published, departures, published
+from srat_fast.published import COLUMNS, Published, departures, published
 from srat_fast.recipe import Recipe
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.spec import spec_from_tree
-from srat_fast.sweep.statistics import compare, summarize
 from srat_fast.sweep.status import read_status
-from srat_fast.sweep.table import build_table
-from srat_fast.sweep.write import to_latex, to_markdown, write_table
+from srat_fast.sweep.table import build_table, compare, summarize, to_latex, to_markdown, write_table
 
 VALUES = {"ce": [0.48, 0.50, 0.52], "srat-ldam": [0.63, 0.64, 0.68]}
 
@@ -219,7 +217,7 @@ def test_other_recipes_are_no_target(tmp_path) -> None:
     recipe = sweep.plan.recipe(sweep.plan.trials[0])
     assert departures(recipe) == ["model.width = 16", "optim.epochs = 4"]
     assert published(recipe.replace({"data.ratio": 50})) is None
-    assert len(METRICS) == len(published(recipe))
+    assert len(COLUMNS) == len(published(recipe))
 
 
 @pytest.mark.parametrize(
