@@ -22,7 +22,7 @@ class Data(Section):
     """Which images, how imbalanced, how served."""
 
     prefix = "data."
-    name: str = setting("cifar10", "data set", choices=tuple(DATASETS), source="paper, Section 5")
+    name: str = setting("cifar10", "data set", choices=(DATASETS,), source="paper, Section 5")
     root: str = setting(
         "data", "directory that holds (or receives) the data set; for `folder` the one with train/ and test/, for "
         "`npz` the file", identity=False,
@@ -178,10 +178,11 @@ class Attack(Section):
         "batch", "batch: train mode, running statistics updated on each pass; running: eval mode",
         choices=("batch", "running"), source="authors' code",
     )  # fmt: skip
-    loss: str = setting(
-        "ce", "what is maximised: ce: unweighted cross-entropy on raw logits; objective: the weighted w*L_cls; margin: "
+    loss: str | None = setting(
+        None, "what is maximised: ce: unweighted cross-entropy on raw logits; objective: the weighted w*L_cls; margin: "
         "that of CW; kl: divergence from the clean prediction",
-        choices=(registry.inner,), source="authors' code; the paper's text says w*L",
+        choices=(registry.inner,), auto="the method's row, ce for those of the paper",
+        source="authors' code; the paper's text says w*L",
     )  # fmt: skip
     random_start: bool = setting(True, "start uniformly in the ball", source="authors' code")
     examples: str = setting(
@@ -191,9 +192,10 @@ class Attack(Section):
 
 
 class ResolvedAttack(Attack):
-    """With the step of the data set."""
+    """With the step of the data set and the inner loss of the method."""
 
     step_size: float
+    loss: str
 
 
 @dataclass(frozen=True)
