@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srat_fast.cli.options import fields_given
+from srat_fast.attacks import NAMES
+from srat_fast.cli.options import AsJson, Device, RunDataRoot, Subset, Weights, fields_given
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.errors import Unrecorded
+from srat_fast.registry import threat as THREATS
 
 if TYPE_CHECKING:
     from srat_fast.console import Console
 
-_NAMES = (
-    "Comma-separated: clean, fgsm, pgd-K, cw-K, pgd-KxR, cw-KxR (K steps, R restarts), pgd-K@S (logits times S), "
-    "noise-R, apgd-ce, apgd-dlr, apgd-t, fab-t, square, autoattack."
-)
-
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")],
-    attack: Annotated[str, typer.Option(help=_NAMES)] = "clean,pgd-20",
+    attack: Annotated[str, typer.Option(help=f"Comma-separated: {NAMES}.")] = "clean,pgd-20",
     eps: Annotated[
         str | None,
         typer.Option(
@@ -33,22 +30,24 @@ def evaluate(
             show_default="the run's",
         ),
     ] = None,
-    subset: Annotated[
+    threat: Annotated[
         str | None,
-        typer.Option(help="At most this many test images, evenly over the classes.", show_default="all"),
+        typer.Option(
+            help=f"Threat model: {', '.join(THREATS)}; another than the run's with --eps.",
+            show_default="the run's",
+        ),
     ] = None,
-    weights: Annotated[str, typer.Option(help="last, best (by validation) or ema.")] = "last",
+    subset: Subset = None,
+    weights: Weights = "last",
     batch_size: Annotated[
         str | None, typer.Option(help="Images a step; decides PGD's noise too.", show_default="the run's")
     ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="Where the data set is.", show_default="the run's")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    data_root: RunDataRoot = None,
+    device: Device = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew where an evaluation was interrupted.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Accuracies of a run's saved model: fp32, eager, eval mode; overall, well, under and per class.
 
@@ -57,7 +56,8 @@ def evaluate(
     """
     given = {"--subset": subset, "--data-root": data_root, "--batch-size": batch_size}
     changes = fields_given(given, {"--batch-size": "run.eval_batch_size"})
-    fields_given({"--eps": eps})  # for messages: one radius or several are no change of the recipe
+    # for messages: one radius or several are no change of the recipe
+    fields_given({"--eps": eps, "--threat": threat}, {"--threat": "eval_attack.threat"})
 
     from srat_fast.cli.watch import Watch
     from srat_fast.console import Console
@@ -72,6 +72,7 @@ def evaluate(
                 run,
                 attack,
                 epsilons=[] if eps is None else [part.strip() for part in eps.split(",")],
+                threat=threat,
                 weights=weights,
                 changes=changes,
                 device=device,

@@ -329,7 +329,7 @@ def _list(console: Console, seeds: int, images_per_second: float | None) -> None
 
 def _counts(spec: Spec) -> Drawing:
     """Figs. 13 and 14: the class counts of every cell of a spec."""
-    from srat_fast.data.imbalance import halves
+    from srat_fast.data.imbalance import split_by_frequency
     from srat_fast.data.plan import base_counts, planned_counts
     from srat_fast.figures.datasets import ClassCounts
     from srat_fast.report.figures.counts import counts_drawing, shape_title
@@ -343,7 +343,7 @@ def _counts(spec: Spec) -> Drawing:
             counts = planned_counts(recipe, base)
             data = recipe.data
             title = shape_title(data.imbalance, data.ratio, data.imbalance_base)
-            shapes.append(ClassCounts(title, classes, counts, halves(counts)[1]))
+            shapes.append(ClassCounts(title, classes, counts, split_by_frequency(counts)[1]))
     return counts_drawing(recipe.data.name, shapes)
 
 
