@@ -22,6 +22,7 @@ OPTION_FIELDS = {
     "--mirror": "data.mirror",
     "--loader": "data.loader",
     "--method": "method",
+    "--model": "model.name",
     "--seed": "seed",
     "--epochs": "optim.epochs",
     "--batch-size": "optim.batch_size",

@@ -23,6 +23,7 @@ def train(
     imbalance: Annotated[Text, of_field("--imbalance")] = None,
     ratio: Annotated[Text, of_field("--ratio")] = None,
     method: Annotated[Text, of_field("--method")] = None,
+    model: Annotated[Text, of_field("--model")] = None,
     seed: Annotated[Text, of_field("--seed")] = None,
     epochs: Annotated[Text, of_field("--epochs", "Schedule and deferral scale along.")] = None,
     batch_size: Annotated[Text, of_field("--batch-size")] = None,
