@@ -197,7 +197,7 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
     planner = _Planner(spec, code or code_version())
     if spec.baseline is not None and spec.baseline not in METHODS:
         planner.wrong(UserError("baseline", f"one of {', '.join(METHODS)}", spec.baseline).line(), "")
-    cells, recipes, trials, seen, twice = [], [], [], {}, 0  # type: ignore[var-annotated]
+    cells, recipes, checks, trials, seen, twice = [], [], [], [], {}, 0  # type: ignore[var-annotated]
     for cell in spec.cells:
         checked = planner.cell(cell)
         if checked is None:
@@ -205,17 +205,17 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
         fields, recipe, images = checked
         cells.append(cell)
         recipes.append(fields)
-        work = work_of(recipe, images)
-        for seed in spec.seeds:
-            seeded = recipe.replace({"seed": seed})
-            identity = run_identity(seeded, planner.code)
+        checks.append((recipe, images))
+    for seed in spec.seeds:  # seeds outermost: a sweep that is stopped early has compared all cells on some seeds
+        for k, (recipe, images) in enumerate(checks):
+            identity = run_identity(recipe.replace({"seed": seed}), planner.code)
             if identity in seen:
                 twice += 1
                 continue
             seen[identity] = True
-            name = f"{_readable(recipe, cell)}-seed{seed}-{identity}"
-            total = images * recipe.optim.epochs
-            trials.append(Trial(len(trials), identity, name, len(cells) - 1, seed, work, total))
+            name = f"{_readable(recipe, cells[k])}-seed{seed}-{identity}"
+            work, total = work_of(recipe, images), images * recipe.optim.epochs
+            trials.append(Trial(len(trials), identity, name, k, seed, work, total))
     search = _planned_search(spec, planner) if spec.search is not None else None
     if search is not None:
         cells, recipes, trials = [], [], []
