@@ -18,12 +18,12 @@ from rich.console import Console
 from srat_fast import build_recipe
 from srat_fast.models.files import save_model
 from srat_fast.record import BEST, RunDirectory
-from srat_fast.training import state
+from srat_fast.training import resume
 from srat_fast.training.checkpoint import Checkpoints
-from srat_fast.training.epochs import EpochRunner
-from srat_fast.training.guard import StepGuard
+from srat_fast.training.fit import EpochRunner
 from srat_fast.training.progress import ProgressView
 from srat_fast.training.setup import prepare, resolve_hardware
+from srat_fast.training.step import StepGuard
 
 REPEATS = 5
 
@@ -40,7 +40,7 @@ def measure(width: int, place: Path) -> dict[str, float]:
     size = 0
     for number in range(REPEATS):
         started = time.perf_counter()
-        files = state.capture(setup, runner, run, {"best": {}}, {})
+        files = resume.snapshot(setup, runner, run, {"best": {}}, {})
         collect.append(time.perf_counter() - started)
         saved = checkpoints.save(f"{number:03}", files, {})
         write.append(saved.seconds)
@@ -49,7 +49,7 @@ def measure(width: int, place: Path) -> dict[str, float]:
         found, problems = checkpoints.newest()
         assert found is not None
         assert not problems
-        state.restore(setup, runner, run, found.files)
+        resume.restore(setup, runner, run, found.files)
         load.append(time.perf_counter() - started)
         assert files == found.files
     run.release()

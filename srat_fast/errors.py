@@ -28,14 +28,7 @@ class UserError(Exception):
         super().__init__(self.line())
 
     def line(self, option: str | None = None) -> str:
-        """The one-line message.
-
-        Args:
-            option: shown in place of the field's own name.
-
-        Returns:
-            "option = value: problem".
-        """
+        """The one-line message."""
         head = self.option if option is None else option
         if self.value is not self._no_value:
             head = f"{head} = {self.value!r}"

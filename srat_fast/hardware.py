@@ -34,17 +34,7 @@ _WORTHWHILE = {"cuda": (2e13, 120), "cpu": (1e11, 1800)}
 
 
 def resolve_device(wish: str) -> torch.device:
-    """The device of a run.
-
-    Args:
-        wish: "auto", "cpu", "cuda" or "cuda:N".
-
-    Returns:
-        The device.
-
-    Raises:
-        UserError: CUDA was asked for and is not there, or it is none of these.
-    """
+    """The device of a run."""
     wish = str(wish)  # a torch.device will do
     if wish == "auto":
         wish = "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,24 +56,13 @@ def use_device(device: torch.device) -> None:
     """Make a GPU the current one: streams, events and CUDA graphs are made there, wherever their tensors are.
 
     A graph captured on another device is empty, and each replay of it does nothing (pytorch issue 87894).
-
-    Args:
-        device: as resolved.
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 
 def resolve_precision(recipe: Recipe, device: torch.device) -> str:
-    """The precision of a run: bf16 where the processor computes in it, for the fast engine.
-
-    Args:
-        recipe: its `run` section.
-        device: as resolved.
-
-    Returns:
-        "bf16" or "fp32".
-    """
+    """The precision of a run: bf16 where the processor computes in it, for the fast engine."""
     if recipe.run.precision != "auto":
         return recipe.run.precision
     if recipe.run.engine == "reference":
@@ -135,17 +114,6 @@ def resolve_execution(recipe: Recipe, device: torch.device, images: int) -> tupl
 
     Compiling takes minutes on a GPU, and on a CPU about one for a gain of some 5 to 10 % (benchmarks/NOTES.md): "auto"
     compiles what would take two minutes at 20 TFLOP/s there, half an hour at 100 GFLOP/s here.
-
-    Args:
-        recipe: resolved but for hardware.
-        device: as resolved.
-        images: training images an epoch.
-
-    Returns:
-        (`run.compile`, `run.capture`), each "on" or "off".
-
-    Raises:
-        UserError: capture on a CPU.
     """
     run, cuda = recipe.run, device.type == "cuda"
     if run.capture == "on" and not cuda:
@@ -175,14 +143,7 @@ def _cpu_flags() -> set[str]:
 
 
 def device_name(device: torch.device) -> str:
-    """The hardware's name for records.
-
-    Args:
-        device: as resolved.
-
-    Returns:
-        Such as "NVIDIA H200" or "cpu: AMD EPYC (2 threads)".
-    """
+    """The hardware's name for records."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
@@ -197,15 +158,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """FLOP/s of a matrix product on the device.
-
-    Args:
-        device: as resolved.
-        precision: "bf16" or "fp32".
-
-    Returns:
-        The rate, or None where it is not known.
-    """
+    """FLOP/s of a matrix product on the device."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -219,9 +172,6 @@ def numerics(deterministic: bool) -> Iterator[None]:
     cuDNN would otherwise take TF32 for float32 convolutions on its own, and matrix products whatever
     `torch.set_float32_matmul_precision` was told; the reported accuracies come from float32. Deterministic algorithms
     are used, or an error is raised where there is none.
-
-    Args:
-        deterministic: `run.deterministic`. The process's settings are put back at the end.
     """
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32
@@ -286,14 +236,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory used so far: the device's on a GPU, the process's resident set on a CPU.
-
-    Args:
-        device: as resolved.
-
-    Returns:
-        Bytes.
-    """
+    """The most memory used so far: the device's on a GPU, the process's resident set on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource

@@ -1,8 +1,10 @@
-"""The twelve methods of Table 4 as data: a name enters, its row leaves. Choices, tests and tables are driven by it."""
+"""The methods as rows of data; choices, tests and tables are driven by them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from srat_fast.registry import method as METHODS
 
 BASE_LOSSES = ("ce", "focal", "ldam")
 WEIGHTINGS = ("none", "balanced", "deferred")
@@ -29,7 +31,7 @@ class Method:
     title: str
 
 
-_ROWS = (
+for _row in (
     Method("natural", "ce", "none", False, False, "Natural training"),
     Method("ce", "ce", "none", False, True, "CE"),
     Method("focal", "focal", "none", False, True, "Focal"),
@@ -42,7 +44,5 @@ _ROWS = (
     Method("srat-ce", "ce", "deferred", True, True, "SRAT-CE"),
     Method("srat-focal", "focal", "deferred", True, True, "SRAT-Focal"),
     Method("srat-ldam", "ldam", "deferred", True, True, "SRAT-LDAM"),
-)
-
-#: name -> row, in the order of the paper's tables.
-METHODS: dict[str, Method] = {row.name: row for row in _ROWS}
+):
+    METHODS(_row.name)(_row)

@@ -38,15 +38,7 @@ _PACKAGES = ("srat-fast", "torch", "triton", "numpy", "pillow", "safetensors", "
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part.
-
-    Args:
-        path: the file; its directory exists.
-        data: its content.
-
-    Raises:
-        OSError: as the file system says; nothing is left behind then.
-    """
+    """Write a file so that a reader sees the old content or the new one, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -67,14 +59,7 @@ def _umask() -> int:
 
 
 def plain_json(value: Any) -> Any:
-    """`value` with what JSON cannot hold (NaN, infinities) as null, and tuples as lists.
-
-    Args:
-        value: nested dicts, lists and scalars.
-
-    Returns:
-        The same, ready for `json.dumps(allow_nan=False)`.
-    """
+    """`value` with what JSON cannot hold (NaN, infinities) as null, and tuples as lists."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -99,17 +84,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path) -> RunDirectory:
-        """A new, empty run directory, locked.
-
-        Args:
-            path: must not exist, or be empty but for what a run leaves that was killed before it began.
-
-        Returns:
-            The run directory.
-
-        Raises:
-            UserError: it holds another run or other files, cannot be written, or another process is at work in it.
-        """
+        """A new, empty run directory, locked."""
         require_text("--out", str(path))
         run = cls(path)
         with path_errors("--out", path, "cannot be written"):
@@ -134,17 +109,7 @@ class RunDirectory:
 
     @classmethod
     def reopen(cls, path: Path) -> RunDirectory:
-        """A run that has begun, to be continued; locked.
-
-        Args:
-            path: a directory with a recipe.
-
-        Returns:
-            The run directory.
-
-        Raises:
-            UserError: there is no run, it cannot be written, or another process is at work in it.
-        """
+        """A run that has begun, to be continued; locked."""
         run = cls(path)
         run._begun = True
         with path_errors("--out", path):
@@ -198,17 +163,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """An existing run.
-
-        Args:
-            path: a directory with a recipe and a model.
-
-        Returns:
-            The run directory.
-
-        Raises:
-            UserError: it is not a finished run.
-        """
+        """An existing run."""
         for name in (RECIPE, MODEL):
             with path_errors("RUN", path):
                 there = (path / name).is_file()
@@ -230,27 +185,12 @@ class RunDirectory:
             shutil.rmtree(self._made, ignore_errors=True)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        """Write `content` to `name`, atomically; NaN becomes null.
-
-        Args:
-            name: file name inside the directory.
-            content: nested plain values.
-        """
+        """Write `content` to `name`, atomically; NaN becomes null."""
         text = json.dumps(plain_json(content), indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / name, text.encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The content of a JSON file of the run.
-
-        Args:
-            name: file name inside the directory.
-
-        Returns:
-            Its content.
-
-        Raises:
-            UserError: missing or damaged.
-        """
+        """The content of a JSON file of the run."""
         try:
             content = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -288,29 +228,17 @@ class RunDirectory:
         return content
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add one epoch to metrics.jsonl.
-
-        Args:
-            line: plain values of the epoch.
-        """
+        """Add one epoch to metrics.jsonl."""
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain_json(line), allow_nan=False) + "\n")
 
     def metrics(self) -> bytes:
-        """metrics.jsonl as it is.
-
-        Returns:
-            Its bytes; none where no epoch has ended.
-        """
+        """metrics.jsonl as it is."""
         file = self.path / METRICS
         return file.read_bytes() if file.exists() else b""
 
     def set_metrics(self, content: bytes) -> None:
-        """Put metrics.jsonl back to an earlier state: epochs that are undone and a torn last line go.
-
-        Args:
-            content: as `metrics` gave it.
-        """
+        """Put metrics.jsonl back to an earlier state: epochs that are undone and a torn last line go."""
         if content:
             write_atomically(self.path / METRICS, content)
         else:
@@ -369,16 +297,7 @@ def status_of(path: Path, record: dict[str, Any] | None) -> dict[str, str]:
 
 
 def audit_verdict(record: dict[str, Any], weights: str = "last", checksum: str | None = None) -> str:
-    """What `srat-fast audit` said of a run's numbers, for every place that quotes them.
-
-    Args:
-        record: the content of record.json.
-        weights: "last", "best" or "ema".
-        checksum: of the weights' file, where it is known: an audit of other weights does not count.
-
-    Returns:
-        "reliable", "suspicious" or "not audited".
-    """
+    """What `srat-fast audit` said of a run's numbers, for every place that quotes them."""
     audit = (record if weights == "last" else record.get(weights) or {}).get("audit") or {}
     if checksum is not None and audit.get("weights_checksum", checksum) != checksum:
         return "not audited (the record's audit is of other weights)"
@@ -426,11 +345,7 @@ def has_accuracies(record: dict[str, Any]) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers.
-
-    Returns:
-        Name -> version; packages that are not installed are left out.
-    """
+    """Versions of Python and of the packages that decide the numbers."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -441,11 +356,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree that runs, with "+changes" where it is not clean.
-
-    Returns:
-        The hash, or None where the package is not run from a git checkout.
-    """
+    """The commit of the source tree that runs, with "+changes" where it is not clean."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

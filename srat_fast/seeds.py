@@ -6,14 +6,6 @@ import hashlib
 
 
 def seed_for(seed: int, *purpose: object) -> int:
-    """The seed of one named stream, so that (say) a longer attack does not shift the data order.
-
-    Args:
-        seed: the run's seed.
-        *purpose: what the stream is for, such as "order", epoch.
-
-    Returns:
-        An integer in [0, 2^63), the same on every machine.
-    """
+    """The seed of one named stream, so that (say) a longer attack does not shift the data order."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -18,7 +18,7 @@ from benchmarks.engine.work import DEVICE, ON_GPU, Work, batch_of, image_set, me
 from benchmarks.measure import peak_bytes, spread, take_turns
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.hardware import peak_flops
-from srat_fast.training.flops import forward_flops, training_flops
+from srat_fast.training.cost import forward_flops, training_flops
 from srat_fast.training.step import FastEngine
 
 #: What others are compared with: the whole baselines by every rung, those with one trick by the product.

@@ -17,7 +17,7 @@ from srat_fast.attacks.threat import LInfBall
 from srat_fast.losses.objective import Objective
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe
-from srat_fast.training.schedule import learning_rate
+from srat_fast.training.step import learning_rate
 
 
 class Tricks(NamedTuple):

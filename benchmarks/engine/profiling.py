@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.engine.ladder import PRODUCT, make_engine, precision_of, warm
 from benchmarks.engine.work import DEVICE, ON_GPU, Work, batch_of
-from srat_fast.training.profile import is_kernel
+from srat_fast.training.cost import is_kernel
 
 STEPS = 5
 #: Operations that a row names; the kinds count all of them.

@@ -25,7 +25,7 @@ from srat_fast.evaluation.accuracy import PgdSettings, predict
 from srat_fast.evaluation.judge import eval_settings
 from srat_fast.models.build import build_model
 from srat_fast.seeds import seed_for
-from srat_fast.training.flops import forward_flops
+from srat_fast.training.cost import forward_flops
 
 LOADER_IMAGES = 50_000 if ON_GPU else 2048
 EVALUATION_STEPS = 20 if ON_GPU else 3

@@ -70,8 +70,7 @@ def reproduce(
     from srat_fast.console import Console
     from srat_fast.errors import UserError
     from srat_fast.sweep.directory import SweepDirectory
-    from srat_fast.sweep.estimate import duration
-    from srat_fast.sweep.plan import make_plan
+    from srat_fast.sweep.plan import duration, make_plan
     from srat_fast.sweep.reproduce import item_names, item_spec, load_item
 
     console = Console()

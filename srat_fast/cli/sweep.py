@@ -90,8 +90,7 @@ def run(
 ) -> int:
     """Plan a spec's runs and run them: finished ones are skipped, interrupted ones resumed, failed ones tried again."""
     from srat_fast.console import Console
-    from srat_fast.sweep.space import SAMPLERS
-    from srat_fast.sweep.spec import read_tree, spec_from_tree
+    from srat_fast.sweep.spec import SAMPLERS, read_tree, spec_from_tree
 
     parsed = spec_from_tree(read_tree(spec), spec.parent, spec.stem)
     if search is not None:
@@ -116,13 +115,11 @@ def run_spec(
     from srat_fast.cli import sweep_show
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.driver import Options
-    from srat_fast.sweep.local import LocalEngine
+    from srat_fast.sweep.local import LocalEngine, make_slots, mps_is_running
     from srat_fast.sweep.plan import make_plan
-    from srat_fast.sweep.prepare import prepare_data
-    from srat_fast.sweep.slots import make_slots, mps_is_running
+    from srat_fast.sweep.process import cache_data
     from srat_fast.sweep.spec import BadSpec
-    from srat_fast.sweep.status import read_status
-    from srat_fast.sweep.view import SweepView
+    from srat_fast.sweep.status import SweepView, read_status
 
     if engine not in ENGINES:
         raise UserError("--engine", f"one of {', '.join(ENGINES)}", engine)
@@ -144,7 +141,7 @@ def run_spec(
         if plan.search is not None and engine != "local":
             raise UserError("--engine", "a search runs on one machine: local", engine)
         if engine == "ray":
-            from srat_fast.sweep.ray_engine import RayEngine, cluster_slots
+            from srat_fast.sweep.cluster import RayEngine, cluster_slots
 
             if gpus is not None:
                 raise UserError("--gpus", "the cluster's nodes say what they have", gpus)
@@ -165,13 +162,12 @@ def run_spec(
             if mps_is_running()
             else "MPS does not run here: trials on one GPU take turns"
         )
-    left = [row.trial for row in status.rows if row.status not in ("done", "failed", "pruned")]
     options = Options(stall_timeout, int(min_free * 2**20), images_per_second)
     recorded()
     with SweepView(sweep.plan.title, console) as view:
         if engine == "ray":
             return RayEngine(sweep, slots, view, options, collect=collect).run()
-        prepare_data(sweep, left, view.line)
+        cache_data(sweep, status.left(), view.line)
         driver = None
         if sweep.plan.search is not None:
             from srat_fast.sweep.search import SearchDriver
@@ -251,7 +247,7 @@ def retry(
     ] = False,
 ) -> None:
     """Put failed trials back in the queue; the next `sweep` runs them."""
-    from srat_fast.sweep.retry import requeue
+    from srat_fast.sweep.directory import requeue
 
     for line in requeue(directory, trials or [], fresh):
         print(visible(line))
@@ -265,13 +261,13 @@ def run_one(
     """Run a single trial here, such as one task of a batch system's array job."""
     from srat_fast.console import Console
     from srat_fast.sweep.directory import SweepDirectory
-    from srat_fast.sweep.single import run_single
-    from srat_fast.sweep.view import SweepView
+    from srat_fast.sweep.local import run_one as run_trial
+    from srat_fast.sweep.status import SweepView
 
     sweep = SweepDirectory.open(directory)
     recorded()
     with SweepView(sweep.plan.title, Console()) as view:
-        return run_single(sweep, index, view)
+        return run_trial(sweep, index, view)
 
 
 @app.command()
@@ -297,8 +293,7 @@ def print_table(
 ) -> None:
     """Print a sweep's table and write it to files; `reproduce` does so too."""
     from srat_fast.console import Console
-    from srat_fast.sweep.table import build_table
-    from srat_fast.sweep.write import to_markdown, to_parts, write_table
+    from srat_fast.sweep.table import build_table, to_markdown, to_parts, write_table
 
     methods = sorted({sweep.plan.recipe(trial).method for trial in sweep.plan.trials})
     if baseline is not None and baseline not in methods:

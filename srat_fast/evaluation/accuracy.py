@@ -45,19 +45,6 @@ def predict(
     """Predicted and true labels, on clean images or on PGD examples of them.
 
     The model is judged in eval mode without autocast; its mode is put back afterwards.
-
-    Args:
-        model: float32, images in [0, 1] -> logits.
-        loader: the images, without augmentation.
-        attack: PGD with a random start (as in training), or None for clean images.
-        seed: of the start.
-        progress: told the number of images done after each batch.
-
-    Returns:
-        (predictions [N], labels [N]) on the CPU.
-
-    Raises:
-        EvaluationFailure: logits are not finite, or an attack left its ball.
     """
     named = NamedAttack("clean", None, (), {})
     if attack is not None:
@@ -69,18 +56,7 @@ def predict(
 
 
 def accuracies(predictions: Tensor, labels: Tensor, well: list[int], under: list[int]) -> dict[str, Any]:
-    """Fractions of right predictions.
-
-    Args:
-        predictions: [N].
-        labels: [N].
-        well: labels of the well-represented half.
-        under: labels of the under-represented half ("Under" in Table 4).
-
-    Returns:
-        {"overall", "well", "under", "balanced", "per_class": [C]}; a class without images has NaN and does not
-        enter `balanced`, the mean over the classes (equal to `overall` on a uniform test set).
-    """
+    """Fractions of right predictions."""
     right = (predictions == labels).double()
 
     def mean(of: Tensor) -> float:
@@ -98,14 +74,7 @@ def accuracies(predictions: Tensor, labels: Tensor, well: list[int], under: list
 
 
 def collapsed_class(predictions: Tensor) -> int | None:
-    """The class that nearly all predictions name, if there is one.
-
-    Args:
-        predictions: [N] of clean images.
-
-    Returns:
-        Its label where it takes more than 95 % of the predictions, else None.
-    """
+    """The class that nearly all predictions name, if there is one."""
     values, counts = predictions.unique(return_counts=True)
     top = int(counts.argmax())
     return int(values[top]) if int(counts[top]) > COLLAPSE_SHARE * len(predictions) else None

@@ -58,18 +58,7 @@ def observe(
     seed: int = 0,
     progress: Callable[[int], None] = lambda images: None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Penultimate features and predictions, on clean images or PGD examples: those that the reported accuracy is of.
-
-    Args:
-        model: float32.
-        loader: the images, without augmentation.
-        attack: as for `accuracy.predict`.
-        seed: of the attack's start.
-        progress: told the number of images done after each batch.
-
-    Returns:
-        (features [N, D] float32, predictions [N], labels [N]).
-    """
+    """Penultimate features and predictions, on clean images or PGD examples: those that the reported accuracy is of."""
     recorder = _Recorder(model)
     predictions, labels = predict(recorder, loader, attack, seed=seed, progress=progress)
     features = torch.cat(recorder.kept)
@@ -87,21 +76,7 @@ def describe(
     under: list[int],
     seed: int,
 ) -> dict[str, Any]:
-    """The numbers of one view, clean or attacked.
-
-    Args:
-        features: [N, D].
-        predictions: [N].
-        labels: [N].
-        counts: training images per class.
-        well: labels of the well-represented half.
-        under: of the other half.
-        seed: of samples.
-
-    Returns:
-        "accuracy" as `accuracies` gives it, "confusion", "scatter_ratio", the silhouettes, "count_correlation", and
-        "under_taken_by_well": the share of rare classes' images that are taken for a frequent class.
-    """
+    """The numbers of one view, clean or attacked."""
     matrix = separability.confusion(predictions, labels, len(counts))
     accuracy = accuracies(torch.from_numpy(predictions), torch.from_numpy(labels), well, under)
     return {

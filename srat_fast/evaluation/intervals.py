@@ -10,16 +10,7 @@ from torch import Tensor
 
 
 def wilson(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a proportion: sensible at 0 and at 1 and for few images.
-
-    Args:
-        right: successes, 0 to `total`.
-        total: n >= 0.
-        confidence: two-sided level.
-
-    Returns:
-        (low, high) within [0, 1]; (0, 1) where there is nothing to count.
-    """
+    """Wilson's score interval (1927) of a proportion: sensible at 0 and at 1 and for few images."""
     if total == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -36,15 +27,6 @@ def intervals(predictions: Tensor, labels: Tensor, well: list[int], under: list[
     """95 % intervals of what `srat_fast.evaluation.accuracy.accuracies` gives.
 
     They say how far the test images' number may be from that of all such images; they know nothing of seeds.
-
-    Args:
-        predictions: [N].
-        labels: [N].
-        well: labels of the well-represented half.
-        under: labels of the under-represented half.
-
-    Returns:
-        {"overall": [low, high], "well": ..., "under": ..., "per_class": [C pairs]}.
     """
     right = predictions == labels
 

@@ -15,14 +15,7 @@ from srat_fast.recipe import Recipe
 
 
 def eval_settings(recipe: Recipe) -> PgdSettings:
-    """The recipe's evaluation attack.
-
-    Args:
-        recipe: resolved.
-
-    Returns:
-        PGD-20 for the `paper` recipe.
-    """
+    """The recipe's evaluation attack."""
     attack = recipe.eval_attack
     assert attack.step_size is not None and attack.epsilon is not None, "the recipe is resolved"
     return PgdSettings(attack.steps, attack.step_size, attack.epsilon)
@@ -40,22 +33,7 @@ def judge(
     seed: int,
     progress: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Any]:
-    """Clean and robust accuracy.
-
-    Args:
-        model: float32, on the device.
-        images: test (or validation) images.
-        well: labels of the well-represented half.
-        under: labels of the under-represented half.
-        attack: PGD for the robust accuracy.
-        batch_size: images a step.
-        device: where it runs.
-        seed: of the attack's start.
-        progress: told the number of images done (each counts twice: clean and attacked).
-
-    Returns:
-        {"standard": {...}, "robust": {...}, "collapsed": label or None}, as `accuracies` gives them.
-    """
+    """Clean and robust accuracy."""
     loader = MemoryLoader(images, batch_size=batch_size, device=device)
     clean, labels = predict(model, loader, None, progress=progress)
     attacked, _ = predict(model, loader, attack, seed=seed, progress=progress)

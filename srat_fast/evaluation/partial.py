@@ -21,30 +21,13 @@ FOLDER = "evaluation"
 
 
 def partial_path(run: Path, name: str, identity: dict[str, Any]) -> Path:
-    """Where the state of one attack of one evaluation is kept.
-
-    Args:
-        run: the run directory.
-        name: of the attack.
-        identity: everything that decides the numbers; another value is another file.
-
-    Returns:
-        Such as RUN/evaluation/pgd-100x5-0123456789abcdef.npz.
-    """
+    """Where the state of one attack of one evaluation is kept."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return run / FOLDER / f"{name}-{digest[:16]}.npz"
 
 
 def save_partial(path: Path, outcome: Outcome) -> None:
-    """Write an outcome, atomically.
-
-    Args:
-        path: as `partial_path` gives it; its folder exists.
-        outcome: of any round.
-
-    Raises:
-        OSError: as the file system says; the former state stays.
-    """
+    """Write an outcome, atomically."""
     content = io.BytesIO()
     np.savez(
         content,
@@ -56,15 +39,7 @@ def save_partial(path: Path, outcome: Outcome) -> None:
 
 
 def load_partial(path: Path, images: int) -> Outcome | None:
-    """The outcome that `save_partial` wrote.
-
-    Args:
-        path: as `partial_path` gives it.
-        images: how many it must be about.
-
-    Returns:
-        The outcome, or None where there is none, or none that is whole: the archive carries checksums of its parts.
-    """
+    """The outcome that `save_partial` wrote."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
             predictions = torch.from_numpy(content["predictions"].astype(np.int64))
@@ -77,10 +52,6 @@ def load_partial(path: Path, images: int) -> Outcome | None:
 
 
 def remove_partials(paths: list[Path]) -> None:
-    """Take finished states away.
-
-    Args:
-        paths: files that may be there.
-    """
+    """Take finished states away."""
     for path in paths:
         path.unlink(missing_ok=True)

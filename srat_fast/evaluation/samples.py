@@ -30,20 +30,7 @@ def sample_examples(
     seed: int,
     count: int = _COUNT,
 ) -> dict[str, np.ndarray]:
-    """The first test images of the classes in turn, and PGD examples of them; fp32, eager, eval mode.
-
-    Args:
-        model: on the device; its mode is put back afterwards.
-        images: test images.
-        attack: the evaluation's.
-        device: where it runs.
-        seed: of the attack's start.
-        count: images in all; fewer where there are fewer.
-
-    Returns:
-        clean and adversarial [N, H, W, C] uint8 (adversarial ones rounded to it), labels, clean_predictions and
-        adversarial_predictions [N] int64, epsilon and steps, scalars.
-    """
+    """The first test images of the classes in turn, and PGD examples of them; fp32, eager, eval mode."""
     rank = np.zeros(len(images), np.int64)  # position of each image within its class
     for label in np.unique(images.labels):
         of_class = np.flatnonzero(images.labels == label)
@@ -77,12 +64,7 @@ def sample_examples(
 
 
 def save_samples(path: Path, samples: dict[str, np.ndarray]) -> None:
-    """Write samples, whole or not at all.
-
-    Args:
-        path: of the .npz file.
-        samples: as `sample_examples` gives them.
-    """
+    """Write samples, whole or not at all."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **samples)
     write_atomically(path, buffer.getvalue())

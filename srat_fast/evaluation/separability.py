@@ -16,16 +16,7 @@ SILHOUETTE_POINTS = 10_000
 
 
 def spread_sample(labels: np.ndarray, points: int, seed: int) -> np.ndarray:
-    """At most so many points, as evenly over the classes as they allow.
-
-    Args:
-        labels: [N].
-        points: how many at most.
-        seed: of the draw.
-
-    Returns:
-        [M] indices, ascending.
-    """
+    """At most so many points, as evenly over the classes as they allow."""
     if len(labels) <= points:
         return np.arange(len(labels))
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -49,13 +40,6 @@ def scatter_ratio(features: np.ndarray, labels: np.ndarray) -> float:
     """Between-class over within-class scatter.
 
     trace(S_B) / trace(S_W) with S_B = sum_c n_c (m_c - m)(m_c - m)^T and S_W = sum_i (x_i - m_c)(x_i - m_c)^T.
-
-    Args:
-        features: [N, D].
-        labels: [N].
-
-    Returns:
-        The ratio, 0 where all class means are equal; infinite where no class has any spread.
     """
     x = features.astype(np.float64)
     centre, between, within = x.mean(axis=0), 0.0, 0.0
@@ -70,17 +54,7 @@ def scatter_ratio(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def silhouettes(features: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
-    """Mean silhouette, -1 (mixed) to 1 (well apart), with Euclidean distances and with angles.
-
-    Args:
-        features: [N, D].
-        labels: [N].
-        seed: of the sample that is taken of more than `SILHOUETTE_POINTS` points.
-
-    Returns:
-        {"silhouette", "silhouette_cosine": means over the points, "silhouette_per_class": Euclidean, [C] for labels
-        0 .. C - 1, NaN for an absent one, "silhouette_points": how many}; the means are NaN with one class only.
-    """
+    """Mean silhouette, -1 (mixed) to 1 (well apart), with Euclidean distances and with angles."""
     index = spread_sample(labels, SILHOUETTE_POINTS, seed)
     x, y = features[index], labels[index]
     classes = int(labels.max()) + 1
@@ -103,29 +77,12 @@ def silhouettes(features: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> d
 
 
 def confusion(predictions: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Counts of (true, predicted).
-
-    Args:
-        predictions: [N].
-        labels: [N].
-        classes: C.
-
-    Returns:
-        [C, C], a row for each true class.
-    """
+    """Counts of (true, predicted)."""
     return confusion_matrix(labels, predictions, labels=np.arange(classes))
 
 
 def rank_correlation(counts: list[int], per_class: list[float]) -> dict[str, float]:
-    """Spearman's correlation of training images and accuracy over the classes.
-
-    Args:
-        counts: training images per class.
-        per_class: accuracies; NaN for a class without test images, which is left out.
-
-    Returns:
-        {"spearman", "p_value"}, NaN where either is the same for all classes.
-    """
+    """Spearman's correlation of training images and accuracy over the classes."""
     pairs = [(n, a) for n, a in zip(counts, per_class, strict=True) if a == a]
     x, y = [n for n, _ in pairs], [a for _, a in pairs]
     if len(set(x)) < 2 or len(set(y)) < 2:
@@ -135,29 +92,12 @@ def rank_correlation(counts: list[int], per_class: list[float]) -> dict[str, flo
 
 
 def taken_by(matrix: np.ndarray, victims: list[int], takers: list[int]) -> float:
-    """Share of some classes' images that are named as one of some other classes.
-
-    Args:
-        matrix: of `confusion`.
-        victims: true classes, such as the under-represented ones.
-        takers: predicted ones.
-
-    Returns:
-        A fraction; NaN without images.
-    """
+    """Share of some classes' images that are named as one of some other classes."""
     of = matrix[victims].sum()
     return float(matrix[np.ix_(victims, takers)].sum() / of) if of else float("nan")
 
 
 def embed(features: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """t-SNE in the plane (the paper's Figs. 3 and 4).
-
-    Args:
-        features: [N, D], N >= 4.
-        seed: of the embedding.
-
-    Returns:
-        [N, 2] float32.
-    """
+    """t-SNE in the plane (the paper's Figs. 3 and 4)."""
     perplexity = min(30.0, (len(features) - 1) / 3)
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)

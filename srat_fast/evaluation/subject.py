@@ -53,21 +53,7 @@ class Subject:
 def open_subject(
     run: str | Path, changes: dict[str, Any], *, weights: str, device: str, data: Any = None
 ) -> Subject:
-    """Load a run's weights and images.
-
-    Args:
-        run: a run directory.
-        changes: recipe fields to change.
-        weights: a key of `WEIGHTS`.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
-
-    Returns:
-        The subject; its directory can be written.
-
-    Raises:
-        UserError: not a run, no such weights, images missing, or the directory cannot be written.
-    """
+    """Load a run's weights and images."""
     if weights not in WEIGHTS:
         raise UserError("--weights", f"one of {', '.join(WEIGHTS)}", weights)
     directory = RunDirectory.open(Path(run))
@@ -101,11 +87,7 @@ def open_subject(
 def amend_record(
     directory: RunDirectory, change: Callable[[dict[str, Any]], dict[str, Any]], result: Any
 ) -> None:
-    """Read, change and write record.json; of two processes that do so, each sees what the other wrote.
-
-    Raises:
-        Unrecorded: it cannot be written; with `result`, which hours may have gone into.
-    """
+    """Read, change and write record.json; of two processes that do so, each sees what the other wrote."""
     try:
         with exclusive(directory.path / FOLDER / "record", option=None):
             directory.write_json(RECORD, change(directory.read_json(RECORD)))

@@ -72,21 +72,6 @@ def attack_images(
 
     The model is judged in eval mode without autocast; its mode is put back afterwards. The first round attacks every
     image, each later one those that are still right.
-
-    Args:
-        model: float32, images in [0, 1] -> logits.
-        loader: the images, without augmentation.
-        attack: by name.
-        seed: the run's.
-        outcome: of an interrupted attempt with the same arguments; None starts anew.
-        progress: told the number of images that a finished round accounts for; they sum up to all images.
-        keep: given the outcome after each round of a batch.
-
-    Returns:
-        (outcome, labels [N] on the CPU).
-
-    Raises:
-        EvaluationFailure: logits are not finite, or an attack left its ball or [0, 1].
     """
     total = loader.images_per_epoch
     state = outcome or Outcome(torch.full((total,), -1))

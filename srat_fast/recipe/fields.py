@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srat_fast.errors import UserError
+from srat_fast.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Spec:
         doc: meaning, in one line.
         unit: of the value, "" where it has none.
         source: where the default comes from (paper, authors' code).
-        choices: allowed strings, or ().
+        choices: allowed strings, or registries of them, or ().
         low: smallest allowed number; `low_open` excludes it.
         high: largest allowed number; `high_open` excludes it.
         fraction: whether "8/255" is accepted.
@@ -31,7 +32,7 @@ class Spec:
     doc: str
     unit: str = ""
     source: str = ""
-    choices: tuple[str, ...] = ()
+    choices: tuple[str | Registry[Any], ...] = ()
     low: float | None = None
     high: float | None = None
     low_open: bool = False
@@ -40,18 +41,13 @@ class Spec:
     auto: str = ""
     identity: bool = True
 
+    def options(self) -> tuple[str, ...]:
+        """The allowed strings, those of plug-ins included."""
+        return tuple(name for part in self.choices for name in ((part,) if isinstance(part, str) else part))
+
 
 def setting(default: Any, doc: str, **spec: Any) -> Any:
-    """A dataclass field with its `Spec`.
-
-    Args:
-        default: the `paper` recipe's value; None needs `auto`.
-        doc: meaning, in one line.
-        **spec: the other attributes of `Spec`.
-
-    Returns:
-        What stands to the right of the annotation in a dataclass.
-    """
+    """A dataclass field with its `Spec`."""
     return dataclasses.field(default=default, metadata={"spec": Spec(doc, **spec)})
 
 
@@ -64,17 +60,9 @@ def _kind(annotation: Any) -> type:
 
 
 def allowed(kind: type, spec: Spec) -> str:
-    """What a field may hold, as a phrase for an error message or a reference page.
-
-    Args:
-        kind: str, bool, int, float or tuple (of integers).
-        spec: the field's bounds.
-
-    Returns:
-        Such as "an integer >= 1" or "one of exp, step".
-    """
+    """What a field may hold, as a phrase for an error message or a reference page."""
     if spec.choices:
-        text = "one of " + ", ".join(spec.choices)
+        text = "one of " + ", ".join(spec.options())
     elif kind is bool:
         text = "true or false"
     elif kind is str:
@@ -143,20 +131,7 @@ def _within(number: float, spec: Spec) -> bool:
 
 
 def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
-    """`raw` as the field's type, or a one-line error.
-
-    Args:
-        name: the field's dotted name, for the message.
-        raw: value from TOML, JSON, an option or Python.
-        annotation: the field's type annotation.
-        spec: the field's bounds.
-
-    Returns:
-        The checked value.
-
-    Raises:
-        UserError: wrong type or out of bounds.
-    """
+    """`raw` as the field's type, or a one-line error."""
     kind = _kind(annotation)
     if spec.auto and (raw is None or (isinstance(raw, str) and raw.lower() in ("auto", "none"))):
         return None
@@ -165,6 +140,6 @@ def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
     except (ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError):
         raise UserError(name, allowed(kind, spec), raw) from None
     numbers = value if kind is tuple else (value,) if kind in (int, float) else ()
-    if not all(_within(n, spec) for n in numbers) or (spec.choices and value not in spec.choices):
+    if not all(_within(n, spec) for n in numbers) or (spec.choices and value not in spec.options()):
         raise UserError(name, allowed(kind, spec), raw)
     return value

@@ -13,15 +13,7 @@ from srat_fast.recipe.recipe import SECTIONS, Recipe, flatten
 
 
 def nested_to_dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optim": {"epochs": 10}} -> {"optim.epochs": 10}; dotted keys may already be there.
-
-    Args:
-        tree: as TOML or JSON gives it.
-        prefix: of the names, for the recursion.
-
-    Returns:
-        Dotted name -> value; names are not checked here.
-    """
+    """{"optim": {"epochs": 10}} -> {"optim.epochs": 10}; dotted keys may already be there."""
     dotted: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -45,16 +37,6 @@ def load_fields(recipe: str | None, dataset: str | None = None) -> dict[str, Any
     """What `--recipe` stands for, as dotted fields.
 
     A file's top-level key `base` names the recipe that it starts from (default: the data set's own).
-
-    Args:
-        recipe: a named recipe, a .toml file, a run's recipe.json, or None for the data set's default.
-        dataset: the data set chosen beside it, if any.
-
-    Returns:
-        Dotted name -> raw value.
-
-    Raises:
-        UserError: no such recipe, or the file cannot be read.
     """
     if recipe is not None and Path(recipe).suffix in (".toml", ".json"):
         dotted = nested_to_dotted(_read(Path(recipe)))
@@ -82,29 +64,12 @@ def build_recipe(recipe: str | None = None, changes: dict[str, Any] | None = Non
 
 
 def recipe_from_dict(tree: dict[str, Any]) -> Recipe:
-    """The recipe that `Recipe.to_dict` wrote.
-
-    Args:
-        tree: nested or dotted fields; a missing one takes its default.
-
-    Returns:
-        The checked recipe.
-
-    Raises:
-        UserError: an unknown field, or a value out of bounds.
-    """
+    """The recipe that `Recipe.to_dict` wrote."""
     return Recipe().replace(nested_to_dotted(tree))
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML that `build_recipe` reads back to an equal recipe; fields on "auto" are left out.
-
-    Args:
-        recipe: any recipe.
-
-    Returns:
-        The text of a .toml file.
-    """
+    """The recipe as TOML that `build_recipe` reads back to an equal recipe; fields on "auto" are left out."""
     lines: list[str] = ['base = "paper"']
     values = flatten(recipe)
     for section in ("", *SECTIONS):

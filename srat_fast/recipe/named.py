@@ -45,17 +45,7 @@ DEFAULT_RECIPE = {"digits": "digits"}
 
 
 def named_fields(name: str) -> dict[str, Any]:
-    """The dotted fields in which a named recipe differs from the defaults.
-
-    Args:
-        name: "paper", "smoke" or "digits".
-
-    Returns:
-        A fresh dictionary.
-
-    Raises:
-        UserError: no such recipe.
-    """
+    """The dotted fields in which a named recipe differs from the defaults."""
     if name not in NAMED_RECIPES:
         raise UserError("--recipe", f"one of {', '.join(NAMED_RECIPES)}, or a file ending in .toml", name)
     return dict(NAMED_RECIPES[name][1])

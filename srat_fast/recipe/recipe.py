@@ -28,7 +28,7 @@ class Recipe(Section):
         UserError: a field is out of bounds, or two fields contradict each other.
     """
 
-    method: str = setting("srat-ldam", "row of Table 4", choices=tuple(METHODS))
+    method: str = setting("srat-ldam", "row of Table 4", choices=(METHODS,))
     seed: int = setting(
         0, "seed of the weights, the order, the augmentation and the attack's noise", low=0, high=2**31
     )
@@ -71,9 +71,6 @@ class Recipe(Section):
         `data.limit` and `data.test_limit` stay None for "all", `loss.weight_ratio` for "not used", the size of images
         that keep theirs until `srat_fast.data.plan.sized` has seen them; `run.device` and `run.precision` are
         resolved by the trainer, which sees the hardware.
-
-        Returns:
-            A recipe that `resolve` leaves as it is.
         """
         facts = DATASETS[self.data.name]
         size = self.data.image_size or facts.image_size or facts.resize_to  # None: only the images tell
@@ -100,17 +97,7 @@ class Recipe(Section):
         )
 
     def replace(self, changes: dict[str, Any]) -> Recipe:
-        """A copy with dotted fields changed.
-
-        Args:
-            changes: such as {"optim.epochs": 10, "method": "ce"}.
-
-        Returns:
-            The new recipe, checked again.
-
-        Raises:
-            UserError: unknown field, or a value out of bounds.
-        """
+        """A copy with dotted fields changed."""
         sections: dict[str, dict[str, Any]] = {}
         top: dict[str, Any] = {}
         for name, value in changes.items():
@@ -121,19 +108,11 @@ class Recipe(Section):
         return dataclasses.replace(self, **top, **parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as nested plain values: what recipe.json holds.
-
-        Returns:
-            {"method": ..., "seed": ..., "data": {...}, ...}.
-        """
+        """The recipe as nested plain values: what recipe.json holds."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def fingerprint(self) -> str:
-        """The run's identity: 12 hex digits over every resolved field that changes what is computed.
-
-        Returns:
-            A prefix of a SHA-256; where data lie, which device runs and what is logged do not enter.
-        """
+        """The run's identity: 12 hex digits over every resolved field that changes what is computed."""
         resolved = self.resolve()
         identity = {name: value for name, value in flatten(resolved).items() if FIELDS[name][1].identity}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
@@ -162,14 +141,7 @@ FIELDS = {name: (annotation, spec) for name, annotation, spec in fields_of(Recip
 
 
 def flatten(recipe: Recipe) -> dict[str, Any]:
-    """Dotted name -> value of every field.
-
-    Args:
-        recipe: any recipe.
-
-    Returns:
-        One entry a field, in the order of `FIELDS`.
-    """
+    """Dotted name -> value of every field."""
     values = {}
     for name in FIELDS:
         section, _, leaf = name.rpartition(".")
@@ -178,15 +150,7 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
 
 
 def require_field(name: str, value: Any) -> None:
-    """Refuse a dotted name that is no recipe field.
-
-    Args:
-        name: such as "optim.epochs".
-        value: what was given for it, for the message.
-
-    Raises:
-        UserError: with the nearest known name, or the section's fields.
-    """
+    """Refuse a dotted name that is no recipe field."""
     if name in FIELDS:
         return
     import difflib

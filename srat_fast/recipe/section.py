@@ -25,14 +25,7 @@ _KNOWN: dict[type, list[tuple[str, Any, Spec]]] = {}
 
 
 def fields_of(section: type) -> list[tuple[str, Any, Spec]]:
-    """(name, annotation, spec) of each field of `section`, in order.
-
-    Args:
-        section: one of `srat_fast.recipe.sections`.
-
-    Returns:
-        One triple a field that has a `Spec`.
-    """
+    """(name, annotation, spec) of each field of `section`, in order."""
     if section not in _KNOWN:
         hints = typing.get_type_hints(section)
         _KNOWN[section] = [

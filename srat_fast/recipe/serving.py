@@ -9,15 +9,7 @@ from srat_fast.recipe.sections import Data
 
 
 def serving_defaults(data: Data, size: int | None) -> dict[str, Any]:
-    """Values of the fields that depend on the loader, the storage and the augmentation.
-
-    Args:
-        data: the section.
-        size: height and width of the training images; None where only the images tell.
-
-    Returns:
-        Dotted name -> value; None where the field has no use.
-    """
+    """Values of the fields that depend on the loader, the storage and the augmentation."""
     jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
     defaults = {
         "crop_padding": 0 if resized else None if size is None else size // 8,
@@ -32,14 +24,7 @@ def serving_defaults(data: Data, size: int | None) -> dict[str, Any]:
 
 
 def check_serving(data: Data) -> None:
-    """Refuse what does not go together; a field that would do nothing is a mistake, not a preference.
-
-    Args:
-        data: the section.
-
-    Raises:
-        UserError: naming the field and the way out.
-    """
+    """Refuse what does not go together; a field that would do nothing is a mistake, not a preference."""
     jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
     if jpeg and data.name != "folder":
         raise UserError("data.storage", f"the images of {data.name} are kept raw; jpeg is for folder", "jpeg")

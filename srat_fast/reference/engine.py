@@ -113,11 +113,7 @@ class ReferenceEngine:
         """Nothing to give back."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Warm-up, decay and deferral, as in the paper's Algorithm 1 and Section 5.
-
-        Args:
-            epoch: from 0.
-        """
+        """Warm-up, decay and deferral, as in the paper's Algorithm 1 and Section 5."""
         optim = self.recipe.optim
         rate = optim.lr
         for milestone in optim.milestones or ():
@@ -147,15 +143,7 @@ class ReferenceEngine:
         )
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
-        """PGD on the training model.
-
-        Args:
-            images: [B, C, H, W].
-            labels: [B].
-
-        Returns:
-            Adversarial images.
-        """
+        """PGD on the training model."""
         attack = self.recipe.attack
         eps, alpha = attack.epsilon, attack.step_size
         assert alpha is not None, "the recipe is resolved"
@@ -186,15 +174,7 @@ class ReferenceEngine:
         return x.detach()
 
     def step(self, images: Tensor, labels: Tensor) -> ReferenceResult:
-        """One batch of Algorithm 1: attack, then update.
-
-        Args:
-            images: [B, C, H, W] in [0, 1].
-            labels: [B].
-
-        Returns:
-            The step's losses.
-        """
+        """One batch of Algorithm 1: attack, then update."""
         started = self._now()
         self.guard.before_step()
         x = images.contiguous()
@@ -207,15 +187,7 @@ class ReferenceEngine:
         return result
 
     def update(self, x: Tensor, labels: Tensor) -> ReferenceResult:
-        """One line after another: losses, backward, SGD.
-
-        Args:
-            x: [B, C, H, W], adversarial unless the method is natural.
-            labels: [B].
-
-        Returns:
-            The step's losses.
-        """
+        """One line after another: losses, backward, SGD."""
         self.optimizer.zero_grad()
         hidden = self.model.features(x)
         logits = self.model.linear(hidden)

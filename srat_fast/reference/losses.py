@@ -7,17 +7,7 @@ from torch import Tensor
 
 
 def separation(z: Tensor, labels: Tensor, temperature: float, empty_anchors: str) -> Tensor:
-    """Eq. 6, anchor by anchor.
-
-    Args:
-        z: [B, D] unit rows.
-        labels: [B].
-        temperature: tau.
-        empty_anchors: "drop" or "zero".
-
-    Returns:
-        Scalar.
-    """
+    """Eq. 6, anchor by anchor."""
     terms = []
     for i in range(len(labels)):
         others = [a for a in range(len(labels)) if a != i]  # A(i)
@@ -45,22 +35,7 @@ def classification(
     focal_weighting: str,
     reduction: str,
 ) -> Tensor:
-    """L_cls of Eq. 7 (method.md "Losses").
-
-    Args:
-        logits: [B, C].
-        labels: [B].
-        base: "ce", "ldam" or "focal".
-        weights: [C].
-        margins: [C], for ldam.
-        scale: s, for ldam.
-        gamma: for focal.
-        focal_weighting: "outside" or "inside".
-        reduction: "weighted_mean" or "batch".
-
-    Returns:
-        Scalar.
-    """
+    """L_cls of Eq. 7 (method.md "Losses")."""
     if base not in ("ce", "ldam", "focal"):
         raise NotImplementedError(f"loss.base = {base!r} has no formula here")
     losses = []
@@ -82,18 +57,7 @@ def classification(
 
 
 def class_weights(rule: str, counts: list[int], under: list[int], beta: float, ratio: float | None) -> Tensor:
-    """Class weights, class by class.
-
-    Args:
-        rule: "class-balanced", "inverse" or "ratio".
-        counts: n_c.
-        under: labels of the under-represented half.
-        beta: of the class-balanced rule.
-        ratio: of the ratio rule.
-
-    Returns:
-        [C] float32.
-    """
+    """Class weights, class by class."""
     if rule == "ratio":
         values = [float(ratio) if c in under else 1.0 for c in range(len(counts))]  # type: ignore[arg-type]
     elif rule == "inverse":
@@ -107,14 +71,6 @@ def class_weights(rule: str, counts: list[int], under: list[int], beta: float, r
 
 
 def margins(counts: list[int], largest: float) -> Tensor:
-    """LDAM's margins, class by class.
-
-    Args:
-        counts: n_c.
-        largest: margin of the rarest class.
-
-    Returns:
-        [C] float32.
-    """
+    """LDAM's margins, class by class."""
     rarest = min(counts)
     return torch.tensor([largest * (rarest / n) ** 0.25 for n in counts], dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""How an attempt ended and what follows: exit code, record and log enter; a verdict leaves. Pure functions."""
+"""How an attempt ended and what follows: exit code, record and log enter; a action leaves. Pure functions."""
 
 from __future__ import annotations
 
@@ -26,18 +26,12 @@ _LOCKED = "another process is training in it"
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How one attempt ended.
+class Exit:
+    """How one attempt ended."""
 
-    Attributes:
-        kind: finished, stopped (as asked), killed, hung, crashed, memory, disk or input.
-        problem: one line; "" for finished.
-        traceback: of the last error, where the log has one.
-    """
-
-    kind: str
-    problem: str
-    traceback: str = ""
+    kind: str  # finished, stopped (as asked), killed, hung, crashed, memory, disk or input
+    problem: str  # one line; "" for finished
+    traceback: str = ""  # of the last error, where the log has one
 
     @property
     def signature(self) -> str:
@@ -47,18 +41,12 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What follows for the trial.
+class Action:
+    """What follows for the trial."""
 
-    Attributes:
-        status: done, failed (for good), retry or queued (not the trial's fault, costs no retry).
-        reason: one line.
-        pause: whether the whole sweep must stop.
-    """
-
-    status: str
-    reason: str
-    pause: bool = False
+    status: str  # done, failed (for good), retry or queued (not the trial's fault, costs no retry)
+    reason: str  # one line
+    pause: bool = False  # whether the whole sweep must stop
 
 
 def _traceback(log: str) -> str:
@@ -71,92 +59,60 @@ def _last_line(log: str) -> str:
     return lines[-1][:500] if lines else "nothing was printed"
 
 
-def read_ending(
+def read_exit(
     code: int, record: dict[str, Any] | None, log: str, *, asked: bool = False, hung: bool = False
-) -> Ending:
-    """How an attempt ended.
-
-    Args:
-        code: of the process, as subprocess gives it: negative for a signal.
-        record: the run's record.json, where there is one.
-        log: what the attempt printed, its end at least.
-        asked: whether the driver asked it to stop.
-        hung: whether the driver stopped it for lack of progress.
-
-    Returns:
-        The ending.
-    """
+) -> Exit:
+    """How an attempt ended."""
     log = log[-TAIL:]
     status = record.get("status") if record else None
     if code == 0 and status == "finished":
-        return Ending("finished", "")
+        return Exit("finished", "")
     said = str((record or {}).get("problem") or "") if status == "failed" else ""
     if hung or code == HUNG:
-        return Ending("hung", "made no progress and was stopped", _traceback(log))
+        return Exit("hung", "made no progress and was stopped", _traceback(log))
     if any(word in log or word in said for word in _FULL):
-        return Ending("disk", "the disk is full")
+        return Exit("disk", "the disk is full")
     if asked and (code in STOPPED or code < 0):
-        return Ending("stopped", "stopped with the sweep")
+        return Exit("stopped", "stopped with the sweep")
     if code < 0 or code in STOPPED:
         name = (
             signal.Signals(-code).name if code < 0 and -code in list(signal.Signals) else f"exit code {code}"
         )
-        return Ending("killed", f"was killed ({name})")
+        return Exit("killed", f"was killed ({name})")
     if code == 0:
-        return Ending("crashed", "ended with exit code 0, but its record does not say that it finished")
+        return Exit("crashed", "ended with exit code 0, but its record does not say that it finished")
     problem = said if said and code == 1 else _last_line(log).removeprefix("error: ")
     if code == 2 and _LOCKED in problem:
-        return Ending("killed", problem)
+        return Exit("killed", problem)
     if code == 2:
-        return Ending("input", problem)
+        return Exit("input", problem)
     kind = "memory" if "out of memory" in problem.lower() or "OutOfMemoryError" in problem else "crashed"
-    return Ending(kind, problem, _traceback(log))
+    return Exit(kind, problem, _traceback(log))
 
 
-def judge(ending: Ending, attempts: list[dict[str, Any]], retries: int, alone: bool) -> Verdict:
-    """What follows from an ending.
-
-    Args:
-        ending: of the last attempt.
-        attempts: the earlier ones, as `attempt_entry` made them.
-        retries: how many further attempts a trial may have.
-        alone: whether it had its processor to itself, so that fewer slots would not help against lack of memory.
-
-    Returns:
-        The verdict.
-    """
-    if ending.kind == "finished":
-        return Verdict("done", "finished")
-    if ending.kind == "disk":
-        return Verdict("queued", ending.problem, pause=True)
-    if ending.kind == "stopped":
-        return Verdict("queued", ending.problem)
-    if ending.kind == "input":
-        return Verdict("failed", f"bad input, not tried again: {ending.problem}")
+def next_action(exit: Exit, attempts: list[dict[str, Any]], retries: int, alone: bool) -> Action:
+    """What follows from an exit."""
+    if exit.kind == "finished":
+        return Action("done", "finished")
+    if exit.kind == "disk":
+        return Action("queued", exit.problem, pause=True)
+    if exit.kind == "stopped":
+        return Action("queued", exit.problem)
+    if exit.kind == "input":
+        return Action("failed", f"bad input, not tried again: {exit.problem}")
     counted = [entry for entry in attempts if entry["kind"] not in ("finished", "disk", "stopped")]
-    if ending.kind == "memory" and alone:
-        return Verdict("failed", f"{ending.problem} (it had its processor to itself)")
-    if ending.kind == "crashed" and counted and counted[-1].get("signature") == ending.signature:
-        return Verdict("failed", f"the same error twice: {ending.problem}")
+    if exit.kind == "memory" and alone:
+        return Action("failed", f"{exit.problem} (it had its processor to itself)")
+    if exit.kind == "crashed" and counted and counted[-1].get("signature") == exit.signature:
+        return Action("failed", f"the same error twice: {exit.problem}")
     if len(counted) >= retries:
-        return Verdict("failed", f"{ending.problem}; {len(counted) + 1} attempts")
-    return Verdict("retry", ending.problem)
+        return Action("failed", f"{exit.problem}; {len(counted) + 1} attempts")
+    return Action("retry", exit.problem)
 
 
-def attempt_entry(ending: Ending, code: int, started: float, ended: float, where: str) -> dict[str, Any]:
-    """An attempt as a trial's state keeps it.
-
-    Args:
-        ending: how it ended.
-        code: exit code, negative for a signal.
-        started: seconds since the epoch.
-        ended: likewise.
-        where: host and slot.
-
-    Returns:
-        Plain values.
-    """
-    entry = asdict(ending) | {"exit": code, "started": started, "ended": ended, "where": where}
-    if ending.kind == "crashed":
-        entry["signature"] = ending.signature
+def attempt_entry(exit: Exit, code: int, started: float, ended: float, where: str) -> dict[str, Any]:
+    """An attempt as a trial's state keeps it."""
+    entry = asdict(exit) | {"exit": code, "started": started, "ended": ended, "where": where}
+    if exit.kind == "crashed":
+        entry["signature"] = exit.signature
     return entry

@@ -49,14 +49,7 @@ class Captured:
         self._recordings.clear()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Fill the static inputs and replay.
-
-        Args:
-            *inputs: tensors on one GPU.
-
-        Returns:
-            The graph's own output tensors: valid until the next call with inputs of these shapes.
-        """
+        """Fill the static inputs and replay."""
         key = layout(*inputs)
         recording = self._recordings.get(key)
         if recording is None:
@@ -107,11 +100,7 @@ def capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
 
 @torch.no_grad()
 def _prove(graph: torch.cuda.CUDAGraph, outputs: tuple[Tensor, ...]) -> None:
-    """Replay once and see every output written: an empty graph, as of a wrong device, trains nothing and says nothing.
-
-    Raises:
-        RuntimeError: it left an element as it was.
-    """
+    """Replay once and see every output written: an empty graph, as of a wrong device, trains nothing in silence."""
     poisons = [_POISON[output.element_size()] for output in outputs]
     bits = [output.detach().view(kind) for output, (kind, _) in zip(outputs, poisons, strict=True)]
     for own, (_, poison) in zip(bits, poisons, strict=True):
@@ -128,11 +117,7 @@ def _prove(graph: torch.cuda.CUDAGraph, outputs: tuple[Tensor, ...]) -> None:
 
 @contextmanager
 def preserved(state: Iterable[Tensor]) -> Iterator[None]:
-    """Puts tensors back as they were: for rehearsals that must leave no trace.
-
-    Args:
-        state: tensors that will be changed in place.
-    """
+    """Puts tensors back as they were: for rehearsals that must leave no trace."""
     tensors = list(state)
     kept = [t.detach().clone() for t in tensors]
     try:

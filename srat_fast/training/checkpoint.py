@@ -74,19 +74,7 @@ class Checkpoints:
         self.directory = directory
 
     def save(self, name: str, files: dict[str, bytes], about: dict[str, Any]) -> Saved:
-        """Write a checkpoint; the ones before it stay until it has been read back.
-
-        Args:
-            name: sorts after the older ones; an equal one is replaced.
-            files: name -> content.
-            about: plain values for the manifest: recipe, versions, what was reached.
-
-        Returns:
-            What it took.
-
-        Raises:
-            TrainingFailure: the disk is full, or what was read back differs; older checkpoints are as they were.
-        """
+        """Write a checkpoint; the ones before it stay until it has been read back."""
         started = time.perf_counter()
         final, temporary = self.directory / name, self.directory / f"{_TEMPORARY}{name}"
         sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
@@ -122,14 +110,7 @@ class Checkpoints:
         return Saved(name, total, time.perf_counter() - started)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest checkpoint that is what was saved; leftovers of interrupted saves are removed.
-
-        Returns:
-            (checkpoint, or None where none was ever saved; what was wrong with newer ones, which are removed).
-
-        Raises:
-            UserError: there are checkpoints and all are damaged, or one has another schema.
-        """
+        """The newest checkpoint that is what was saved; leftovers of interrupted saves are removed."""
         if not self.directory.is_dir():
             return None, []
         for leftover in self.directory.glob(f"{_TEMPORARY}*"):
@@ -181,18 +162,7 @@ class Checkpoints:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a checkpoint into memory and compare it with its manifest.
-
-    Args:
-        path: its directory.
-
-    Returns:
-        The checkpoint; its files are the very bytes that were compared.
-
-    Raises:
-        Damaged: a file is missing, cut, or differs by as little as a bit.
-        UserError: it was written by a version of this program with another layout.
-    """
+    """Read a checkpoint into memory and compare it with its manifest."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         if manifest.pop("self") != _digest(manifest):

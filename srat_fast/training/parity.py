@@ -18,7 +18,7 @@ from torch import Tensor
 
 from srat_fast.errors import TrainingFailure
 from srat_fast.training.capture import Function, preserved
-from srat_fast.training.memory import out_of_memory
+from srat_fast.training.cost import out_of_memory
 
 if TYPE_CHECKING:
     from srat_fast.training.step import FastEngine
@@ -48,9 +48,6 @@ def compile_errors() -> Iterator[None]:
     """Turns what torch.compile, Triton or a capture raise into one line that names the way out.
 
     torch's advice to compute float32 in TF32 is not passed on: float32 means float32 here (`hardware.numerics`).
-
-    Raises:
-        TrainingFailure: in place of the error inside.
     """
     try:
         with warnings.catch_warnings():

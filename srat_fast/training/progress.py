@@ -1,15 +1,19 @@
-"""What a person sees of a run: counts and losses enter; a bar on a terminal, plain lines elsewhere, leave."""
+"""What is shown of training: live progress, a line an epoch, TensorBoard curves, catastrophic overfitting."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from srat_fast.console import Bar, interactive, unheard
+from srat_fast.errors import MissingPackage
+from srat_fast.recipe import Recipe
 from srat_fast.tables import visible
 
 
@@ -62,12 +66,7 @@ class ProgressView:
                 self._bar.stop()
 
     def begin(self, phase: str, images: int) -> None:
-        """A new phase of `images` images.
-
-        Args:
-            phase: such as "training".
-            images: how many it handles in all.
-        """
+        """A new phase of `images` images."""
         self._phase = phase
         if self._bar is not None:
             for task in self._bar.task_ids:
@@ -75,12 +74,7 @@ class ProgressView:
             self._bar.add_task(phase, total=images, title=self._title, text="")
 
     def advance(self, images: int, text: str | None = None) -> None:
-        """`images` more are done.
-
-        Args:
-            images: since the last call.
-            text: losses and accuracies to show beside the bar; None keeps what is there.
-        """
+        """`images` more are done."""
         if self._bar is not None:
             task = self._bar.task_ids[0]
             if text is None:
@@ -101,21 +95,115 @@ class ProgressView:
         return True
 
     def describe(self, text: str) -> None:
-        """Change the phase's description, such as "epoch 3/40".
-
-        Args:
-            text: the new one.
-        """
+        """Change the phase's description, such as "epoch 3/40"."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], description=text)
 
     def line(self, text: str) -> None:
-        """One line that stays: an epoch's summary.
-
-        Args:
-            text: without markup.
-        """
+        """One line that stays: an epoch's summary."""
         with unheard(self._console):
             self._console.print(
                 visible(text, lines=True), markup=False, emoji=False, highlight=False, soft_wrap=True
             )
+
+
+_CURVES = ("lr", "loss", "classification", "separation", "train_accuracy", "images_per_second")
+
+
+def curve_points(metrics: dict[str, Any]) -> dict[str, float]:
+    """The TensorBoard curves of one epoch."""
+    points = {f"train/{name}": metrics[name] for name in _CURVES}
+    if "validation" in metrics:
+        points |= {
+            f"validation/{kind}": metrics["validation"][kind]["balanced"] for kind in ("standard", "robust")
+        }
+    return points
+
+
+def epoch_line(title: str, metrics: dict[str, Any], epochs: int, seconds: float) -> str:
+    """The summary that is printed after an epoch."""
+    done = metrics["epoch"] + 1
+    left = (epochs - done) * seconds / done
+    text = (
+        f"{title}  epoch {done}/{epochs}  loss {metrics['loss']:.4f}  train acc {metrics['train_accuracy']:.1%}  "
+        f"lr {metrics['lr']:.3g}  {metrics['images_per_second']:,.0f} img/s  {left:.0f} s left"
+    )
+    parts = metrics["seconds"]
+    shares = [
+        f"{name} {parts[name] / parts['total']:.0%}" for name in ("attack", "step", "data") if name in parts
+    ]
+    text += f"  ({', '.join(shares)}; {metrics['peak_memory_bytes'] / 2**30:.1f} GiB"
+    text += ")" if metrics["mfu"] is None else f"; MFU {metrics['mfu']:.0%})"
+    if "validation" in metrics:
+        standard, robust = (metrics["validation"][kind]["balanced"] for kind in ("standard", "robust"))
+        text += f"  validation {standard:.1%} clean, {robust:.1%} robust"
+    if metrics.get("catastrophic_overfitting"):
+        text += "  catastrophic overfitting: robust under the attack of training only"
+    if metrics["nonfinite_gradients"]:
+        text += f"  {metrics['nonfinite_gradients']} non-finite attack gradients"
+    return text
+
+
+class Curves:
+    """Writes scalars to a run directory; does nothing where it is switched off.
+
+    Args:
+        directory: receives events.out.tfevents.*.
+        enabled: `run.tensorboard`.
+        purge: the first epoch that is run again, whose older points TensorBoard drops; None for a new run.
+
+    Raises:
+        MissingPackage: switched on and tensorboard is not installed.
+    """
+
+    def __init__(self, directory: Path, enabled: bool, purge: int | None = None) -> None:
+        self._writer = None
+        if enabled:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise MissingPackage(
+                    "tensorboard",
+                    "run.tensorboard = true",
+                    "pip install tensorboard, or --set run.tensorboard=false",
+                ) from None
+            self._writer = SummaryWriter(str(directory), purge_step=purge)
+
+    def epoch(self, number: int, values: dict[str, float]) -> None:
+        """Add one point to each curve."""
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, number)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+#: Training accuracy on the attacked images from which, and robust accuracy up to which, the two contradict each other.
+HIGH, NEAR_ZERO = 0.5, 0.05
+
+
+def catastrophic_overfitting(recipe: Recipe, train_accuracy: float, robust: dict[str, Any]) -> bool | None:
+    """Whether a model resists the attack of its training and no other (Wong et al. 2020, on one-step attacks)."""
+    assert recipe.eval_attack.epsilon is not None, "the recipe is resolved"
+    if not recipe.row.adversarial or recipe.eval_attack.epsilon > recipe.attack.epsilon * (1 + 1e-9):
+        return None
+    return train_accuracy >= HIGH and max(robust["overall"], robust["balanced"]) <= NEAR_ZERO
+
+
+def overfitting_verdict(recipe: Recipe, metrics: dict[str, Any], robust: dict[str, Any]) -> dict[str, Any]:
+    """The verdict on a run's last epoch, for its record."""
+    validated = "validation" in metrics
+    against = metrics["validation"]["robust"] if validated else robust
+    verdict = catastrophic_overfitting(recipe, metrics["train_accuracy"], against)
+    warnings = []
+    if verdict:
+        warnings.append(
+            f"catastrophic overfitting: {metrics['train_accuracy']:.0%} right under the attack of training, "
+            f"{against['overall']:.0%} under PGD-{recipe.eval_attack.steps} on the "
+            f"{'validation' if validated else 'test'} images; try more attack.steps or a smaller attack.step_size"
+        )
+    return {"catastrophic_overfitting": verdict, "warnings": warnings}

@@ -108,18 +108,7 @@ class Setup:
 
 
 def resolve_hardware(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple[Recipe, torch.device]:
-    """The recipe with every "auto" replaced, hardware's included.
-
-    Args:
-        recipe: any.
-        arrays: the images, where they are in memory already.
-
-    Returns:
-        (recipe, device).
-
-    Raises:
-        UserError: a device or a data folder that is not there, or a class that would have no images.
-    """
+    """The recipe with every "auto" replaced, hardware's included."""
     recipe = sized(recipe, arrays).resolve()
     device = resolve_device(recipe.run.device)
     images = sum(planned_counts(recipe, base_counts(recipe, arrays)[0]))
@@ -133,19 +122,7 @@ def resolve_hardware(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple
 
 
 def prepare(recipe: Recipe, device: torch.device, arrays: ImageArrays | None = None) -> Setup:
-    """Load the images, build the network and its engine.
-
-    Args:
-        recipe: as `resolve_hardware` gives it.
-        device: likewise.
-        arrays: the images, where they are in memory already.
-
-    Returns:
-        A run that is ready to start.
-
-    Raises:
-        UserError: images missing or damaged, or a recipe that does not suit them.
-    """
+    """Load the images, build the network and its engine."""
     require_loader(recipe)
     use_device(device)
     split = load_split(recipe, arrays)

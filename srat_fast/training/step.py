@@ -1,4 +1,4 @@
-"""One step of the fast path: a batch enters; the model is attacked, differentiated and updated, and losses leave."""
+"""Training step of the fast engine (Algorithm 1): PGD attack, objective, guarded SGD update."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from srat_fast.attacks.engine import AttackEngine, compile_mode, compile_settings
 from srat_fast.attacks.pgd import cross_entropy
@@ -19,10 +19,105 @@ from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe
 from srat_fast.seeds import seed_for
 from srat_fast.training.capture import Captured, Function, layout, preserved
-from srat_fast.training.guard import StepGuard
+from srat_fast.training.cost import Stopwatch
 from srat_fast.training.parity import WAY_OUT, check_parity, compile_errors
-from srat_fast.training.schedule import learning_rate
-from srat_fast.training.stopwatch import Stopwatch
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """Linear warm-up, then a factor at each milestone (method.md "schedule").
+
+    warm-up: lr (e + 1) / warmup_epochs      after: lr * decay^(milestones reached)
+    """
+    optim = recipe.optim
+    assert optim.warmup_epochs is not None and optim.milestones is not None, "the recipe is resolved"
+    if epoch < optim.warmup_epochs:
+        return optim.lr * (epoch + 1) / optim.warmup_epochs
+    return optim.lr * optim.decay ** sum(epoch >= milestone for milestone in optim.milestones)
+
+
+class NotFinite(TrainingFailure):
+    """A loss or gradient that is not finite.
+
+    Args:
+        problem: which, in which step.
+    """
+
+
+class StepGuard:
+    """Keeps a model at its last finite state.
+
+    Args:
+        model: on its device; its floating-point and integer buffers are kept from before each step.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        buffers = list(model.buffers())
+        device = buffers[0].device
+        floats = [b for b in buffers if b.is_floating_point()]
+        self._groups = [
+            group for group in (floats, [b for b in buffers if not b.is_floating_point()]) if group
+        ]
+        self._kept = [_flat(group).clone() for group in self._groups]
+        #: steps begun in this epoch; the first that was not finite, or 0; its loss; 1.0 from that step on.
+        self.steps, self.bad = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+        self.loss, self.found = (torch.zeros(1, dtype=torch.float32, device=device) for _ in range(2))
+
+    def tensors(self) -> list[Tensor]:
+        """What a step changes in place."""
+        return [self.steps, self.bad, self.loss, self.found, *self._kept]
+
+    def before_step(self) -> None:
+        """Keep the running statistics, unless a step was not finite."""
+        for kept, group in zip(self._kept, self._groups, strict=True):
+            kept.copy_(torch.where(self.bad > 0, kept, _flat(group)))
+
+    def check(self, total: Tensor, norm: Tensor) -> None:
+        """Decide on the update that follows; `found` is what a fused optimiser takes as `found_inf`."""
+        self.steps += 1
+        finite = torch.isfinite(total) & torch.isfinite(norm)
+        first = ~finite & (self.bad == 0)
+        self.bad += first * self.steps
+        self.loss.copy_(torch.where(first, total.detach().float(), self.loss))
+        self.found.copy_(self.bad > 0)
+
+    def settle(self) -> None:
+        """Put the running statistics back to those before the step that was not finite."""
+        for kept, group in zip(self._kept, self._groups, strict=True):
+            for buffer, old in zip(group, kept.split([b.numel() for b in group]), strict=True):
+                buffer.copy_(old.view_as(buffer))
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+class LateReader:
+    """Reads a device's integer without waiting for it: on a GPU as it was some steps ago.
+
+    Args:
+        source: [1] int64.
+    """
+
+    def __init__(self, source: Tensor) -> None:
+        self._source = source
+        self._event: torch.cuda.Event | None = None
+        self._copy = torch.zeros(1, dtype=torch.int64, pin_memory=True) if source.is_cuda else source
+
+    def poll(self) -> int:
+        """The value as of some steps ago; on a CPU as of now."""
+        if not self._source.is_cuda:
+            return int(self._source)
+        if self._event is not None and not self._event.query():
+            return 0
+        value = 0 if self._event is None else int(self._copy)
+        self._copy.copy_(self._source, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+        return value
+
+    def now(self) -> int:
+        """The value as of now; waits for the device."""
+        return int(self._source)
 
 
 class StepResult(NamedTuple):
@@ -116,11 +211,7 @@ class FastEngine:
         return optimizer
 
     def state(self) -> list[Tensor]:
-        """Every tensor that a step changes in place: for rehearsals that must leave no trace.
-
-        Returns:
-            Parameters, BatchNorm statistics, momentum and counters.
-        """
+        """Every tensor that a step changes in place: for rehearsals that must leave no trace."""
         momentum = [
             t for entry in self.optimizer.state.values() for t in entry.values() if isinstance(t, Tensor)
         ]
@@ -128,11 +219,7 @@ class FastEngine:
         return [*self.model.parameters(), *self.model.buffers(), *momentum, *counters]
 
     def start_epoch(self, epoch: int) -> None:
-        """Set the epoch's learning rate and class weights, in place.
-
-        Args:
-            epoch: from 0.
-        """
+        """Set the epoch's learning rate and class weights, in place."""
         rate = learning_rate(self.recipe, epoch)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -142,18 +229,7 @@ class FastEngine:
         self.objective.start_epoch(epoch)
 
     def step(self, images: Tensor, labels: Tensor) -> StepResult:
-        """Algorithm 1 on one batch: attack, objective, update.
-
-        Args:
-            images: [B, C, H, W] in [0, 1].
-            labels: [B].
-
-        Returns:
-            The step's losses.
-
-        Raises:
-            TrainingFailure: compilation failed, or does not compute what eager mode does.
-        """
+        """Algorithm 1 on one batch: attack, objective, update."""
         images = images.contiguous(memory_format=torch.channels_last)
         if self._rehearse and images.shape not in self._seen:
             self.rehearse(images, labels)
@@ -168,13 +244,6 @@ class FastEngine:
         """Compile and capture for a batch's shape, leaving no trace.
 
         The first shape, and the one that is compiled for, are checked against eager mode.
-
-        Args:
-            images: [B, C, H, W], channels_last.
-            labels: [B].
-
-        Raises:
-            TrainingFailure: compilation failed, or does not compute what eager mode does.
         """
         started = time.perf_counter()
         compiling = compile_settings(self.device) if self._compiled_size else nullcontext()
@@ -207,66 +276,28 @@ class FastEngine:
             )
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The recipe's training attack on a batch.
-
-        Args:
-            images: [B, C, H, W] in [0, 1].
-            labels: [B].
-
-        Returns:
-            Adversarial images, same shape, fp32.
-        """
+        """The recipe's training attack on a batch."""
         start = self.ball.random_start(images, self.noise) if self.recipe.attack.random_start else images
         self._require_rehearsed(images, labels)
         self._require_rehearsed(start, labels)
         return self._attack(images, labels, start)[0]
 
     def update(self, images: Tensor, labels: Tensor) -> StepResult:
-        """The outer minimisation: one SGD step on the objective of Eq. 7.
-
-        Args:
-            images: [B, C, H, W], adversarial unless the method is natural.
-            labels: [B].
-
-        Returns:
-            The step's losses.
-        """
+        """The outer minimisation: one SGD step on the objective of Eq. 7."""
         self._require_rehearsed(images, labels)
         total, classification, separation, correct = self._update(images, labels)
         return StepResult(total, classification, separation, correct, images)
 
     def attack_eagerly(self, images: Tensor, labels: Tensor, start: Tensor) -> tuple[Tensor]:
-        """The attack without compilation or capture: what the start-up check compares with.
-
-        Args:
-            images: [B, C, H, W].
-            labels: [B].
-            start: the first x'.
-
-        Returns:
-            One tensor: adversarial images.
-        """
+        """The attack without compilation or capture: what the start-up check compares with."""
         return self._attack_batch(images, labels, start, eager=True)
 
     def update_eagerly(self, images: Tensor, labels: Tensor, full: bool = False) -> tuple[Tensor, ...]:
-        """The update without compilation or capture: what the start-up check compares with.
-
-        Args:
-            images: [B, C, H, W].
-            labels: [B].
-            full: without autocast.
-
-        Returns:
-            total, classification, separation, correct.
-        """
+        """The update without compilation or capture: what the start-up check compares with."""
         return self._update_batch(images, labels, lambda x, y: self.losses(x, y, not full))
 
     def run_parts(self) -> tuple[Function, Function]:
-        """The attack (images, labels, start) and the update (images, labels) as steps run them.
-
-        Returns:
-            Two functions of tensors.
-        """
+        """The attack (images, labels, start) and the update (images, labels) as steps run them."""
         return self._attack, self._update
 
     def _attack_batch(
@@ -289,16 +320,7 @@ class FastEngine:
         return (adversarial,)
 
     def losses(self, images: Tensor, labels: Tensor, autocast: bool = True) -> tuple[Tensor, ...]:
-        """Forward pass and objective: the part of the update that is compiled.
-
-        Args:
-            images: [B, C, H, W].
-            labels: [B].
-            autocast: in bfloat16 where the recipe says so.
-
-        Returns:
-            total, classification, separation, logits.
-        """
+        """Forward pass and objective: the part of the update that is compiled."""
         half = autocast and self.recipe.run.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             features = self.model.features(images)

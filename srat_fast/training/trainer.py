@@ -17,27 +17,17 @@ from srat_fast.errors import Interrupted, TrainingFailure, UserError, is_full
 from srat_fast.hardware import device_name, neutral, numerics, peak_memory
 from srat_fast.recipe import Recipe
 from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
-from srat_fast.training.curves import Curves
+from srat_fast.training.cost import forward_flops, memory_errors, training_flops
 from srat_fast.training.fit import Fit
-from srat_fast.training.flops import forward_flops, training_flops
-from srat_fast.training.memory import memory_errors
-from srat_fast.training.progress import ProgressView
+from srat_fast.training.progress import Curves, ProgressView
 from srat_fast.training.resume import Begin, begin, check_data
 from srat_fast.training.setup import Setup, prepare
-from srat_fast.training.stops import Stops
-from srat_fast.training.watchdog import Watchdog
+from srat_fast.training.stops import Stops, Watchdog
 from srat_kernels import resolve_backend
 
 
 def default_out(recipe: Recipe) -> Path:
-    """Where a run goes that names no directory: its data, method and seed in words, its identity as a suffix.
-
-    Args:
-        recipe: any.
-
-    Returns:
-        Such as runs/cifar10-exp-100-srat-ldam-seed0-1a2b3c4d5e6f.
-    """
+    """Where a run goes that names no directory: its data, method and seed in words, its identity as a suffix."""
     data = recipe.data
     shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance}-{data.ratio:g}"
     return Path("runs") / f"{data.name}-{shape}-{recipe.method}-seed{recipe.seed}-{recipe.fingerprint()}"
@@ -164,11 +154,7 @@ def _continue(fit: Fit, start: Begin, view: ProgressView) -> None:
 
 @contextlib.contextmanager
 def _full_disk(run: RunDirectory) -> Iterator[None]:
-    """A full disk in words, wherever it is met.
-
-    Raises:
-        TrainingFailure: in place of the OSError.
-    """
+    """A full disk in words, wherever it is met."""
     try:
         yield
     except OSError as error:

@@ -22,7 +22,7 @@ from benchmarks.engine.floor import (
 )
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import build_recipe
-from srat_fast.training.flops import forward_flops, training_flops
+from srat_fast.training.cost import forward_flops, training_flops
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "performance.md"
 

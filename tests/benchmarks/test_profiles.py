@@ -9,7 +9,7 @@ from benchmarks.engine.network import PASSES, STAGES, _entries, network_row, par
 from benchmarks.engine.profiling import kind_of, profile_row
 from benchmarks.engine.work import Work, batch_of
 from srat_fast.models.build import build_model
-from srat_fast.training.flops import forward_flops, training_flops
+from srat_fast.training.cost import forward_flops, training_flops
 
 WORK = Work("srat-ldam", 8, "batch", "fp32", width=8, steps=1)
 

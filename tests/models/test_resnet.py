@@ -16,7 +16,7 @@ from srat_fast.models.build import build_model, check_batch_norm
 from srat_fast.models.files import load_model, save_model
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import build_recipe
-from srat_fast.training.flops import forward_flops, training_flops
+from srat_fast.training.cost import forward_flops, training_flops
 
 
 def test_it_is_the_cifar_resnet18() -> None:

@@ -14,14 +14,12 @@ import time
 import tomllib
 from pathlib import Path
 
-from srat_fast.sweep.child import end_with
+from srat_fast.sweep.child import end_with, load_data
 
 end_with(int(sys.argv[1]))
 arguments = sys.argv[3:]
-if sys.argv[2] == "prepare":  # the real one
-    from srat_fast.sweep.prepare import prepare
-
-    prepare(sys.argv[3:])
+if sys.argv[2] == "load-data":  # the real one
+    load_data(Path(sys.argv[3]))
     sys.exit(0)
 assert sys.argv[2] == "train"
 assert arguments[arguments.index("--resume") + 1] == "auto"

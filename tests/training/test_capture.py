@@ -22,7 +22,7 @@ from srat_fast.methods import METHODS
 from srat_fast.models.build import build_model
 from srat_fast.models.resnet import BasicBlock, ResNet18
 from srat_fast.recipe import Recipe, build_recipe
-from srat_fast.sweep.outcome import read_ending
+from srat_fast.sweep.outcome import read_exit
 from srat_fast.training import trainer
 from srat_fast.training.capture import Captured, capturing
 from srat_fast.training.parity import check_parity, compile_errors
@@ -345,4 +345,4 @@ def test_full_memory_inside_a_capture_is_called_so(how) -> None:
     ):
         raised(how)
     record = {"status": "failed", "problem": str(error.value)}
-    assert read_ending(1, record, "").kind == "memory"  # a sweep then tries with fewer beside it
+    assert read_exit(1, record, "").kind == "memory"  # a sweep then tries with fewer beside it

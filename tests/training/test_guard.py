@@ -10,10 +10,9 @@ import torch
 
 from srat_fast import TrainingFailure, train
 from srat_fast.record import RunDirectory
-from srat_fast.training.ema import MovingAverage
-from srat_fast.training.guard import LateReader
+from srat_fast.training.fit import MovingAverage
 from srat_fast.training.setup import prepare, resolve_hardware
-from srat_fast.training.step import FastEngine
+from srat_fast.training.step import FastEngine, LateReader
 from tests.training.short_runs import record, short
 
 

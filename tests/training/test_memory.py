@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from srat_fast import TrainingFailure, train
-from srat_fast.training.memory import memory_errors
+from srat_fast.training.cost import memory_errors
 from tests.training.short_runs import record, short
 
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from benchmarks.checkpoints import measure
 from srat_fast.record import RunDirectory
 from srat_fast.seeds import seed_for
-from srat_fast.training import state
-from srat_fast.training.epochs import EpochRunner
+from srat_fast.training import resume
+from srat_fast.training.fit import EpochRunner
 from srat_fast.training.progress import ProgressView
 from srat_fast.training.setup import prepare, resolve_hardware
 from tests.training.short_runs import short
@@ -40,22 +40,22 @@ def drawn(setup) -> list[float]:
 def test_every_random_stream_comes_back(parts) -> None:
     setup, runner, run = parts
     drawn(setup)  # gauss and standard_normal keep a second number for the next call: it is part of the state
-    files = state.capture(setup, runner, run, {"best": None}, {})
+    files = resume.snapshot(setup, runner, run, {"best": None}, {})
     expected = drawn(setup)
     assert drawn(setup) != expected
-    assert state.restore(setup, runner, run, files) == {"best": None}
+    assert resume.restore(setup, runner, run, files) == {"best": None}
     assert drawn(setup) == expected
 
 
 def test_a_state_of_another_kind_of_device_begins_the_noise_anew(parts) -> None:
     setup, runner, run = parts
-    files = state.capture(setup, runner, run, {"best": None}, {})
-    content = torch.load(io.BytesIO(files[state.STATE]), weights_only=True)
+    files = resume.snapshot(setup, runner, run, {"best": None}, {})
+    content = torch.load(io.BytesIO(files[resume.STATE]), weights_only=True)
     content["noise_device"], content["noise"] = "cuda", torch.zeros(16, dtype=torch.uint8)
     content["position"] |= {"epoch": 2, "batch": 1}
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    state.restore(setup, runner, run, files | {state.STATE: buffer.getvalue()})
+    resume.restore(setup, runner, run, files | {resume.STATE: buffer.getvalue()})
     assert setup.engine.noise.initial_seed() == seed_for(setup.recipe.seed, "attack", 2, 1)
     assert (runner.epoch, runner.batch) == (2, 1)
 
@@ -66,11 +66,11 @@ def test_tensors_stay_where_they_are(parts) -> None:
     engine = setup.engine
     tensors = [*engine.state(), *runner.ema.module.state_dict().values()]
     places = [t.data_ptr() for t in tensors]
-    files = state.capture(setup, runner, run, {"best": None}, {})
+    files = resume.snapshot(setup, runner, run, {"best": None}, {})
     with torch.no_grad():
         for tensor in engine.model.parameters():
             tensor.add_(1.0)
-    state.restore(setup, runner, run, files)
+    resume.restore(setup, runner, run, files)
     after = [*engine.state(), *runner.ema.module.state_dict().values()]
     assert [t.data_ptr() for t in after] == places
     weights = dict(engine.model.state_dict())

@@ -16,8 +16,8 @@ from srat_fast import TrainingFailure, UserError, build_recipe, evaluate, train
 from srat_fast.models.files import load_model
 from srat_fast.models.resnet import ResNet18
 from srat_fast.record import WEIGHTS
-from srat_fast.training.ema import MovingAverage
-from srat_fast.training.profile import busy_seconds
+from srat_fast.training.cost import busy_seconds
+from srat_fast.training.fit import MovingAverage
 from srat_kernels import resolve_backend
 
 SHORT = {

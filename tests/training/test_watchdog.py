@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from srat_fast.training.watchdog import HANG_CODE, STACKS, Watchdog
+from srat_fast.training.stops import HANG_CODE, STACKS, Watchdog
 from tests.training.short_runs import SHORT, record
 
 #: The Python API with a loader that blocks in its second epoch, for good; holding Python's lock or not.
@@ -61,11 +61,11 @@ def test_a_hang_is_ended_with_stacks_and_on_record(tmp_path) -> None:
 STUCK = """
 import ctypes, sys
 from pathlib import Path
-from srat_fast.training import watchdog
-watchdog._LAST_RESORT = 1.0
+from srat_fast.training import stops
+stops._LAST_RESORT = 1.0
 def holds_pythons_lock():
     ctypes.PyDLL(None).pause()  # PyDLL keeps the interpreter's lock: no Python thread runs any more
-with watchdog.Watchdog(1.0, Path(sys.argv[1]), lambda problem: None) as dog:
+with stops.Watchdog(1.0, Path(sys.argv[1]), lambda problem: None) as dog:
     dog.beat()
     import time
     time.sleep(0.6)
@@ -84,9 +84,9 @@ def test_a_hang_that_stops_python_itself_is_ended_too(tmp_path) -> None:
 PAUSED = """
 import sys, time
 from pathlib import Path
-from srat_fast.training import watchdog
-watchdog._STOPPED = 1.0
-with watchdog.Watchdog(2.0, Path(sys.argv[1]), lambda problem: None) as dog:
+from srat_fast.training import stops
+stops._STOPPED = 1.0
+with stops.Watchdog(2.0, Path(sys.argv[1]), lambda problem: None) as dog:
     dog.beat()
     print("ready", flush=True)
     time.sleep(1.5)  # less than the limit, with the pause more than it

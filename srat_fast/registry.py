@@ -1,0 +1,115 @@
+"""What a recipe can name: methods, networks, threat models, terms of the objective, inner losses; a plug-in adds to it.
+
+from srat_fast.registry import term
+
+@term("poly1")
+class Poly1: ...
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from srat_fast.errors import UserError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Name -> entry; an unknown name or one that is taken is refused in one line.
+
+    Args:
+        what: an entry in words.
+        field: the recipe field that names one.
+        home: module that declares the built-in entries, imported when the registry is first read.
+    """
+
+    def __init__(self, what: str, field: str, home: str) -> None:
+        self.what, self.field, self._home = what, field, home
+        self._entries: dict[str, T | None] = {}  # None: declared, its module not yet imported
+        self._modules: dict[str, str] = {}
+        self._ready = False
+
+    def __call__(self, name: str) -> Callable[[T], T]:
+        """Decorator that registers an entry.
+
+        Args:
+            name: as recipes and `--set` give it.
+
+        Raises:
+            UserError: the name is taken.
+        """
+
+        def register(entry: T) -> T:
+            module = getattr(entry, "__module__", "")
+            if self._modules.get(name) != module:  # else the module that declared it brings it
+                self._read()
+                if name in self._entries:
+                    raise UserError(
+                        self.field, f"the {self.what} {name} exists already; choose another name", name
+                    )
+            self._entries[name] = entry
+            return entry
+
+        return register
+
+    def declare(self, module: str, *names: str) -> None:
+        """Announce entries of a module that is imported only when one of them is used (torch takes seconds)."""
+        for name in names:
+            self._modules[name] = module
+            self._entries.setdefault(name, None)
+
+    def remove(self, name: str) -> None:
+        """Take an entry out again: of a plug-in that failed, and of tests."""
+        self._entries.pop(name, None)
+        self._modules.pop(name, None)
+
+    def __getitem__(self, name: str) -> T:
+        """The entry.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        self._read()
+        if name not in self._entries:
+            near = difflib.get_close_matches(str(name), self._entries, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(self.field, f"one of {', '.join(self._entries)}{hint}", name)
+        if self._entries[name] is None:
+            importlib.import_module(self._modules[name])
+        entry = self._entries[name]
+        if entry is None:
+            raise NotImplementedError(f"{self._modules[name]} does not register the {self.what} {name}")
+        return entry
+
+    def __contains__(self, name: object) -> bool:
+        self._read()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        self._read()
+        return iter(tuple(self._entries))
+
+    def __len__(self) -> int:
+        self._read()
+        return len(self._entries)
+
+    def _read(self) -> None:
+        if not self._ready:
+            self._ready = True  # before the import: the home registers while it is being read
+            importlib.import_module(self._home)
+
+
+#: rows of the method table (`srat_fast.methods.Method`).
+method: Registry[Any] = Registry("method", "method", "srat_fast.methods")
+#: (channels, width) -> backbone (`srat_fast.models.classifier.Backbone`).
+model: Registry[Any] = Registry("network", "model.name", "srat_fast.models")
+#: radius -> `srat_fast.attacks.threat.Threat`.
+threat: Registry[Any] = Registry("threat model", "attack.threat", "srat_fast.attacks")
+#: context -> (batch -> scalar) (`srat_fast.losses.objective.Term`).
+term: Registry[Any] = Registry("term", "loss.base", "srat_fast.losses")
+#: batch -> scalar that an attack climbs (`srat_fast.attacks.inner`).
+inner: Registry[Any] = Registry("inner loss", "attack.loss", "srat_fast.attacks")
