@@ -196,9 +196,7 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
         cells.append(cell)
         recipes.append(fields)
         checks.append((recipe, images))
-    for (
-        seed
-    ) in spec.seeds:  # seeds outermost: a sweep that is stopped early has compared all cells on some seeds
+    for seed in spec.seeds:  # outermost: stopped early, a sweep has compared all cells on some seeds
         for k, (recipe, images) in enumerate(checks):
             identity = run_identity(recipe.replace({"seed": seed}), planner.code)
             if identity in seen:
