@@ -272,8 +272,11 @@ def estimate(
     slots: int,
     finished: Iterable[tuple[Trial, float]] = (),
     images_per_second: float | None = None,
+    speeds: Iterable[float] = (),
 ) -> Estimate:
-    """The time that trials will take, by work at the rate of finished runs, else by images at a stated speed."""
+    """The time that trials will take: by work at the rate of finished runs, else by images at a stated speed or at
+    those of running trials."""
+    running = [speed for speed in speeds if speed]
     trials, done = list(left), [(trial, seconds) for trial, seconds in finished if seconds]
     if done:
         rate = sum(trial.work for trial, _ in done) / sum(seconds for _, seconds in done)
@@ -282,11 +285,15 @@ def estimate(
     elif images_per_second:
         total = sum(trial.images for trial in trials) / images_per_second
         source = f"at the given {images_per_second:,g} training images/s a trial, evaluation not counted"
+    elif running:
+        mean = sum(running) / len(running)
+        total = sum(trial.images for trial in trials) / mean
+        source = f"at the {mean:,.3g} training images/s of a running trial, evaluation not counted"
     else:
         return Estimate(
             None,
             None,
-            "unknown until a run of this sweep has finished; --images-per-second N gives an estimate",
+            "unknown until a run of this sweep has trained an epoch; --images-per-second N gives an estimate",
         )
     at_once = max(1, min(slots, len(trials)))
     longest = (
