@@ -15,6 +15,7 @@ from benchmarks.engine.work import COUNTS, UNDER
 from srat_fast.attacks.pgd import cross_entropy, pgd
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.losses.objective import Objective
+from srat_fast.models.batch import Batch
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe
 from srat_fast.training.step import learning_rate
@@ -37,7 +38,7 @@ class Tricks(NamedTuple):
 class Total(NamedTuple):
     """The loss of an update, as the gate reads it."""
 
-    total: Tensor
+    losses: dict[str, Tensor]
 
 
 class EagerLoop:
@@ -61,6 +62,7 @@ class EagerLoop:
         self.optimizer = torch.optim.SGD(
             model.parameters(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
         )
+        self.classify, self.separable = model.classify, model.separable
         self._features = torch.compile(model.features, dynamic=False) if tricks.compiled else model.features
 
     def start_epoch(self, epoch: int) -> None:
@@ -102,12 +104,10 @@ class EagerLoop:
 
     def update(self, images: Tensor, labels: Tensor) -> Total:
         self.optimizer.zero_grad()
-        features = self.features(images)
-        separable = self.model.separable(features) if self.recipe.row.separation else None
-        total = self.objective(separable, self.model.classify(features), labels).total
+        total = self.objective(Batch(self, images, labels))["total"]
         total.backward()
         self.optimizer.step()
-        return Total(total.detach())
+        return Total({"total": total.detach()})
 
     def step(self, images: Tensor, labels: Tensor) -> Total:
         return self.update(self.attack(images, labels), labels)

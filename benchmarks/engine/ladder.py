@@ -18,8 +18,8 @@ from torch.nn import functional
 from benchmarks.engine.eager import EagerLoop, Tricks
 from benchmarks.engine.work import COUNTS, DEVICE, ON_GPU, UNDER, Work
 from srat_fast.models.build import build_model
-from srat_fast.reference import ReferenceEngine
 from srat_fast.training.capture import preserved
+from srat_fast.training.plain import ReferenceEngine
 from srat_fast.training.step import FastEngine
 
 EAGER = {
@@ -122,7 +122,7 @@ def check(
     for each in engines:
         batch = layout({id(oracle): "reference", id(engine): rung}.get(id(each), "autocast"), wanted)
         with preserved(tensors):
-            total = float(each.update(batch, labels).total)
+            total = float(each.update(batch, labels).losses["total"])
             results.append((total, _gradient(each)))
     (loss, gradient), (true_loss, true_gradient), *plain = results
     bounds = [LOSS, GRADIENT]

@@ -26,6 +26,7 @@ if __name__ == "__main__":
 from benchmarks.engine.work import COUNTS, UNDER, Work, image_set, memory_loader
 from srat_fast.attacks.engine import compile_settings
 from srat_fast.errors import TrainingFailure
+from srat_fast.models.batch import Batch
 from srat_fast.models.build import build_model
 from srat_fast.training import parity
 from srat_fast.training.capture import Function, preserved
@@ -64,15 +65,16 @@ def wrong_sign(engine: FastEngine) -> None:
 def dropped_term(engine: FastEngine) -> None:
     """The separation loss has a value and no gradient."""
 
-    def losses(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        half = engine.recipe.run.precision == "bf16"
-        with torch.autocast(engine.device.type, torch.bfloat16, enabled=half):
-            features = engine.model.features(images)
-            logits = engine.model.classify(features)
-            separable = engine.model.separable(features).detach()
-        return (*engine.objective(separable, logits, labels), logits)
+    class Cut(Batch):
+        @property
+        def separable(self) -> Tensor:
+            return super().separable.detach()
 
-    engine._update = lambda images, labels: engine._update_batch(images, labels, losses)
+    def losses(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        batch = Cut(engine.model, images, labels, half=engine.recipe.run.precision == "bf16")
+        return (*engine.objective(batch).values(), batch.logits)
+
+    engine._update = lambda images, labels: engine._update_batch(images, labels, losses=losses)
 
 
 def with_first_weights(engine: FastEngine, function: Function) -> Function:

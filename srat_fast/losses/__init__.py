@@ -1,1 +1,5 @@
-"""Losses: class weights and margins, and one objective built from a method's row on the `srat_kernels` ops."""
+"""Losses: class weights and margins, the terms of the objective, and the objective of a method's row."""
+
+from srat_fast.registry import term
+
+term.declare("srat_fast.losses.terms", "ce", "focal", "ldam", "separation")

@@ -1,41 +1,75 @@
-"""The training objective of any method (Eq. 7): a recipe and class counts enter; logits and features give scalars."""
+"""Training objective of a method's row: L_cls plus its further terms, each times its coefficient (Eq. 7)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from srat_fast.losses.weighting import class_balanced_weights, inverse_weights, ldam_margins, ratio_weights
+from srat_fast.losses.weighting import class_balanced_weights, inverse_weights, ratio_weights
+from srat_fast.models.batch import Batch
 from srat_fast.recipe import Recipe
-from srat_kernels import SratLoss, margin_loss, srat_loss
+from srat_fast.registry import term
+from srat_kernels import srat_loss
 
 
-def full_weights(recipe: Recipe, counts: Sequence[int], under: Sequence[int]) -> np.ndarray:
-    """The class weights of `loss.weight_rule`, before any deferral.
+@dataclass(frozen=True)
+class Context:
+    """What a term is built from.
 
-    Args:
-        recipe: its `loss` section.
+    Attributes:
+        recipe: of the run, resolved.
         counts: training images per class.
         under: labels of the under-represented half.
-
-    Returns:
-        [C] float64.
+        device: of the model.
+        class_weights: [C] float32, ones while the method's weighting rests; it changes in place.
     """
-    loss = recipe.loss
-    if loss.weight_rule == "inverse":
-        return inverse_weights(counts)
-    if loss.weight_rule == "ratio":
-        assert loss.weight_ratio is not None, "the recipe's own check"
-        return ratio_weights(under, len(counts), loss.weight_ratio)
-    return class_balanced_weights(counts, loss.beta)
+
+    recipe: Recipe
+    counts: Sequence[int]
+    under: Sequence[int]
+    device: torch.device
+    class_weights: Tensor
+
+    @property
+    def reduction(self) -> str:
+        """`loss.reduction`: "weighted_mean" or "batch"."""
+        return self.recipe.reduction
+
+    def mean(self, losses: Tensor, labels: Tensor) -> Tensor:
+        """The weighted mean of one loss an image by `loss.reduction`: sum(w l) / sum(w), or sum(w l) / B.
+
+        Args:
+            losses: [B], without class weights.
+            labels: [B].
+
+        Returns:
+            Scalar.
+        """
+        weights = self.class_weights.to(losses.dtype)[labels]
+        total = (weights * losses).sum()
+        return total / (weights.sum() if self.reduction == "weighted_mean" else len(labels))
+
+
+class Term(Protocol):
+    """What `srat_fast.registry.term` registers: a class built from a `Context` and called with a `Batch`.
+
+    It may set `clean = True` to have the batch's clean images, and have `raw(batch)`, which `attack.loss = objective`
+    climbs in place of the term itself.
+    """
+
+    def __init__(self, context: Context) -> None: ...
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """A scalar with a gradient."""
 
 
 class Objective:
-    """L = L_cls(f(x'), y; w) + lambda L_sep(z'), with the row's base loss, weights and separation.
+    """L_cls + sum of coefficient * term, with the row's weights.
 
     The weights live in one tensor that changes in place at the deferral epoch, so that a captured or compiled step
     sees the change without being rebuilt.
@@ -45,96 +79,76 @@ class Objective:
         counts: training images per class.
         under: labels of the under-represented half.
         device: of the tensors.
+
+    Attributes:
+        names: of what a call returns: "total", "classification" and the row's further terms.
+        clean: whether a term reads the clean images.
     """
 
     def __init__(
         self, recipe: Recipe, counts: Sequence[int], under: Sequence[int], device: torch.device
     ) -> None:
-        row, loss = recipe.row, recipe.loss
+        row = recipe.row
         self._weighting, self._defer_epoch = row.weighting, recipe.optim.defer_epoch
-        self.separation = row.separation
         self._full = torch.from_numpy(full_weights(recipe, counts, under)).float().to(device)
         self.class_weights = torch.ones_like(self._full)
-        margins = torch.from_numpy(ldam_margins(counts, loss.ldam_max_margin)).float().to(device)
-        base: dict[str, dict[str, Any]] = {
-            "ce": {},
-            "focal": {"focal_gamma": loss.focal_gamma, "focal_weighting": loss.focal_weighting},
-            "ldam": {"margins": margins, "scale": loss.ldam_scale},
+        context = Context(recipe, counts, under, device, self.class_weights)
+        self._base: Any = term[row.base](context)
+        self._terms: dict[str, tuple[Any, float]] = {
+            name: (term[name](context), coefficient) for name, coefficient in row.terms.items()
         }
-        if row.base not in base:  # never plain cross-entropy under another name
-            raise NotImplementedError(f"loss.base = {row.base!r} has no formula here")
-        self._classification: dict[str, Any] = {
-            "class_weights": self.class_weights,
-            "reduction": recipe.reduction,
-            **base[row.base],
-        }
-        self._separation: dict[str, Any] = {
-            "separation_weight": loss.separation_weight,
-            "temperature": loss.temperature,
-            "empty_anchors": loss.empty_anchors,
-        }
+        self.names = ("total", "classification", *row.terms)
+        self.clean = any(getattr(part, "clean", False) for part in (self._base, *self._further()))
+
+    def _further(self) -> list[Any]:
+        return [part for part, _ in self._terms.values()]
 
     def weights_active(self, epoch: int) -> bool:
-        """Whether the class weights apply: always, never, or from `optim.defer_epoch` on (method.md).
-
-        Args:
-            epoch: from 0.
-
-        Returns:
-            True where they do.
-        """
+        """Whether the class weights apply: always, never, or from `optim.defer_epoch` on (method.md)."""
         if self._weighting == "deferred":
             assert self._defer_epoch is not None, "the recipe is resolved"
             return epoch >= self._defer_epoch
         return self._weighting == "balanced"
 
     def start_epoch(self, epoch: int) -> None:
-        """Put the epoch's class weights in force.
-
-        Args:
-            epoch: from 0.
-        """
+        """Put the epoch's class weights in force."""
         if self.weights_active(epoch):
             self.class_weights.copy_(self._full)
         else:
             self.class_weights.fill_(1.0)
 
-    def classification(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """L_cls alone, margins and scale included.
+    def raw_classification(self, batch: Batch) -> Tensor:
+        """What an attack climbs with `attack.loss = objective`: the weighted L_cls, without margins and scale."""
+        return getattr(self._base, "raw", self._base)(batch)
 
-        Args:
-            logits: [B, C].
-            labels: [B].
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """The scalars by name, in the order of `names`; "total" is the one to differentiate."""
+        if "separation" in self._terms and hasattr(self._base, "arguments"):
+            part, weight = self._terms["separation"]  # both in one operation, which reads the batch once
+            found = srat_loss(
+                batch.separable, batch.logits, batch.labels,
+                separation_weight=weight, **part.arguments, **self._base.arguments,
+            )  # fmt: skip
+            total, values = (
+                found.total,
+                {"classification": found.classification, "separation": found.separation},
+            )
+        else:
+            total = self._base(batch)
+            values = {"classification": total}
+        for name, (part, coefficient) in self._terms.items():
+            if name not in values:
+                values[name] = part(batch)
+                total = total + coefficient * values[name]
+        return {"total": total} | {name: values[name] for name in self.names[1:]}
 
-        Returns:
-            Scalar.
-        """
-        return margin_loss(logits, labels, **self._classification)
 
-    def raw_classification(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """w * L_cls on raw logits, without LDAM's margin and scale: the inner maximisation of the paper's text.
-
-        Args:
-            logits: [B, C].
-            labels: [B].
-
-        Returns:
-            Scalar.
-        """
-        return margin_loss(logits, labels, **(self._classification | {"margins": None, "scale": 1.0}))
-
-    def __call__(self, features: Tensor | None, logits: Tensor, labels: Tensor) -> SratLoss:
-        """Eq. 7 on one batch.
-
-        Args:
-            features: [B, D] unit rows; not read (may be None) where the method has no separation.
-            logits: [B, C].
-            labels: [B].
-
-        Returns:
-            The scalars; separation is 0 where the method has none.
-        """
-        if not self.separation or features is None:
-            value = self.classification(logits, labels)
-            return SratLoss(value, value, torch.zeros_like(value))
-        return srat_loss(features, logits, labels, **self._separation, **self._classification)
+def full_weights(recipe: Recipe, counts: Sequence[int], under: Sequence[int]) -> np.ndarray:
+    """[C] float64: the class weights of `loss.weight_rule`, before any deferral."""
+    loss = recipe.loss
+    if loss.weight_rule == "inverse":
+        return inverse_weights(counts)
+    if loss.weight_rule == "ratio":
+        assert loss.weight_ratio is not None, "the recipe's own check"
+        return ratio_weights(under, len(counts), loss.weight_ratio)
+    return class_balanced_weights(counts, loss.beta)

@@ -6,11 +6,11 @@ import dataclasses
 import functools
 import math
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from srat_fast.errors import UserError
-from srat_fast.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Spec:
         doc: meaning, in one line.
         unit: of the value, "" where it has none.
         source: where the default comes from (paper, authors' code).
-        choices: allowed strings, or registries of them, or ().
+        choices: allowed strings, or what lists them (a registry), or ().
         low: smallest allowed number; `low_open` excludes it.
         high: largest allowed number; `high_open` excludes it.
         fraction: whether "8/255" is accepted.
@@ -32,7 +32,7 @@ class Spec:
     doc: str
     unit: str = ""
     source: str = ""
-    choices: tuple[str | Registry[Any], ...] = ()
+    choices: tuple[str | Iterable[str], ...] = ()
     low: float | None = None
     high: float | None = None
     low_open: bool = False

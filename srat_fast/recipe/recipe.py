@@ -11,7 +11,7 @@ from typing import Any
 
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
-from srat_fast.methods import METHODS, Method
+from srat_fast.methods import METHODS, PLAIN_MEAN, Method
 from srat_fast.recipe.fields import setting
 from srat_fast.recipe.section import Section, fields_of
 from srat_fast.recipe.sections import Attack, Data, EvalAttack, Loss, Model, Optim, Run
@@ -46,24 +46,35 @@ class Recipe(Section):
 
     @property
     def row(self) -> Method:
-        """The method's row after the overrides of `loss.base`, `loss.weighting`, `attack.examples`, lambda = 0."""
+        """The method's row after the overrides of `loss.base`, `loss.weighting` and `attack.examples`.
+
+        Coefficients are numbers; a term whose coefficient is 0 is left out.
+        """
         row = METHODS[self.method]
+        coefficients = {name: self.number(value) for name, value in row.terms.items()}
         return dataclasses.replace(
             row,
             base=row.base if self.loss.base == "method" else self.loss.base,
             weighting=row.weighting if self.loss.weighting == "method" else self.loss.weighting,
-            separation=row.separation and self.loss.separation_weight > 0,
+            terms={name: value for name, value in coefficients.items() if value != 0},
             adversarial=row.adversarial
             if self.attack.examples == "method"
             else self.attack.examples == "adversarial",
         )
+
+    def number(self, value: float | str) -> float:
+        """A number, or the value of the field of that name."""
+        if not isinstance(value, str):
+            return float(value)
+        section, _, leaf = value.rpartition(".")
+        return float(getattr(getattr(self, section), leaf))
 
     @property
     def reduction(self) -> str:
         """`loss.reduction` with "method" spelled out: the authors take the plain mean for focal loss only."""
         if self.loss.reduction != "method":
             return self.loss.reduction
-        return "batch" if self.row.base == "focal" else "weighted_mean"
+        return "batch" if self.row.base in PLAIN_MEAN else "weighted_mean"
 
     def resolve(self) -> Recipe:
         """The recipe with every "auto" that depends on other fields replaced by its value.

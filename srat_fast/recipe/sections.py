@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from srat_fast.datasets import DATASETS
-from srat_fast.methods import BASE_LOSSES, WEIGHTINGS
+from srat_fast.methods import BASES, WEIGHTINGS
 from srat_fast.recipe.fields import setting
 from srat_fast.recipe.section import Section
 
@@ -182,7 +182,7 @@ class Loss(Section):
     """The objective of Eq. 7."""
 
     prefix = "loss."
-    base: str = setting("method", "L_cls; method takes the method's row", choices=("method", *BASE_LOSSES))
+    base: str = setting("method", "L_cls; method takes the method's row", choices=("method", BASES))
     weighting: str = setting(
         "method", "class weights: never, from the first epoch, or from optim.defer_epoch; method takes its row's",
         choices=("method", *WEIGHTINGS),

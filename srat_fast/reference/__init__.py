@@ -1,8 +1,8 @@
-"""The reference: Algorithm 1 written slowly and plainly, to judge the fast path by.
+"""The reference: Algorithm 1 as plain mathematics, to judge the fast path by.
 
-Shares no attack, loss, schedule or step code with it; `--engine reference` runs it.
+It shares no attack, loss, schedule or step code with it; `--engine reference` runs it through training/plain.py.
 """
 
-from srat_fast.reference.engine import ReferenceEngine
+from srat_fast.reference.algorithm import Reference
 
-__all__ = ["ReferenceEngine"]
+__all__ = ["Reference"]

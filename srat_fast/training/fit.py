@@ -121,7 +121,9 @@ class EpochRunner:
         self.training_seconds = 0.0
         self.images = 0
         self.epoch, self.batch, self._seen = 0, 0, 0
-        self._sums = torch.zeros(4, dtype=torch.float64, device=setup.device)  # total, L_cls, L_sep, correct
+        #: what `_sums` holds: the losses of a step, and images classified right
+        self._summed = ("loss", *setup.engine.terms, "correct")
+        self._sums = torch.zeros(len(self._summed), dtype=torch.float64, device=setup.device)
         #: seconds: of this epoch so far, of all stages before this process, and the clocks of a part under way.
         self._earlier = {"total": 0.0} | dict.fromkeys(_STAGES, 0.0)
         self._stages = dict.fromkeys(_STAGES, 0.0)
@@ -193,7 +195,7 @@ class EpochRunner:
             "epoch": self.epoch,
             "batch": self.batch,
             "seen": self._seen,
-            "sums": self._sums.cpu(),
+            "sums": dict(zip(self._summed, self._sums.tolist(), strict=True)),
             "nonfinite": int(engine.nonfinite),
             "zero": int(engine.zero),
             "spent": self._spent(),
@@ -207,7 +209,10 @@ class EpochRunner:
         """Stand where another runner stood."""
         engine = self.setup.engine
         self.epoch, self.batch, self._seen = state["epoch"], state["batch"], state["seen"]
-        self._sums.copy_(state["sums"])
+        sums = state["sums"]
+        if isinstance(sums, Tensor):  # of a checkpoint from before objectives had names
+            sums = dict(zip(("loss", "classification", "separation", "correct"), sums.tolist(), strict=True))
+        self._sums.copy_(torch.tensor([sums[name] for name in self._summed], dtype=torch.float64))
         engine.nonfinite.fill_(state["nonfinite"])
         engine.zero.fill_(state["zero"])
         self._earlier = dict(state["spent"])
@@ -217,7 +222,7 @@ class EpochRunner:
 
     def _add(self, result: Result, images: int) -> None:
         """Sum up a step, unless it or one before it was not finite."""
-        losses = torch.stack([result.total, result.classification, result.separation]).double() * images
+        losses = torch.stack(list(result.losses.values())).double() * images
         step = torch.cat([losses, result.correct.double().reshape(1)])
         self._sums += torch.where(self.setup.engine.guard.bad > 0, 0.0, step)
         self._seen += images
@@ -249,7 +254,7 @@ class EpochRunner:
 
     def _line(self) -> dict[str, Any]:
         setup, engine = self.setup, self.setup.engine
-        total, classification, separation, correct = (self._sums / self._seen).tolist()
+        total, *terms, correct = (self._sums / self._seen).tolist()
         # the clocks stop: what comes between this and the next epoch is evaluation, not training
         seconds = self._earlier = self._spent()
         self._clocks = None
@@ -260,8 +265,8 @@ class EpochRunner:
             "epoch": self.epoch,
             "lr": learning_rate(setup.recipe, self.epoch),
             "loss": total,
-            "classification": classification,
-            "separation": separation,
+            # L_sep is a column of all twelve methods of the paper, 0 for those without it
+            **{"separation": 0.0, **dict(zip(engine.terms, terms, strict=True))},
             "train_accuracy": correct,
             "images_per_second": speed,
             "mfu": self.mfu(speed),
@@ -279,7 +284,7 @@ class EpochRunner:
         return new and "on" in (run.compile, run.capture)
 
     def _text(self) -> str:
-        total, _, _, correct = (self._sums / self._seen).tolist()
+        total, *_, correct = (self._sums / self._seen).tolist()
         mfu = self.mfu(self._seen / self._spent()["total"])
         return f"loss {total:.3f}  train acc {correct:.1%}" + ("" if mfu is None else f"  MFU {mfu:.0%}")
 
@@ -355,7 +360,7 @@ class Fit:
                 metrics["catastrophic_overfitting"] = overfitted
             self._history["metrics"] = metrics
             self.run_directory.append_metrics(metrics)
-            curves.epoch(runner.epoch, curve_points(metrics))
+            curves.epoch(runner.epoch, curve_points(metrics, self.setup.engine.terms))
             runner.advance()
             self._view.line(epoch_line(recipe.method, metrics, epochs, runner.training_seconds))
             every = recipe.run.checkpoint_epochs

@@ -112,7 +112,7 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
             if engine.row.adversarial:
                 attack(images, labels, images)
             engine.model.zero_grad(set_to_none=True)
-            update(images, labels)
+            update(images, labels, *engine.clean(images))
             # a replayed graph writes into the gradients of its capture, and sets no `p.grad`
             kept, found = engine.captured_gradients, [p.grad for p in weights]
             captured = kept.get(images.shape, found) if all(g is None for g in found) else found
@@ -122,7 +122,7 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
         if engine.row.adversarial:
             _settle(engine, images)
             yield from _compare_attacks(engine, attack, images, labels)
-        full = _outcome(engine, lambda x, y: engine.update_eagerly(x, y, full=True), images, labels)
+        full = _outcome(engine, lambda *batch: engine.update_eagerly(*batch, full=True), images, labels)
         compiled = _outcome(engine, update, images, labels, captured)
         moved = []
         for _ in range(DRAWS):
@@ -132,21 +132,23 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
                 other = images.clone(memory_format=torch.preserve_format)
                 _move([other], size, generator)
                 moved.append(_outcome(engine, engine.update_eagerly, other, labels))
-    gradients = [full[key] for key in full if key not in PARTS]
+    parts = _parts(engine)
+    gradients = [full[key] for key in full if key not in parts]
     whole = float(torch.stack([g.double().norm() for g in gradients]).norm())
     for key in full:
         factor, slack = FACTOR[engine.recipe.run.precision], SLACK
-        if key in PARTS:
+        if key in parts:
             factor, slack = LOSS_FACTOR, LOSS_SLACK
         # a part that is nothing but rounding (zero in exact arithmetic) is measured by the whole
-        least = 1e-3 * float(full[PARTS[0]].abs()) if key in PARTS else 1e-6 * whole
+        least = 1e-3 * float(full[parts[0]].abs()) if key in parts else 1e-6 * whole
         rounding = max(distance(each[key], full[key], least) for each in moved)
         away = distance(compiled[key], full[key], least)
         yield Figure(f"{key} is away from the full-precision one", away, factor * rounding + slack)
 
 
-#: What an update returns first.
-PARTS = ("total loss", "classification loss", "separation loss")
+def _parts(engine: FastEngine) -> list[str]:
+    """What an update returns first, in words."""
+    return [f"{name} loss" for name in engine.objective.names]
 
 
 def _outcome(
@@ -160,13 +162,13 @@ def _outcome(
     found = {}
     with preserved(engine.state()):
         engine.model.zero_grad(set_to_none=True)
-        losses = [part.clone() for part in update(images, labels)[: len(PARTS)]]
+        losses = [part.clone() for part in update(images, labels, *engine.clean(images))[:-1]]
         own = [p.grad for p in engine.model.parameters()]
         if captured is not None and all(gradient is None for gradient in own):
             own = list(captured)
         for (name, p), gradient in zip(engine.model.named_parameters(), own, strict=True):
             found[f"gradient of {name}"] = torch.zeros_like(p) if gradient is None else gradient.clone()
-    return dict(zip(PARTS, losses, strict=True)) | found
+    return dict(zip(_parts(engine), losses, strict=True)) | found
 
 
 @torch.no_grad()

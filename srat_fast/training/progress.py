@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -107,12 +108,12 @@ class ProgressView:
             )
 
 
-_CURVES = ("lr", "loss", "classification", "separation", "train_accuracy", "images_per_second")
+_CURVES = ("lr", "loss", "train_accuracy", "images_per_second")
 
 
-def curve_points(metrics: dict[str, Any]) -> dict[str, float]:
+def curve_points(metrics: dict[str, Any], terms: Sequence[str]) -> dict[str, float]:
     """The TensorBoard curves of one epoch."""
-    points = {f"train/{name}": metrics[name] for name in _CURVES}
+    points = {f"train/{name}": metrics[name] for name in (*_CURVES, *terms)}
     if "validation" in metrics:
         points |= {
             f"validation/{kind}": metrics["validation"][kind]["balanced"] for kind in ("standard", "robust")

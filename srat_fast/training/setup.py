@@ -25,16 +25,8 @@ class Result(Protocol):
     """What a step of either engine leaves."""
 
     @property
-    def total(self) -> Tensor:
-        """L of Eq. 7."""
-
-    @property
-    def classification(self) -> Tensor:
-        """L_cls."""
-
-    @property
-    def separation(self) -> Tensor:
-        """L_sep."""
+    def losses(self) -> dict[str, Tensor]:
+        """Scalars: "total", then those of `Engine.terms`."""
 
     @property
     def correct(self) -> Tensor:
@@ -69,6 +61,10 @@ class Engine(Protocol):
     nonfinite: Tensor
     zero: Tensor
     compile_seconds: float
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """What the objective is the sum of: "classification" and the row's further terms."""
 
     @property
     def guard(self) -> Guard:
@@ -136,9 +132,7 @@ def prepare(recipe: Recipe, device: torch.device, arrays: ImageArrays | None = N
 
 def _engine(recipe: Recipe, model: ResNet18, split: DataSplit) -> Engine:
     if recipe.run.engine == "reference":
-        from srat_fast.reference import (
-            ReferenceEngine,
-        )  # only when asked for: the product does not lean on it
+        from srat_fast.training.plain import ReferenceEngine  # only when asked for
 
         return ReferenceEngine(recipe, model, split.counts, split.under)
     return FastEngine(recipe, model, split.counts, split.under)

@@ -15,6 +15,7 @@ from srat_fast.attacks.pgd import cross_entropy
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.errors import TrainingFailure
 from srat_fast.losses.objective import Objective
+from srat_fast.models.batch import Batch
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe
 from srat_fast.seeds import seed_for
@@ -126,16 +127,12 @@ class StepResult(NamedTuple):
     With `run.capture` these are buffers that the next step overwrites.
 
     Attributes:
-        total: L of Eq. 7, scalar.
-        classification: L_cls, scalar.
-        separation: L_sep, scalar, 0 where the method has none.
+        losses: "total", "classification" and the method's further terms, scalars.
         correct: training images classified right (adversarial ones, before the update), scalar int64.
         images: what the network was trained on, [B, C, H, W].
     """
 
-    total: Tensor
-    classification: Tensor
-    separation: Tensor
+    losses: dict[str, Tensor]
     correct: Tensor
     images: Tensor
 
@@ -210,6 +207,11 @@ class FastEngine:
         optimizer.found_inf = self.guard.found  # type: ignore[attr-defined]  # the fused update passes over 1.0
         return optimizer
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """What the objective is the sum of: "classification" and the row's further terms."""
+        return self.objective.names[1:]
+
     def state(self) -> list[Tensor]:
         """Every tensor that a step changes in place: for rehearsals that must leave no trace."""
         momentum = [
@@ -234,11 +236,16 @@ class FastEngine:
         if self._rehearse and images.shape not in self._seen:
             self.rehearse(images, labels)
         self.guard.before_step()
+        examples = images
         if self.row.adversarial:
             with self.stopwatch.region("attack"):
-                images = self.attack(images, labels)
+                examples = self.attack(images, labels)
         with self.stopwatch.region("step"):
-            return self.update(images, labels)
+            return self.update(examples, labels, *self.clean(images))
+
+    def clean(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The clean images as further input of an update, where a term reads them."""
+        return (images,) if self.objective.clean else ()
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
         """Compile and capture for a batch's shape, leaving no trace.
@@ -253,7 +260,7 @@ class FastEngine:
             else:
                 if self.row.adversarial:
                     self._attack(images, labels, images)
-                self._update(images, labels)
+                self._update(images, labels, *self.clean(images))
         self._seen[images.shape] = layout(images, labels)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -282,22 +289,26 @@ class FastEngine:
         self._require_rehearsed(start, labels)
         return self._attack(images, labels, start)[0]
 
-    def update(self, images: Tensor, labels: Tensor) -> StepResult:
+    def update(self, images: Tensor, labels: Tensor, *clean: Tensor) -> StepResult:
         """The outer minimisation: one SGD step on the objective of Eq. 7."""
         self._require_rehearsed(images, labels)
-        total, classification, separation, correct = self._update(images, labels)
-        return StepResult(total, classification, separation, correct, images)
+        *losses, correct = self._update(images, labels, *clean)
+        return StepResult(dict(zip(self.objective.names, losses, strict=True)), correct, images)
 
     def attack_eagerly(self, images: Tensor, labels: Tensor, start: Tensor) -> tuple[Tensor]:
         """The attack without compilation or capture: what the start-up check compares with."""
         return self._attack_batch(images, labels, start, eager=True)
 
-    def update_eagerly(self, images: Tensor, labels: Tensor, full: bool = False) -> tuple[Tensor, ...]:
-        """The update without compilation or capture: what the start-up check compares with."""
-        return self._update_batch(images, labels, lambda x, y: self.losses(x, y, not full))
+    def update_eagerly(
+        self, images: Tensor, labels: Tensor, *clean: Tensor, full: bool = False
+    ) -> tuple[Tensor, ...]:
+        """The update without compilation or capture (`full`: in float32): what the start-up check compares with."""
+        return self._update_batch(
+            images, labels, *clean, losses=lambda x, y, *c: self.losses(x, y, *c, autocast=not full)
+        )
 
     def run_parts(self) -> tuple[Function, Function]:
-        """The attack (images, labels, start) and the update (images, labels) as steps run them."""
+        """The attack (images, labels, start) and the update (images, labels, clean images) as steps run them."""
         return self._attack, self._update
 
     def _attack_batch(
@@ -312,28 +323,34 @@ class FastEngine:
             steps=attack.steps,
             step_size=attack.step_size,
             start=start,
-            loss=cross_entropy if attack.loss == "ce" else self.objective.raw_classification,
+            loss=cross_entropy if attack.loss == "ce" else self._raw,
             nonfinite=self.nonfinite,
             zero=self.zero,
             eager=eager or len(images) != self._compiled_size,
         )
         return (adversarial,)
 
-    def losses(self, images: Tensor, labels: Tensor, autocast: bool = True) -> tuple[Tensor, ...]:
-        """Forward pass and objective: the part of the update that is compiled."""
+    def _raw(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.objective.raw_classification(Batch(None, logits, labels, forward=lambda given: given))
+
+    def losses(
+        self, images: Tensor, labels: Tensor, *clean: Tensor, autocast: bool = True
+    ) -> tuple[Tensor, ...]:
+        """Forward pass and objective, then the logits: the part of the update that is compiled."""
         half = autocast and self.recipe.run.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            features = self.model.features(images)
-            logits = self.model.classify(features)
-            separable = self.model.separable(features) if self.row.separation else None
-        return (*self.objective(separable, logits, labels), logits)
+        batch = Batch(self.model, images, labels, *clean, half=half)
+        return (*self.objective(batch).values(), batch.logits)
 
     def _update_batch(
-        self, images: Tensor, labels: Tensor, losses: Callable[..., tuple[Tensor, ...]] | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *clean: Tensor,
+        losses: Callable[..., tuple[Tensor, ...]] | None = None,
     ) -> tuple[Tensor, ...]:
         if losses is None:
             losses = self._losses if len(images) == self._compiled_size else self.losses
-        total, classification, separation, logits = losses(images, labels)
+        total, *parts, logits = losses(images, labels, *clean)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
@@ -342,4 +359,4 @@ class FastEngine:
         self.guard.check(total, norm)
         self.optimizer.step()
         correct = (logits.detach().argmax(dim=1) == labels).sum()
-        return total.detach(), classification.detach(), separation.detach(), correct
+        return (*(value.detach() for value in (total, *parts)), correct)

@@ -173,6 +173,7 @@ def _describe(setup: Setup) -> dict[str, Any]:
         "recipe": recipe.to_dict(),
         "fingerprint": recipe.fingerprint(),
         "classes": list(split.classes),
+        "terms": list(setup.engine.terms),
         "counts": split.counts,
         "well": split.well,
         "under": split.under,

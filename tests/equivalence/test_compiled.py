@@ -57,8 +57,8 @@ def test_steps_agree_and_nothing_recompiles_after_the_first_epoch(device: torch.
                     common = theirs.clone(memory_format=torch.preserve_format)
                     before = flat(eager)
                     a, b = fast.update(common, labels), eager.update(common, labels)
-                    assert torch.allclose(a.total, b.total, rtol=1e-4)
-                    assert torch.allclose(a.separation, b.separation, rtol=1e-4)
+                    assert torch.allclose(a.losses["total"], b.losses["total"], rtol=1e-4)
+                    assert torch.allclose(a.losses["separation"], b.losses["separation"], rtol=1e-4)
                     ours, theirs = flat(fast), flat(eager)
                     # ReLU kinks: at most 0.02 away on any processor; a wrong rate, decay or momentum is 0.1 and more
                     assert parity.distance(ours - before, theirs - before) < 0.05
@@ -195,7 +195,7 @@ def test_a_captured_run_equals_an_eager_one(device, bn) -> None:
             ):  # atomics would round differently, and the sign make steps of it
                 theirs = eager.step(images, labels)
                 ours = captured.step(images, labels)
-            torch.testing.assert_close(ours.total, theirs.total, rtol=1e-3, atol=0)
+            torch.testing.assert_close(ours.losses["total"], theirs.losses["total"], rtol=1e-3, atol=0)
             assert int(ours.correct) == int(theirs.correct)
     for mine, other in zip(captured.model.parameters(), eager.model.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-4)

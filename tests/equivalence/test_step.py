@@ -18,11 +18,12 @@ import torch
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import load_split
+from srat_fast.errors import UserError
 from srat_fast.losses.objective import Objective
 from srat_fast.methods import METHODS
 from srat_fast.models.build import build_model
 from srat_fast.recipe import build_recipe
-from srat_fast.reference import ReferenceEngine
+from srat_fast.training.plain import ReferenceEngine
 from srat_fast.training.step import FastEngine
 
 COUNTS, UNDER = [60, 24, 9, 3], [2, 3]
@@ -101,9 +102,9 @@ def test_trajectories_agree_in_float64(variant: dict[str, object], device: torch
         for images, labels in batches(device, torch.float64, epoch):
             fast, slow = pair.fast.step(images, labels), pair.slow.step(images, labels)
             assert torch.allclose(fast.images, slow.images, rtol=0, atol=1e-12)
-            for kind in ("total", "classification", "separation"):
-                ours, theirs = getattr(fast, kind), getattr(slow, kind)
-                assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12), kind
+            assert fast.losses.keys() == slow.losses.keys()
+            for name, ours in fast.losses.items():
+                assert torch.allclose(ours, slow.losses[name], rtol=1e-9, atol=1e-12), name
             assert int(fast.correct) == int(slow.correct)
             for name, ours, theirs in pair.states():  # weights and BatchNorm statistics
                 assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10), name
@@ -126,8 +127,8 @@ def test_each_half_of_a_step_agrees_in_float32(method: str, device: torch.device
                 assert torch.equal(pair.fast.noise.get_state(), pair.slow.noise.get_state())
                 pair.fast.model.load_state_dict(pair.slow.model.state_dict())
             fast, slow = pair.fast.update(common, labels), pair.slow.update(common, labels)
-            assert torch.allclose(fast.total, slow.total, rtol=1e-5)
-            assert torch.allclose(fast.separation, slow.separation, rtol=1e-5, atol=1e-6)
+            for name, value in fast.losses.items():
+                assert torch.allclose(value, slow.losses[name], rtol=1e-5, atol=1e-6), name
             for name, mine, theirs in pair.states():
                 assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-5), name
             pair.fast.model.load_state_dict(pair.slow.model.state_dict())
@@ -139,15 +140,18 @@ def test_each_half_of_a_step_agrees_in_float32(method: str, device: torch.device
 def test_a_base_loss_without_a_formula_is_no_cross_entropy(device: torch.device) -> None:
     """A name that nobody handles would train cross-entropy in both engines, and they would agree."""
     pair = make_pair(device, torch.float32, method="ce")
-    recipe = SimpleNamespace(
-        **{name: getattr(pair.fast.recipe, name) for name in ("loss", "optim", "reduction")},
-        row=replace(pair.fast.row, base="new"),
-    )
-    with pytest.raises(NotImplementedError, match=r"loss\.base = 'new'"):
-        Objective(recipe, COUNTS, UNDER, device)
-    pair.slow.row = recipe.row
-    with pytest.raises(NotImplementedError, match=r"loss\.base = 'new'"):
-        pair.slow.step(*next(iter(batches(device, torch.float32, 0))))
+    rows = [replace(pair.fast.row, base="new"), replace(pair.fast.row, terms={"new": 1.0})]
+    for row in rows:
+        recipe = SimpleNamespace(
+            **{name: getattr(pair.fast.recipe, name) for name in ("loss", "optim", "reduction", "seed")},
+            row=row,
+        )
+        with pytest.raises(UserError, match=r"loss\.base = 'new': one of ce, focal, ldam, separation"):
+            Objective(recipe, COUNTS, UNDER, device)
+        with pytest.raises(
+            UserError, match=r"run\.engine = 'reference': the reference has no formula of the term new"
+        ):
+            ReferenceEngine(recipe, pair.slow.model, COUNTS, UNDER)
 
 
 def test_bf16_attacks_are_as_strong_as_fp32_ones(device: torch.device) -> None:

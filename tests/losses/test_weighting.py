@@ -8,6 +8,7 @@ import torch
 
 from srat_fast.losses.objective import Objective
 from srat_fast.losses.weighting import class_balanced_weights, inverse_weights, ldam_margins, ratio_weights
+from srat_fast.models.batch import Batch
 from srat_fast.recipe import build_recipe
 from srat_fast.reference import losses as plain
 from tests.losses import oracle
@@ -73,5 +74,6 @@ def test_the_inner_objective_has_neither_margin_nor_scale() -> None:
     objective = Objective(recipe, EXP_100, [5, 6, 7, 8, 9], torch.device("cpu"))
     logits, labels = torch.randn(6, 10), torch.arange(6)
     raw = torch.nn.functional.cross_entropy(logits, labels)
-    assert objective.raw_classification(logits, labels).item() == pytest.approx(raw.item(), rel=1e-6)
-    assert objective.classification(logits, labels).item() > 5 * raw.item()
+    batch = Batch(None, logits, labels, forward=lambda given: given)
+    assert objective.raw_classification(batch).item() == pytest.approx(raw.item(), rel=1e-6)
+    assert objective(batch)["classification"].item() > 5 * raw.item()

@@ -24,8 +24,11 @@ def curve_drawings(group: Group) -> list[Drawing]:
     """
     rows = [row for row in group.rows if row.weights == "last"]
     curves: dict[str, list[dict[str, Any]]] = {}
+    terms: dict[str, None] = {}  # further ones of any row, in order
     for row in rows:
-        lines = (row.finished or row.runs)[0].metrics()
+        run = (row.finished or row.runs)[0]
+        lines = run.metrics()
+        terms |= dict.fromkeys(run.record.get("terms", ("classification", "separation"))[1:])
         if lines and len(curves) < _CURVES:
             curves[row.label] = lines
     if not curves:
@@ -39,7 +42,7 @@ def curve_drawings(group: Group) -> list[Drawing]:
             f"{group.title}. One run a method, its first seed. Accuracies are on adversarial training images, and on "
             f"validation images (dashed) where some were held out.{more}",
             _words(curves),
-            partial(_draw, curves),
+            partial(_draw, curves, list(terms) or ["separation"]),
         )
     ]
 
@@ -54,15 +57,16 @@ def _series(lines: list[dict[str, Any]], *names: str) -> list[float]:
     return values
 
 
-def _draw(curves: dict[str, list[dict[str, Any]]]) -> Figure:
+def _draw(curves: dict[str, list[dict[str, Any]]], terms: list[str]) -> Figure:
     drawn, axes = figure(2, 2, width=7.6, height=5.4, sharex=True)
-    loss, separation, accuracy, rate = axes.flat
+    loss, further, accuracy, rate = axes.flat
     with style():
         for colour, (label, lines) in zip(SERIES, curves.items(), strict=False):
             epochs = [line["epoch"] + 1 for line in lines]
             marker = "." if len(epochs) < 40 else ""
             loss.plot(epochs, _series(lines, "classification"), marker=marker, color=colour, label=label)
-            separation.plot(epochs, _series(lines, "separation"), marker=marker, color=colour)
+            for term, dashes in zip(terms, ("-", "--", ":", "-."), strict=False):
+                further.plot(epochs, _series(lines, term), dashes, marker=marker, color=colour)
             accuracy.plot(
                 epochs, [percent(v) for v in _series(lines, "train_accuracy")], marker=marker, color=colour
             )
@@ -71,7 +75,9 @@ def _draw(curves: dict[str, list[dict[str, Any]]]) -> Figure:
                 accuracy.plot(epochs, validation, "--", color=colour)
             rate.plot(epochs, _series(lines, "lr"), marker=marker, color=colour)
         for place, title in zip(
-            axes.flat, ("classification loss", "separation loss", "accuracy, %", "learning rate"), strict=True
+            axes.flat,
+            ("classification loss", f"{', '.join(terms)} loss", "accuracy, %", "learning rate"),
+            strict=True,
         ):
             place.set_title(title)
         for place in (loss, rate):

@@ -1,0 +1,83 @@
+"""Terms and rows beyond the paper's twelve: what a new name needs, and what it may read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from rich.console import Console
+from torch.nn import functional
+
+from srat_fast import registry
+from srat_fast.errors import UserError
+from srat_fast.losses.objective import Context, Objective
+from srat_fast.methods import METHODS, SEPARATION, Method
+from srat_fast.models.batch import Batch
+from srat_fast.recipe import build_recipe
+from srat_fast.training.trainer import train
+from tests.equivalence.test_step import COUNTS, UNDER, batches, make_pair
+
+
+class Pair:
+    """KL of clean and adversarial predictions."""
+
+    clean = True
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        losses = functional.kl_div(
+            batch.logits.log_softmax(1), batch.clean_logits.softmax(1), reduction="none"
+        ).sum(1)
+        return self.context.mean(losses, batch.labels)
+
+
+@pytest.fixture
+def pair_row() -> Iterator[str]:
+    registry.term("pair")(Pair)
+    METHODS("pair-ce")(Method("pair-ce", "ce", terms={"pair": 6.0} | SEPARATION, title="Pair"))
+    yield "pair-ce"
+    METHODS.remove("pair-ce")
+    registry.term.remove("pair")
+
+
+def test_a_term_reads_clean_and_adversarial_images(pair_row: str, device: torch.device) -> None:
+    recipe = make_pair(device, torch.float64, method="srat-ce").fast.recipe.replace({"method": pair_row})
+    model = make_pair(device, torch.float64, method="srat-ce").fast.model.eval()
+    objective = Objective(recipe, COUNTS, UNDER, device)
+    assert objective.names == ("total", "classification", "pair", "separation")
+    assert objective.clean
+    images, labels = next(iter(batches(device, torch.float64, 0)))
+    attacked = (images + 0.03).clamp(0, 1)
+    found = objective(Batch(model, attacked, labels, images))
+    p, q = model(images).softmax(1), model(attacked).softmax(1)
+    assert torch.allclose(found["pair"], (p * (p.log() - q.log())).sum(1).mean(), rtol=1e-9)
+    parts = found["classification"] + 6 * found["pair"] + 2 * found["separation"]
+    assert torch.allclose(found["total"], parts, rtol=1e-12)
+    with pytest.raises(RuntimeError, match="clean = True"):
+        objective(Batch(model, attacked, labels))
+
+
+def test_columns_follow_the_terms(pair_row: str, tmp_path) -> None:
+    recipe = build_recipe(
+        "digits",
+        {"method": pair_row, "model.width": 4, "optim.epochs": 1, "attack.steps": 1, "eval_attack.steps": 1,
+         "data.limit": 128, "data.test_limit": 20},
+    )  # fmt: skip
+    record = train(recipe, tmp_path / "run", console=Console(quiet=True))
+    assert record["terms"] == ["classification", "pair", "separation"]
+    line = record["final_epoch"]
+    assert line["loss"] == pytest.approx(
+        line["classification"] + 6 * line["pair"] + 2 * line["separation"], rel=1e-5
+    )
+
+
+def test_a_name_that_is_taken_or_unknown_is_refused() -> None:
+    with pytest.raises(UserError, match="the method ce exists already"):
+        METHODS("ce")(Method("ce", "ce"))
+    with pytest.raises(UserError, match=r"method = 'srat-lda': one of .*; did you mean srat-ldam\?"):
+        METHODS["srat-lda"]
+    with pytest.raises(UserError, match="the term focal exists already"):
+        registry.term("focal")(Pair)
