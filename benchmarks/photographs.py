@@ -216,9 +216,11 @@ def learnt_lines(runs: list[Run]) -> str:
     found = [test for test in comparisons(runs) if test.p_holm is not None]
     held = [test for test in found if test.p_holm is not None and test.p_holm < LEVEL]
     named = "; ".join(f"{test.pair}, {test.accuracy}, {test.part}: {test.difference:+.1f}" for test in held)
+    first = f"The highest accuracy under PGD-20 has {' and '.join(best)}; chance is 10 %."
+    if not found:
+        return f"{first} Nothing is tested: that takes two methods with two common seeds."
     return (
-        f"The highest accuracy under PGD-20 has {' and '.join(best)}; chance is 10 %. "
-        f"Of {len(found)} paired tests over {len({run.seed for run in runs})} seeds {len(held) or 'none'} "
+        f"{first} Of {len(found)} paired tests over {len({run.seed for run in runs})} seeds {len(held) or 'none'} "
         f"{'is' if len(held) < 2 else 'are'} below {LEVEL:g} after Holm's correction{f' ({named})' if named else ''}."
     )
 
