@@ -1,8 +1,9 @@
-"""`srat-fast sweep`: a spec enters, trained runs leave; `status`, `retry`, `table`, `run-one` serve its directory."""
+"""`srat-fast sweep`: run a spec, or plan it; status, retry, table and single trials of a sweep's directory."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,9 +110,10 @@ def run(
 def run_spec(
     spec: Any, source: str, out: Path, console: Any, *, dry_run: bool, engine: str, address: str | None, collect: bool,
     gpus: str | None, slots_per_gpu: int | None, cpu_slots: int | None, images_per_second: float | None,
-    stall_timeout: float | None, min_free: float, other_code: bool,
+    stall_timeout: float | None, min_free: float, other_code: bool, opened: Any = None,
 ) -> int:  # fmt: skip
-    """Run a spec, as the options of `srat-fast sweep` say; `reproduce` does so too."""
+    """Run a spec, as the options of `srat-fast sweep` say; `reproduce` does so too, and may have `opened` called with
+    the sweep's directory before its first run, in place of the printed plan."""
     from srat_fast.cli import sweep_show
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.driver import Options
@@ -154,8 +156,11 @@ def run_spec(
         sweep = SweepDirectory.create(out, spec, source, other_code=other_code)
     except BadSpec as error:
         return _all_of(error)
+    if opened is not None:
+        opened(sweep)
     status = read_status(sweep, progress=False)
-    sweep_show.show_plan(console, sweep.plan, slots, images_per_second, status)
+    if opened is None:
+        sweep_show.show_plan(console, sweep.plan, slots, images_per_second, status)
     if any(slot.gpu is not None and slot.share > 1 for slot in slots):
         console.say(
             "MPS runs on this machine and is shared by the trials"
@@ -227,8 +232,6 @@ def status(
     sweep = SweepDirectory.open(directory)
     found = read_status(sweep)
     if as_json:
-        import json
-
         print(json.dumps(sweep_show.status_json(sweep, found)))
         return
     sweep_show.show_status(Console(), sweep, found, every)
@@ -289,9 +292,15 @@ def table(
 
 
 def print_table(
-    sweep: Any, baseline: str | None, confidence: float, per_class: bool, out: list[Path]
+    sweep: Any,
+    baseline: str | None,
+    confidence: float,
+    per_class: bool,
+    out: list[Path],
+    *,
+    shown: bool = True,
 ) -> None:
-    """Print a sweep's table and write it to files; `reproduce` does so too."""
+    """Print a sweep's table and write it to files; `reproduce` does so too, or writes it only."""
     from srat_fast.console import Console
     from srat_fast.sweep.table import build_table, to_markdown, to_parts, write_table
 
@@ -303,6 +312,8 @@ def print_table(
     content = build_table(sweep, baseline, confidence=confidence, per_class=per_class)
     for path in out:
         write_table(content, path)
+    if not shown:
+        return
     console = Console()
     if not console.is_terminal:
         print(to_markdown(content), end="")  # as in a file

@@ -1,4 +1,4 @@
-"""What `srat-fast sweep` prints: plans and states enter; tables and lines leave."""
+"""Plan and status of a sweep as text, and the status as JSON."""
 
 from __future__ import annotations
 

@@ -8,13 +8,19 @@ parent.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
-import runpy
 import signal
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from srat_fast.errors import UserError, failure_of
+from srat_fast.sweep.outcome import FAILURE_CODES
 
 _PR_SET_PDEATHSIG = 1
 
@@ -40,7 +46,6 @@ def _watch(parent: int) -> None:
 def load_data(recipe: Path) -> None:
     """Load the data set of a recipe file once, so that trials find it downloaded, checked and cached."""
     from srat_fast.data.split import load_split
-    from srat_fast.errors import UserError
     from srat_fast.recipe import build_recipe
 
     try:
@@ -50,6 +55,16 @@ def load_data(recipe: Path) -> None:
         sys.exit(2)
 
 
+@contextmanager
+def failure_codes() -> Iterator[None]:
+    """An error that nobody caught ends the process with the exit code of its kind."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(FAILURE_CODES.get(failure_of(error), 1))
+
+
 def main() -> None:
     """Run the command named on the command line, or load a data set."""
     end_with(int(sys.argv[1]))
@@ -57,7 +72,9 @@ def main() -> None:
         load_data(Path(sys.argv[3]))
     else:
         sys.argv[:] = ["srat-fast", *sys.argv[2:]]
-        runpy.run_module("srat_fast", run_name="__main__")
+        with failure_codes():
+            program = importlib.import_module("srat_fast.cli")  # it lies above: run, not built upon
+            program.main(codes=FAILURE_CODES)
 
 
 if __name__ == "__main__":

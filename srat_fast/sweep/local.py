@@ -13,7 +13,7 @@ from pathlib import Path
 from srat_fast.errors import UserError
 from srat_fast.sweep.claims import BEAT, Claims
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.driver import Driver, Options, stopped_by_signals
+from srat_fast.sweep.driver import SOME_FAILED, Driver, Options, stopped_by_signals
 from srat_fast.sweep.plan import Trial
 from srat_fast.sweep.process import TrialProcess, cache_data, child_environment
 from srat_fast.sweep.status import Running, Snapshot, SweepView
@@ -249,6 +249,6 @@ def run_one(sweep: SweepDirectory, index: int, view: SweepView) -> int:
     slot = Slot(gpus[0], None, 1, f"gpu {gpus[0]}") if gpus else Slot(None, cores(), 1, "cpu")
     cache_data(sweep, [trial], view.line)
     code = LocalEngine(sweep, [slot], view, Options(), only=[trial]).run()
-    if code == 0 and sweep.state(trial)["status"] == "failed":
-        return 1
+    if code in (0, SOME_FAILED):  # of this trial, whatever became of the others
+        return SOME_FAILED if sweep.state(trial)["status"] == "failed" else 0
     return code

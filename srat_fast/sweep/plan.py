@@ -263,7 +263,6 @@ class Estimate:
     """A time and its source."""
 
     seconds: float | None  # of wall time with all slots; None where nothing is known
-    trial_seconds: float | None  # summed over trials, as if one ran after another; None likewise
     source: str  # what it rests on, in words
 
 
@@ -292,14 +291,13 @@ def estimate(
     else:
         return Estimate(
             None,
-            None,
             "unknown until a run of this sweep has trained an epoch; --images-per-second N gives an estimate",
         )
     at_once = max(1, min(slots, len(trials)))
     longest = (
         max((trial.work for trial in trials), default=0.0) / (sum(t.work for t in trials) or 1.0) * total
     )
-    return Estimate(max(total / at_once, longest), total, source)
+    return Estimate(max(total / at_once, longest), source)
 
 
 def duration(seconds: float | None) -> str:

@@ -64,6 +64,7 @@ class TrialProcess:
         self._killed_at: float | None = None
         self._speed: tuple[float, float] = (0.0, 0.0)
         self.state = sweep.state(trial)
+        self._earlier = sweep.record(trial)  # of an earlier attempt
         recipe = sweep.write_recipe(trial)
         log = sweep.log(trial)
         with log.open("ab") as file:
@@ -136,6 +137,8 @@ class TrialProcess:
         if code is None:
             return None
         record = self.sweep.record(self.trial)
+        if code != 0 and record == self._earlier:
+            record = None
         log = tail(self.sweep.log(self.trial), self._offset)
         exit = read_exit(code, record, log, asked=self.asked, hung=self.hung)
         attempts = self.state["attempts"]

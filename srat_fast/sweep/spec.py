@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import difflib
 import tomllib
 from collections.abc import Callable, Iterator
@@ -30,7 +29,6 @@ class Search:
     after: int  # epochs before a trial may be stopped early; 0 never stops one
     factor: int  # of the trials at a rung, one in so many goes on
     space: dict[str, dict[str, Any]]  # dotted field -> {"low", "high", "log"} or {"choices"}
-    base: dict[str, Any] = dataclasses.field(default_factory=dict)  # dotted fields of every run
 
 
 def is_integer(field: str) -> bool:

@@ -175,7 +175,7 @@ def _label(recipe: Recipe, axes: list[str]) -> str:
 
 
 def _part_of(record: dict[str, Any], weights: str) -> dict[str, Any]:
-    """The part of a record that judges one kind of weights."""
+    """The part of a record with the accuracies of one kind of weights."""
     return record if weights == "last" else record[weights]
 
 
