@@ -195,7 +195,7 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
     planner = _Planner(spec, code or code_version())
     if spec.baseline is not None and spec.baseline not in METHODS:
         planner.wrong(UserError("baseline", one_of(METHODS, spec.baseline), spec.baseline).line(), "")
-    cells, recipes, trials, seen, twice = [], [], [], {}, 0  # type: ignore[var-annotated]
+    cells, recipes, checks, trials, seen, twice = [], [], [], [], {}, 0  # type: ignore[var-annotated]
     for cell in spec.cells:
         checked = planner.cell(cell)
         if checked is None:
@@ -203,17 +203,17 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
         fields, recipe, images = checked
         cells.append(cell)
         recipes.append(fields)
-        work = work_of(recipe, images)
-        for seed in spec.seeds:
-            seeded = recipe.replace({"seed": seed})
-            identity = run_identity(seeded, planner.code)
+        checks.append((recipe, images))
+    for seed in spec.seeds:  # outermost: stopped early, a sweep has compared all cells on some seeds
+        for k, (recipe, images) in enumerate(checks):
+            identity = run_identity(recipe.replace({"seed": seed}), planner.code)
             if identity in seen:
                 twice += 1
                 continue
             seen[identity] = True
-            name = f"{_readable(recipe, cell)}-seed{seed}-{identity}"
-            total = images * recipe.optim.epochs
-            trials.append(Trial(len(trials), identity, name, len(cells) - 1, seed, work, total))
+            name = f"{_readable(recipe, cells[k])}-seed{seed}-{identity}"
+            work, total = work_of(recipe, images), images * recipe.optim.epochs
+            trials.append(Trial(len(trials), identity, name, k, seed, work, total))
     search = _planned_search(spec, planner) if spec.search is not None else None
     if search is not None:
         cells, recipes, trials = [], [], []
@@ -279,8 +279,11 @@ def estimate(
     slots: int,
     finished: Iterable[tuple[Trial, float]] = (),
     images_per_second: float | None = None,
+    speeds: Iterable[float] = (),
 ) -> Estimate:
-    """The time that trials will take, by work at the rate of finished runs, else by images at a stated speed."""
+    """The time that trials will take: by work at the rate of finished runs, else by images at a stated speed or at
+    those of running trials."""
+    running = [speed for speed in speeds if speed]
     trials, done = list(left), [(trial, seconds) for trial, seconds in finished if seconds]
     if done:
         rate = sum(trial.work for trial, _ in done) / sum(seconds for _, seconds in done)
@@ -289,9 +292,14 @@ def estimate(
     elif images_per_second:
         total = sum(trial.images for trial in trials) / images_per_second
         source = f"at the given {images_per_second:,g} training images/s a trial, evaluation not counted"
+    elif running:
+        mean = sum(running) / len(running)
+        total = sum(trial.images for trial in trials) / mean
+        source = f"at the {mean:,.3g} training images/s of a running trial, evaluation not counted"
     else:
         return Estimate(
-            None, "unknown until a run of this sweep has finished; --images-per-second N gives an estimate"
+            None,
+            "unknown until a run of this sweep has trained an epoch; --images-per-second N gives an estimate",
         )
     at_once = max(1, min(slots, len(trials)))
     longest = (

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from srat_fast.sweep.plan import make_plan
+from srat_fast.sweep.spec import read_tree, spec_from_tree
+
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 
 
@@ -42,3 +45,14 @@ def test_evaluate_other_model(capsys) -> None:
     sound = {"mode", "finite logits", "repeatability", "gradient against differences", "threat model"}
     assert sound <= passed, report["problems"]
     assert f"audit of 50 images: {report['verdict']}" in capsys.readouterr().out
+
+
+def test_the_sweep_on_photographs(image_folder) -> None:
+    path = EXAMPLES[0].parent / "photographs.toml"
+    tree = read_tree(path)
+    tree["base"] |= {"data_root": str(image_folder), "ratio": 6}  # as far as two classes of six images allow
+    plan = make_plan(spec_from_tree(tree, path.parent, path.stem), str(path))
+    assert [plan.recipe(t).method for t in plan.trials] == ["ce", "drcb-ldam", "srat-ldam"] * 3
+    recipe = plan.recipe(plan.trials[0]).resolve()
+    assert (recipe.attack.steps, recipe.attack.epsilon, recipe.model.width) == (10, 8 / 255, 16)
+    assert recipe.optim.defer_epoch == 0.8 * recipe.optim.epochs, "as in the paper"
