@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from srat_fast.cli.options import fields_given
+from srat_fast.cli.options import PluginFiles, fields_given
 from srat_fast.cli.show import percent, rows_table
 from srat_fast.tables import Table
 
@@ -34,6 +34,7 @@ def analyse(
             help="Also draw the t-SNE of all runs side by side: a .svg, .png or .pdf file.", metavar="FILE"
         ),
     ] = None,
+    plugin: PluginFiles = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """How separable a run's classes are, clean and attacked: features, t-SNE, confusion, accuracy against count."""
@@ -66,6 +67,7 @@ def analyse(
                 changes=changes,
                 device=device,
                 points=points,
+                plugin=plugin or (),
                 progress=watch,
             )
         if together is not None:

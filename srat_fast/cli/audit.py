@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli.options import fields_given
+from srat_fast.cli.options import PluginFiles, fields_given
 from srat_fast.errors import Unrecorded, UserError
 
 #: Exit code of an audit that found something.
@@ -36,6 +36,7 @@ def audit(
         str | None, typer.Option(help="Where the data set is.", show_default="the run's")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    plugin: PluginFiles = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Is the run's robust accuracy to be believed? Exit code 0: reliable, 3: suspicious.
@@ -67,6 +68,7 @@ def audit(
                 queries=queries,
                 changes=fields_given({"--data-root": data_root}),
                 device=device,
+                plugin=plugin or (),
                 progress=watch,
             )
         except Unrecorded as failure:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srat_fast.cli.options import fields_given
+from srat_fast.cli.options import PluginFiles, fields_given
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.errors import Unrecorded
 
@@ -48,6 +48,7 @@ def evaluate(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew where an evaluation was interrupted.")
     ] = False,
+    plugin: PluginFiles = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Accuracies of a run's saved model: fp32, eager, eval mode; overall, well, under and per class.
@@ -76,6 +77,7 @@ def evaluate(
                 changes=changes,
                 device=device,
                 fresh=fresh,
+                plugin=plugin or (),
                 progress=watch,
             )
             record = RunDirectory(run).read_json(RECORD)

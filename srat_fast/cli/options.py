@@ -5,11 +5,24 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe, build_recipe
 
+#: Of the commands that read a run.
+PluginFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="A plug-in that the run was made with; repeatable.",
+        show_default="none",
+    ),
+]
 #: option -> recipe field (docs/reference/commands.md).
 OPTION_FIELDS = {
     "--dataset": "data.name",
@@ -18,6 +31,7 @@ OPTION_FIELDS = {
     "--data-root": "data.root",
     "--mirror": "data.mirror",
     "--loader": "data.loader",
+    "--plugin": "plugin",
     "--method": "method",
     "--seed": "seed",
     "--epochs": "optim.epochs",

@@ -12,8 +12,9 @@ from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.cli.streams import recorded
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import METHODS
+from srat_fast.plugins import load_all
 from srat_fast.recipe import NAMED_RECIPES, to_toml
-from srat_fast.record import MUST, RECIPE, audit_verdict
+from srat_fast.record import MUST, RECIPE, RunDirectory, audit_verdict
 from srat_fast.training.stops import Stops
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ def train(
     ] = None,
     method: Annotated[
         _Text, typer.Option(help=f"One of {', '.join(METHODS)}.", show_default="srat-ldam")
+    ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE.py",
+            help="Your own file with a loss, a network or a method; repeatable. It is run.",
+            show_default="none",
+        ),
     ] = None,
     seed: Annotated[
         _Text, typer.Option(help="Of weights, order, augmentation, noise.", show_default="0")
@@ -106,6 +115,10 @@ def train(
 ) -> None:
     """Train one model by SRAT or a baseline, evaluate it and record the run."""
     if resume == MUST and recipe is None and dataset is None and out is not None and (out / RECIPE).is_file():
+        load_all(plugin or ())
+        RunDirectory(
+            out
+        ).read_recipe()  # refused without the run's plug-ins: a run directory runs no code by itself
         recipe = str(out / RECIPE)  # the run's own; what is given beside it is compared with it
     chosen = recipe_from_options(
         recipe,
@@ -113,6 +126,7 @@ def train(
             "--dataset": dataset,
             "--imbalance": imbalance,
             "--ratio": ratio,
+            "--plugin": plugin or None,
             "--method": method,
             "--seed": seed,
             "--epochs": epochs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,10 +54,12 @@ def setting(default: Any, doc: str, **spec: Any) -> Any:
 
 @functools.cache
 def _kind(annotation: Any) -> type:
-    """The plain type behind `int | None` or `tuple[int, ...] | None`."""
+    """The plain type behind `int | None` or `tuple[int, ...] | None`; `list` stands for a tuple of texts."""
     options = [t for t in typing.get_args(annotation) if t is not type(None)]
     plain = options[0] if options and typing.get_origin(annotation) is not tuple else annotation
-    return tuple if typing.get_origin(plain) is tuple else plain
+    if typing.get_origin(plain) is tuple:
+        return list if typing.get_args(plain)[0] is str else tuple
+    return plain
 
 
 def allowed(kind: type, spec: Spec) -> str:
@@ -67,6 +70,8 @@ def allowed(kind: type, spec: Spec) -> str:
         text = "true or false"
     elif kind is str:
         text = "a text"
+    elif kind is list:
+        text = "a list of texts"
     else:
         noun = {int: "an integer", float: "a number", tuple: "a list of integers"}[kind]
         low = "" if spec.low is None else f"{'>' if spec.low_open else '>='} {spec.low:g}"
@@ -117,6 +122,8 @@ def _parse(raw: Any, kind: type, spec: Spec) -> Any:
     if kind is tuple:
         items = raw.strip("[]() ").split(",") if isinstance(raw, str) else raw
         return tuple(_integer(item) for item in items if str(item).strip())
+    if kind is list:
+        return tuple(os.fspath(item) for item in ([raw] if isinstance(raw, (str, os.PathLike)) else raw))
     if not isinstance(raw, str):
         raise TypeError
     return raw

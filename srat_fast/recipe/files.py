@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from srat_fast import plugins
 from srat_fast.errors import UserError
 from srat_fast.recipe.named import DEFAULT_RECIPE, named_fields
 from srat_fast.recipe.recipe import SECTIONS, Recipe, flatten
@@ -40,6 +41,8 @@ def load_fields(recipe: str | None, dataset: str | None = None) -> dict[str, Any
     """
     if recipe is not None and Path(recipe).suffix in (".toml", ".json"):
         dotted = nested_to_dotted(_read(Path(recipe)))
+        if "plugin" in dotted:
+            dotted["plugin"] = plugins.beside(Path(recipe), dotted["plugin"])
         name = dataset or dotted.get("data.name")
         base = dotted.pop("base", DEFAULT_RECIPE.get(str(name), "paper"))
         return named_fields(str(base)) | dotted
@@ -60,7 +63,10 @@ def build_recipe(recipe: str | None = None, changes: dict[str, Any] | None = Non
         UserError: anything wrong with either.
     """
     changes = changes or {}
-    return Recipe().replace(load_fields(recipe, changes.get("data.name")) | changes)
+    fields = load_fields(recipe, changes.get("data.name")) | changes
+    built = Recipe().replace(fields)
+    plugins.load_all(built.plugin)  # refused where they have changed since
+    return built
 
 
 def recipe_from_dict(tree: dict[str, Any]) -> Recipe:
@@ -68,16 +74,21 @@ def recipe_from_dict(tree: dict[str, Any]) -> Recipe:
     return Recipe().replace(nested_to_dotted(tree))
 
 
-def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML that `build_recipe` reads back to an equal recipe; fields on "auto" are left out."""
+def to_toml(recipe: Recipe, *, copies: bool = False) -> str:
+    """The recipe as TOML that `build_recipe` reads back to an equal recipe; fields on "auto" are left out.
+
+    `copies`: names plug-ins as the copies beside the file that it is for.
+    """
     lines: list[str] = ['base = "paper"']
     values = flatten(recipe)
+    if copies:
+        values["plugin"] = [plugins.copy_name(path) for path in recipe.plugin]
     for section in ("", *SECTIONS):
         if section:
             lines.append(f"\n[{section}]")
         for name, value in values.items():
             owner, _, leaf = name.rpartition(".")
             if owner == section and value is not None:
-                # JSON's strings, numbers, booleans and lists of integers are TOML's too
+                # JSON's strings, numbers, booleans and lists of these are TOML's too
                 lines.append(f"{leaf} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
     return "\n".join(lines) + "\n"

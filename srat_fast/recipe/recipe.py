@@ -9,10 +9,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from srat_fast import plugins
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
 from srat_fast.methods import METHODS, PLAIN_MEAN, Method
-from srat_fast.recipe.fields import setting
+from srat_fast.recipe.fields import checked, setting
 from srat_fast.recipe.section import Section, fields_of
 from srat_fast.recipe.sections import Attack, Data, EvalAttack, Loss, Model, Optim, Run
 from srat_fast.recipe.serving import check_serving, serving_defaults
@@ -28,6 +29,10 @@ class Recipe(Section):
         UserError: a field is out of bounds, or two fields contradict each other.
     """
 
+    plugin: tuple[str, ...] = setting(
+        (), "files of one's own that register methods, losses or networks: code, run when the recipe is read; their "
+        "content is part of the run's identity", identity=False,
+    )  # fmt: skip
     method: str = setting("srat-ldam", "row of Table 4", choices=(METHODS,))
     seed: int = setting(
         0, "seed of the weights, the order, the augmentation and the attack's noise", low=0, high=2**31
@@ -41,7 +46,9 @@ class Recipe(Section):
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
+        _load(self.plugin)  # before the names that they register are checked
         super().__post_init__()
+        object.__setattr__(self, "plugin", plugins.use(self.plugin))
         _check_together(self)
 
     @property
@@ -109,6 +116,7 @@ class Recipe(Section):
 
     def replace(self, changes: dict[str, Any]) -> Recipe:
         """A copy with dotted fields changed."""
+        _load(changes.get("plugin", ()))  # before the names that they register are checked
         sections: dict[str, dict[str, Any]] = {}
         top: dict[str, Any] = {}
         for name, value in changes.items():
@@ -119,14 +127,21 @@ class Recipe(Section):
         return dataclasses.replace(self, **top, **parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as nested plain values: what recipe.json holds."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """The recipe as nested plain values, plug-ins as copies in the run's directory: what recipe.json holds."""
+        copies = {"plugin": [plugins.copy_name(path) for path in self.plugin]}
+        return json.loads(json.dumps(dataclasses.asdict(self) | copies))
 
     def fingerprint(self) -> str:
         """The run's identity: 12 hex digits over every resolved field that changes what is computed."""
         resolved = self.resolve()
         identity = {name: value for name, value in flatten(resolved).items() if FIELDS[name][1].identity}
+        if self.plugin:
+            identity["plugin"] = plugins.digests(self.plugin)
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _load(paths: Any) -> None:
+    plugins.use(checked("plugin", paths, tuple[str, ...], FIELDS["plugin"][1]))
 
 
 def _or(value: Any, fallback: Any) -> Any:

@@ -12,6 +12,7 @@ from srat_fast.hardware import neutral, resolve_device
 from srat_fast.models.files import model_from_bytes, model_from_state
 from srat_fast.models.foreign import load_foreign
 from srat_fast.models.resnet import ResNet18
+from srat_fast.plugins import Plugins, load_all
 from srat_fast.record import RECIPE, WEIGHTS, RunDirectory
 
 _ABSENT = {
@@ -59,7 +60,12 @@ class Program(nn.Module):
 
 @neutral()
 def load(
-    path: str | Path, *, device: str = "cpu", weights: str = "last", trusted: bool = False
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    weights: str = "last",
+    trusted: bool = False,
+    plugin: Plugins = (),
 ) -> ResNet18 | Program:
     """The model of a run or of a file, ready to use: eval mode, float32, images in [0, 1] -> logits.
 
@@ -73,6 +79,8 @@ def load(
         weights: of a run: "last" epoch, "best" epoch by validation, or "ema", the moving average.
         trusted: the file's origin is trusted. Needed for .pt2 only: torch reads such programs with pickle, so a
             stranger's file could run code. The other kinds are read as tensors and nothing else.
+        plugin: file or files of plug-ins that a run was made with, or that have the network of a file; others are
+            refused, and none is run unless given.
 
     Returns:
         The module. `features` of a `ResNet18` gives the penultimate features.
@@ -82,11 +90,13 @@ def load(
     """
     if weights not in WEIGHTS:
         raise UserError("weights", f"one of {', '.join(WEIGHTS)}", weights)
+    load_all(plugin)
     place = resolve_device(device)
     path = Path(path)
     with path_errors("path", path):
         file = _file_of(path, weights)
     if path.is_dir() and (path / RECIPE).is_file():
+        RunDirectory(path).read_recipe()  # refused without its plug-ins
         return model_from_bytes(RunDirectory(path).read_weights(weights), file).to(place)
     if file.suffix == ".pt2":
         return _load_program(file, trusted).to(place)

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from srat_fast import plugins
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.errors import UserError, path_errors
 from srat_fast.models.files import weights_bytes
@@ -198,20 +199,21 @@ def begin(recipe: Recipe, path: Path, resume: str | None, arrays: ImageArrays | 
         run = RunDirectory.create(path)
         return Begin(recipe, device, run, Checkpoints(path / CHECKPOINT))
     if (record := _finished(path)) is not None:
-        recipe = _compared(recipe, recipe_from_dict(record["recipe"]), path)
+        recipe = _compared(recipe, recipe_from_dict(plugins.of_run(path, record["recipe"], record)), path)
         return Begin(
             recipe, torch.device("cpu"), RunDirectory(path), Checkpoints(path / CHECKPOINT), finished=record
         )
     ended = status_of(path, _record(path))["status"]
     run = RunDirectory.reopen(path)
     try:
-        stored = recipe_from_dict(run.read_json(RECIPE))
+        stored = recipe_from_dict(run.read_recipe())
         recipe = _compared(recipe, stored, path)
         recipe, device = resolve_hardware(recipe, arrays)
         checkpoints = Checkpoints(path / CHECKPOINT)
         found, problems = checkpoints.newest()
         if found is not None:
-            _compared(recipe, recipe_from_dict(found.about["recipe"]), checkpoints.directory / found.name)
+            about = recipe_from_dict(plugins.of_run(path, found.about["recipe"], found.about))
+            _compared(recipe, about, checkpoints.directory / found.name)
         # whoever was at work is not, or the lock would not be ours; who ended in good order left a record
         after = "killed" if ended == "running" else ended
         entry = _entry(recipe, stored, found, problems) | {"after": after}
@@ -257,6 +259,8 @@ def _compared(recipe: Recipe, stored: Recipe, where: Path) -> Recipe:
         for name, value in flatten(recipe).items()
         if FIELDS[name][1].identity and value != old[name]
     ]
+    if plugins.digests(recipe.plugin) != plugins.digests(stored.plugin):
+        differences.append(f"plugin is {list(stored.plugin)} there and {list(recipe.plugin)} here")
     if differences:
         raise UserError("--resume", f"it is a run of another recipe: {'; '.join(differences)}", str(where))
     return recipe
@@ -273,7 +277,9 @@ def _entry(recipe: Recipe, stored: Recipe, found: Checkpoint | None, problems: l
     }
     if problems:
         entry["fallback"] = problems
-    if changes := {name: [old[name], new[name]] for name in new if old[name] != new[name]}:
+    if changes := {
+        name: [old[name], new[name]] for name in new if old[name] != new[name] and name != "plugin"
+    }:
         entry["changes"] = changes
     if found is not None:
         before, now = found.about["versions"], versions()
