@@ -23,7 +23,7 @@ _PACKAGES = {
     "scikit-learn": ("digits, analyse", "pip install scikit-learn"),
     "safetensors": ("saved models", "pip install safetensors"),
     "tensorboard": ("live curves", "pip install tensorboard"),
-    "ffcv": ("--loader ffcv", "bash .ci/ffcv (README, Installing ffcv)"),
+    "ffcv": ("--loader ffcv", "bash .ci/ffcv (docs/howto/loaders.md, Installing ffcv)"),
     "pyautoattack": ("autoattack and its parts, audit", "pip install 'srat-fast[audit]'"),
     "ray": ("sweep --engine ray", "pip install 'srat-fast[ray]'"),
     "optuna": ("searches in sweeps", "pip install 'srat-fast[search]'"),

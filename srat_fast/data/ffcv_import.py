@@ -7,8 +7,8 @@ from types import ModuleType
 
 from srat_fast.errors import MissingPackage, UserError
 
-#: What a Debian or Ubuntu machine needs; the README has the longer form.
-INSTALL = "bash .ci/ffcv in a checkout, or see 'Installing ffcv' in the README; --loader memory needs nothing"
+#: What a Debian or Ubuntu machine needs; docs/howto/loaders.md has the longer form.
+INSTALL = "bash .ci/ffcv in a checkout, or see docs/howto/loaders.md, Installing ffcv; --loader memory needs nothing"
 _PARTS = ("ffcv", "numba", "llvmlite", "cv2", "tqdm", "psutil", "distutils")
 
 
