@@ -1,0 +1,311 @@
+"""Plug-ins: what a file may register, whose code runs when, and what a run keeps of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from srat_fast import analyse, audit_run, build_recipe, evaluate, export, load, plugins, registry
+from srat_fast.cli import main
+from srat_fast.errors import TrainingFailure, UserError
+from srat_fast.recipe import Recipe, to_toml
+from srat_fast.training.trainer import train
+
+HEAD = """\
+import torch
+from torch.nn import functional
+
+from srat_fast.methods import SEPARATION, Method
+from srat_fast.registry import method, term
+
+
+@term("poly1")
+class Poly1:
+    def __init__(self, context):
+        self.context = context
+
+    def __call__(self, batch):
+        losses = functional.cross_entropy(batch.logits, batch.labels, reduction="none")
+"""
+BODY = "        return self.context.mean(losses + 1 - (-losses).exp(), batch.labels)\n"
+ROW = """
+
+method("poly1-srat")(Method("poly1-srat", "poly1", "deferred", SEPARATION, title="Poly1-SRAT"))
+"""
+SOUND = HEAD + BODY + ROW
+TINY: dict[str, Any] = {
+    "data.name": "digits", "model.width": 4, "optim.epochs": 2, "attack.steps": 1, "eval_attack.steps": 1,
+    "data.limit": 128, "data.test_limit": 20, "run.tensorboard": False,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """As in a new process."""
+    plugins.forget()
+    yield
+    plugins.forget()
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(SOUND)
+    return path
+
+
+def run(path: Path, out: Path, **more: Any) -> dict[str, Any]:
+    changes = TINY | {"plugin": [str(path)], "method": "poly1-srat"} | more
+    return train(build_recipe(None, changes), out, console=Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose plug-in has moved since."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "mine.py").write_text(SOUND)
+    run(folder / "mine.py", folder / "run")
+    (folder / "mine.py").unlink()
+    return folder / "run"
+
+
+def command(*arguments: Any) -> int | str | None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in arguments])
+    return stopped.value.code
+
+
+def test_what_it_registers_is_known_from_then_on(mine: Path) -> None:
+    with pytest.raises(UserError, match="one of natural"):
+        build_recipe(None, {"method": "poly1-srat"})
+    recipe = build_recipe(None, {"plugin": str(mine), "method": "poly1-srat", "loss.base": "poly1"})
+    assert (recipe.row.base, recipe.row.title, recipe.plugin) == ("poly1", "Poly1-SRAT", (str(mine),))
+    assert plugins.load(mine) is plugins.load(mine)
+    assert plugins.load(mine).names == (("method", "poly1-srat"), ("term", "poly1"))
+    plugins.forget()
+    assert "poly1-srat" not in registry.method and "poly1" not in registry.term
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import math\n\nraise ValueError('no\\nway')\n", "line 3: ValueError: no"),
+        ("def broken(:\n", "line 1: SyntaxError: "),
+        ("x = '\0'\n", "cannot be compiled: SyntaxError: source code string cannot contain null bytes"),
+        ("def f():\n    return 1 / 0\n\nf()\n", "line 2: ZeroDivisionError: division by zero"),
+        ("raise SystemExit(0)\n", "line 1: SystemExit: 0"),
+        ("from srat_fast.registry import term\n\n\n@term('ce')\nclass Mine: ...\n",
+         "line 4: loss.base = 'ce': the term ce exists already; choose another name"),
+        (SOUND + "\n\nraise KeyError('late')\n", "line 21: KeyError: 'late'"),
+        ("x = 1\n", "registers nothing; srat_fast.registry has method, model, threat, term, inner"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_is_one_line_and_leaves_nothing(
+    tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    before = {
+        kind: tuple(entries)
+        for kind, entries in vars(registry).items()
+        if isinstance(entries, registry.Registry)
+    }
+    assert command("train", "--dataset", "digits", "--plugin", path, "--out", tmp_path / "run") == 2
+    assert capsys.readouterr().err.startswith(f"error: --plugin = '{path}': {said}")
+    assert {kind: tuple(getattr(registry, kind)) for kind in before} == before
+    assert not (tmp_path / "run").exists()
+    path.write_text(SOUND)
+    plugins.load(path)  # mended
+
+
+def test_a_file_that_is_not_there_and_one_that_changed(mine: Path) -> None:
+    with pytest.raises(UserError, match=r"--plugin = '.*none.py': cannot be read: No such file"):
+        build_recipe(None, {"plugin": str(mine.with_name("none.py"))})
+    recipe = build_recipe(None, {"plugin": str(mine), "method": "poly1-srat"})
+    print_of = recipe.fingerprint()
+    mine.write_text(SOUND + "\n# another\n")
+    with pytest.raises(UserError, match="has changed since this process loaded it"):
+        build_recipe(None, {"plugin": str(mine)})
+    assert recipe.replace({"seed": 0}).fingerprint() == print_of, "a run that goes on is not disturbed"
+    mine.unlink()
+    assert recipe.resolve().fingerprint() == print_of
+
+
+def test_the_content_is_part_of_the_identity_and_the_path_is_not(mine: Path, tmp_path: Path) -> None:
+    plain = build_recipe(None, {"method": "ce"})
+    assert Recipe().plugin == ()
+    assert Recipe().replace({"method": "ce"}).fingerprint() == plain.fingerprint() == "220e96900cbd"
+    other = tmp_path / "elsewhere" / "mine.py"
+    other.parent.mkdir()
+    shutil.copy(mine, other)
+    a, b = (
+        build_recipe(None, {"method": "ce", "plugin": [str(path)]}).fingerprint() for path in (mine, other)
+    )
+    assert a == b != plain.fingerprint()
+    both = build_recipe(None, {"plugin": [str(mine), str(other)]})
+    assert both.plugin == (str(mine),), "one content once"
+    plugins.forget()
+    other.write_text(SOUND.replace("poly1", "poly2"))
+    with pytest.raises(UserError, match=r"--plugin = 'mine.py': two files of this name; rename one"):
+        build_recipe(None, {"plugin": [str(mine), str(other)]})
+
+
+def test_a_recipe_file_names_it_relative_to_itself_and_reads_back(
+    mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.toml").write_text('plugin = ["mine.py"]\nmethod = "poly1-srat"\n')
+    recipe = build_recipe(str(tmp_path / "own.toml"))
+    assert recipe.plugin == (str(mine),)
+    assert command("train", "--recipe", tmp_path / "own.toml", "--print-recipe") == 0
+    (tmp_path / "elsewhere").mkdir()
+    printed = tmp_path / "elsewhere" / "printed.toml"
+    printed.write_text(capsys.readouterr().out)
+    plugins.forget()
+    again = build_recipe(str(printed))
+    assert to_toml(again) == printed.read_text() and again.fingerprint() == recipe.fingerprint()
+    with pytest.raises(UserError, match=r"plugin = \[1\]: a list of texts"):
+        build_recipe(None, {"plugin": [1]})
+
+
+def test_a_run_keeps_a_copy_and_says_what_it_was_made_with(finished: Path) -> None:
+    record = json.loads((finished / "record.json").read_text())
+    assert (finished / "plugin" / "mine.py").read_text() == SOUND
+    entry = plugins.load(finished / "plugin" / "mine.py")
+    assert record["plugins"] == [{"path": str(finished.parent / "mine.py"), "sha256": entry.sha256}]
+    assert record["recipe"]["plugin"] == ["plugin/mine.py"] and record["title"] == "Poly1-SRAT"
+    recipe = build_recipe(str(finished / "recipe.json"))
+    assert recipe.fingerprint() == record["fingerprint"]
+
+
+USES: dict[str, Callable[..., Any]] = {
+    "evaluate": lambda run, **given: evaluate(run, "clean", **given),
+    "audit": lambda run, **given: audit_run(
+        run, subset=20, autoattack=0, queries=1, surrogate=run.parent / "another", **given
+    ),
+    "analyse": lambda run, **given: analyse(run, points=0, **given),
+    "export": lambda run, **given: export(run, **given),
+    "load": load,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_run_directory_runs_no_code_unless_it_is_named(
+    use: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved)
+    shutil.copytree(finished, tmp_path / "another")
+    copy = moved / "plugin" / "mine.py"
+    with pytest.raises(UserError, match=rf"made with plugin/mine.py .* if you trust it, --plugin {copy}"):
+        USES[use](moved)
+    assert "poly1" not in registry.term
+    (tmp_path / "mine.py").write_text(SOUND + "\n# another\n")
+    with pytest.raises(UserError, match=rf"made with .*, not of {tmp_path}/mine.py"):
+        USES[use](moved, plugin=tmp_path / "mine.py")
+    plugins.forget()
+    USES[use](moved, plugin=copy)
+    plugins.forget()
+    copy.write_text(SOUND + "\n# tampered with\n")
+    with pytest.raises(UserError, match="its plugin/mine.py is not the plug-in that it was made with"):
+        USES[use](moved, plugin=copy)
+
+
+def test_commands_say_so_in_one_line_and_take_the_file(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved)
+    copy = moved / "plugin" / "mine.py"
+    for arguments in (["evaluate", moved], ["audit", moved], ["analyse", moved], ["export", moved],
+                      ["train", "--out", moved, "--resume"]):  # fmt: skip
+        assert command(*arguments) == 2
+        error = capsys.readouterr().err
+        assert (
+            error.startswith("error: --plugin: ")
+            and error.endswith(f"--plugin {copy}\n")
+            and error.count("\n") == 1
+        )
+    assert command("export", moved, "--plugin", copy, "--no-real-batch") == 0
+    exported = moved / "export"
+    assert (exported / "plugin" / "mine.py").read_text() == SOUND
+    assert build_recipe(str(exported / "recipe.toml")).plugin == (str(exported / "plugin" / "mine.py"),)
+    assert command("export", moved, "--plugin", copy, "--no-real-batch") == 0, "over the earlier one"
+    assert command("train", "--out", moved, "--resume", "--plugin", copy) == 0
+    capsys.readouterr()
+    assert command("report", moved, "--print-only") == 0
+    assert "poly1-srat" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_bit_equally_with_its_plug_in_only(mine: Path, tmp_path: Path) -> None:
+    whole = run(mine, tmp_path / "whole", **{"run.deterministic": True})
+    recipe = build_recipe(
+        None, TINY | {"plugin": [str(mine)], "method": "poly1-srat", "run.deterministic": True}
+    )
+    part = tmp_path / "part"
+    stop_after_an_epoch(recipe, part)
+    plugins.forget()
+    mine.write_text(SOUND + "\n# another\n")
+    other = build_recipe(None, {name: value for name, value in TINY.items()}
+                         | {"plugin": [str(mine)], "method": "poly1-srat", "run.deterministic": True})  # fmt: skip
+    with pytest.raises(UserError, match="made with plugin/mine.py"):
+        train(other, part, resume="must", console=Console(quiet=True))
+    plugins.forget()
+    copy = part / "plugin" / "mine.py"
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--out", str(part), "--resume", "--plugin", str(copy)])
+    assert ended.value.code == 0
+    record = json.loads((part / "record.json").read_text())
+    assert record["weights_checksums"] == whole["weights_checksums"] and len(record["resumed"]) == 1
+    assert "changes" not in record["resumed"][0]
+    plain = build_recipe(None, TINY | {"plugin": [str(copy)], "run.deterministic": True})
+    with pytest.raises(UserError, match="another recipe: method is"):
+        train(plain, part, resume="must", console=Console(quiet=True))
+
+
+def stop_after_an_epoch(recipe: Recipe, out: Path) -> None:
+    """Leave the run as a kill after its first epoch does: a checkpoint and no record."""
+    from srat_fast.training.fit import Fit
+
+    class Killed(BaseException):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        save = Fit.save
+
+        def saved(fit: Fit) -> float:
+            save(fit)
+            raise Killed
+
+        patch.setattr(Fit, "save", saved)
+        with pytest.raises(Killed):
+            train(recipe.replace({"run.checkpoint_epochs": 1}), out, console=Console(quiet=True))
+    (out / "record.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("compiled", "body", "said"),
+    [
+        ("on", "        return losses[:, None]\n", "line 13: the term returns (64, 1); a scalar is needed, shape ()"),
+        ("on", "        return losses @ losses[:3]\n", "line 16: RuntimeError: inconsistent tensor size"),
+        ("off", "        return losses[:, None]\n", "line 13: the term returns (64, 1); a scalar is needed, shape ()"),
+        ("off", "        return losses @ losses[:3]\n", "line 16: RuntimeError: inconsistent tensor size"),
+        ("off", "        return float('nan') * losses.mean()\n", "the loss is nan in epoch 1, step 1"),
+    ],
+)  # fmt: skip
+def test_a_loss_that_fails_at_the_first_step_is_a_failed_run(
+    tmp_path: Path, compiled: str, body: str, said: str
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD + "        losses = losses\n" + body + ROW)
+    with pytest.raises(TrainingFailure) as failure:
+        run(path, tmp_path / "run", **{"optim.batch_size": 64, "run.compile": compiled})
+    text = str(failure.value)
+    assert said in text and str(path) in text and "\n" not in text
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["status"], record["problem"]) == ("failed", text)
