@@ -89,7 +89,8 @@ def test_what_it_registers_is_known_from_then_on(mine: Path) -> None:
     assert plugins.load(mine) is plugins.load(mine)
     assert plugins.load(mine).names == (("method", "poly1-srat"), ("term", "poly1"))
     plugins.forget()
-    assert "poly1-srat" not in registry.method and "poly1" not in registry.term
+    assert "poly1-srat" not in registry.method
+    assert "poly1" not in registry.term
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,8 @@ def test_a_recipe_file_names_it_relative_to_itself_and_reads_back(
     printed.write_text(capsys.readouterr().out)
     plugins.forget()
     again = build_recipe(str(printed))
-    assert to_toml(again) == printed.read_text() and again.fingerprint() == recipe.fingerprint()
+    assert to_toml(again) == printed.read_text()
+    assert again.fingerprint() == recipe.fingerprint()
     with pytest.raises(UserError, match=r"plugin = \[1\]: a list of texts"):
         build_recipe(None, {"plugin": [1]})
 
@@ -178,7 +180,8 @@ def test_a_run_keeps_a_copy_and_says_what_it_was_made_with(finished: Path) -> No
     assert (finished / "plugin" / "mine.py").read_text() == SOUND
     entry = plugins.load(finished / "plugin" / "mine.py")
     assert record["plugins"] == [{"path": str(finished.parent / "mine.py"), "sha256": entry.sha256}]
-    assert record["recipe"]["plugin"] == ["plugin/mine.py"] and record["title"] == "Poly1-SRAT"
+    assert record["recipe"]["plugin"] == ["plugin/mine.py"]
+    assert record["title"] == "Poly1-SRAT"
     recipe = build_recipe(str(finished / "recipe.json"))
     assert recipe.fingerprint() == record["fingerprint"]
 
@@ -212,7 +215,7 @@ def test_a_run_directory_runs_no_code_unless_it_is_named(
     USES[use](moved, plugin=copy)
     plugins.forget()
     copy.write_text(SOUND + "\n# tampered with\n")
-    with pytest.raises(UserError, match="its plugin/mine.py is not the plug-in that it was made with"):
+    with pytest.raises(UserError, match=r"its plugin/mine\.py is not the plug-in that it was made with"):
         USES[use](moved, plugin=copy)
 
 
@@ -226,11 +229,9 @@ def test_commands_say_so_in_one_line_and_take_the_file(
                       ["train", "--out", moved, "--resume"]):  # fmt: skip
         assert command(*arguments) == 2
         error = capsys.readouterr().err
-        assert (
-            error.startswith("error: --plugin: ")
-            and error.endswith(f"--plugin {copy}\n")
-            and error.count("\n") == 1
-        )
+        assert error.startswith("error: --plugin: ")
+        assert error.endswith(f"--plugin {copy}\n")
+        assert error.count("\n") == 1
     assert command("export", moved, "--plugin", copy, "--no-real-batch") == 0
     exported = moved / "export"
     assert (exported / "plugin" / "mine.py").read_text() == SOUND
@@ -251,9 +252,9 @@ def test_a_run_goes_on_bit_equally_with_its_plug_in_only(mine: Path, tmp_path: P
     stop_after_an_epoch(recipe, part)
     plugins.forget()
     mine.write_text(SOUND + "\n# another\n")
-    other = build_recipe(None, {name: value for name, value in TINY.items()}
+    other = build_recipe(None, TINY
                          | {"plugin": [str(mine)], "method": "poly1-srat", "run.deterministic": True})  # fmt: skip
-    with pytest.raises(UserError, match="made with plugin/mine.py"):
+    with pytest.raises(UserError, match=r"made with plugin/mine\.py"):
         train(other, part, resume="must", console=Console(quiet=True))
     plugins.forget()
     copy = part / "plugin" / "mine.py"
@@ -261,7 +262,8 @@ def test_a_run_goes_on_bit_equally_with_its_plug_in_only(mine: Path, tmp_path: P
         main(["train", "--out", str(part), "--resume", "--plugin", str(copy)])
     assert ended.value.code == 0
     record = json.loads((part / "record.json").read_text())
-    assert record["weights_checksums"] == whole["weights_checksums"] and len(record["resumed"]) == 1
+    assert record["weights_checksums"] == whole["weights_checksums"]
+    assert len(record["resumed"]) == 1
     assert "changes" not in record["resumed"][0]
     plain = build_recipe(None, TINY | {"plugin": [str(copy)], "run.deterministic": True})
     with pytest.raises(UserError, match="another recipe: method is"):
@@ -306,6 +308,8 @@ def test_a_loss_that_fails_at_the_first_step_is_a_failed_run(
     with pytest.raises(TrainingFailure) as failure:
         run(path, tmp_path / "run", **{"optim.batch_size": 64, "run.compile": compiled})
     text = str(failure.value)
-    assert said in text and str(path) in text and "\n" not in text
+    assert said in text
+    assert str(path) in text
+    assert "\n" not in text
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert (record["status"], record["problem"]) == ("failed", text)
