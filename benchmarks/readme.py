@@ -16,7 +16,7 @@ from rich.console import Console
 
 from srat_fast.report.collect import find_runs
 from srat_fast.report.groups import group_runs
-from srat_fast.report.table import summary_tables
+from srat_fast.report.summary import summary_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not

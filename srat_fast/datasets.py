@@ -1,4 +1,4 @@
-"""What is known of each data set before it is there: a name enters, its facts leave (counts, size, defaults)."""
+"""Facts of each data set before it is there (counts, size, defaults), and how its imbalance is called."""
 
 from __future__ import annotations
 
@@ -112,3 +112,14 @@ DATASETS: dict[str, DatasetFacts] = {
         DatasetFacts("arrays", (), (), None, 3, 2 / 255, True, "images given to srat_fast.train(data=...)"),
     )
 }
+
+
+def imbalance_label(imbalance: str, ratio: float) -> str:
+    """An imbalance in a name: "exp-100", "none"."""
+    return imbalance if imbalance == "none" else f"{imbalance}-{ratio:g}"
+
+
+def imbalance_title(imbalance: str, ratio: float, base: str | None = None) -> str:
+    """An imbalance in a title: "exp, ratio 100", "none"; a `data.imbalance_base` that is "own" is named."""
+    own = " of each class's own count" if base == "own" else ""
+    return imbalance if imbalance == "none" else f"{imbalance}, ratio {ratio:g}{own}"

@@ -19,6 +19,8 @@ class UserError(Exception):
         problem: what is allowed, or what to do.
     """
 
+    #: Kind of failure, as `failure_of` gives it; None for input that is bad for good.
+    failure: str | None = None
     _no_value = object()
 
     def __init__(self, option: str, problem: str, value: object = _no_value) -> None:
@@ -57,11 +59,32 @@ class MissingPackage(UserError):
         super().__init__("", f"{purpose} needs the package {package}, which is not installed: {install}")
 
 
+class InUse(UserError):
+    """Another process has what this one needs, for as long as it runs."""
+
+    failure = "locked"
+
+
 class TrainingFailure(Exception):
     """A run that cannot go on through no fault of its input: reported in one line, exit code 1.
 
     The text says what happened, where, and what to try.
     """
+
+    #: Kind of failure, as record.json has it and sweeps decide by it.
+    failure = "error"
+
+
+class OutOfMemory(TrainingFailure):
+    """The GPU's or the machine's memory is full."""
+
+    failure = "memory"
+
+
+class DiskFull(TrainingFailure):
+    """A disk, or its user's share of it, is full."""
+
+    failure = "disk"
 
 
 class Interrupted(BaseException):
@@ -112,6 +135,29 @@ class EvaluationFailure(TrainingFailure):
 def is_full(error: OSError) -> bool:
     """Whether a disk, or its user's share of it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def failure_of(error: BaseException) -> str | None:
+    """Kind of failure: memory, disk, locked, nonfinite, or error for any other; None for bad input.
+
+    A full disk counts also where it only led to the error, such as to a compiler's or to "cannot be written".
+    """
+    kind = error.failure if isinstance(error, (UserError, TrainingFailure)) else "error"
+    if kind not in (None, "error"):
+        return kind
+    seen: set[int] = set()
+    causes: list[BaseException | None] = [error]
+    while causes:
+        one = causes.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, OSError) and is_full(one):
+            return "disk"
+        if isinstance(one, MemoryError):
+            return "memory"
+        causes += [one.__cause__, one.__context__]
+    return kind
 
 
 @contextmanager

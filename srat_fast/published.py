@@ -1,4 +1,4 @@
-"""What the paper prints: a run's recipe enters; the published accuracies for it, and a test against them, leave."""
+"""The accuracies that the paper prints, and Welch's test of ours against them."""
 
 from __future__ import annotations
 
@@ -54,13 +54,7 @@ class Published:
         return f"{self.mean:.2f} ± " + ("-" if self.std is None else f"{self.std:.2f}")
 
     def p(self, mean: float, std: float | None, n: int) -> float | None:
-        """Welch's two-sided t-test of runs of ours against it; None where either side has no deviation.
-
-        Args:
-            mean: of our runs, in percent.
-            std: their sample deviation.
-            n: how many.
-        """
+        """Welch's t-test of n runs of ours, in percent, against it; None where either side has no deviation."""
         if std is None or self.std is None or max(std, self.std) < 1e-9:
             return None
         from scipy.stats import ttest_ind_from_stats
@@ -69,15 +63,7 @@ class Published:
 
 
 def differs(off: float, p: float | None) -> str | None:
-    """What a reader must know of a difference from the paper.
-
-    Args:
-        off: ours minus the paper's, in percent points.
-        p: of `Published.p`.
-
-    Returns:
-        "beyond both deviations", "more than 2 points"; None where there is nothing to explain.
-    """
+    """What to explain of a difference in percent points and its `Published.p`; None where there is nothing."""
     if p is not None and p < LEVEL:
         return "beyond both deviations"
     return f"more than {FAR:g} points" if abs(off) > FAR else None
@@ -111,25 +97,12 @@ def _row(mean: list[float], std: list[float]) -> list[Published]:
 
 
 def published_sets() -> list[str]:
-    """The data sets that some of the paper's numbers are known of.
-
-    Returns:
-        Names, as `data.name` has them.
-    """
+    """The data sets of which the paper has numbers."""
     return sorted({name for name, _, _ in _tables()})
 
 
 def published(recipe: Recipe | Fields, stands_for: str | None = None) -> list[Published] | None:
-    """The paper's accuracies for a method on a data set.
-
-    Args:
-        recipe: of a run, or its fields by dotted name.
-        stands_for: data set whose images the run has in another form, such as "cifar10" for its class folders; None
-            for the run's own `data.name`.
-
-    Returns:
-        In the order of `METRICS`; None where the paper has no number.
-    """
+    """The paper's accuracies in `METRICS`' order, None where it has none; `stands_for`: the set of the run's images."""
     mine = flatten(recipe) if isinstance(recipe, Recipe) else recipe
     if mine["data.classes"] != "all":
         return None
@@ -138,15 +111,7 @@ def published(recipe: Recipe | Fields, stands_for: str | None = None) -> list[Pu
 
 
 def departures(recipe: Recipe | Fields, stands_for: str | None = None) -> list[str]:
-    """What a run does otherwise than the paper's: without these its numbers cannot be expected to agree.
-
-    Args:
-        recipe: of a run, or its resolved fields by dotted name.
-        stands_for: as for `published`.
-
-    Returns:
-        Such as ["optim.epochs = 4"].
-    """
+    """What a run does otherwise than the paper's, such as ["optim.epochs = 4"]: numbers need not agree then."""
     mine = flatten(recipe.resolve()) if isinstance(recipe, Recipe) else recipe
     paper = flatten(Recipe().replace({"data.name": stands_for or mine["data.name"]}).resolve())
     return [

@@ -17,10 +17,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from srat_fast import plugins
-from srat_fast.errors import UserError, path_errors, require_text
+from srat_fast.errors import InUse, UserError, path_errors, require_text
 
 RECIPE, METRICS, RECORD = "recipe.json", "metrics.jsonl", "record.json"
 #: Weights of the last epoch, of the best epoch by validation, and their moving average.
@@ -39,14 +39,19 @@ SAMPLES = "samples.npz"
 _PACKAGES = ("srat-fast", "torch", "triton", "numpy", "pillow", "safetensors", "scikit-learn", "pyautoattack")
 
 
+def sync(file: IO[bytes]) -> None:
+    """Wait until every byte of an open file is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
@@ -146,7 +151,7 @@ class RunDirectory:
                 if (tries := tries + 1) < _LOCK_TRIES:  # `status_of` has it for a moment when it looks
                     time.sleep(0.05)
                     continue
-                raise UserError("--out", "another process is training in it", str(self.path)) from None
+                raise InUse("--out", "another process is training in it", str(self.path)) from None
             except FileNotFoundError:
                 pass
             except OSError:

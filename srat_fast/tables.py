@@ -55,6 +55,11 @@ def latex(text: str) -> str:
     return visible(text).translate(_LATEX)
 
 
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with two decimals, "-" for None or NaN, where there was nothing to measure."""
+    return "-" if value is None or value != value else f"{100 * value:.2f}"
+
+
 class Table:
     """A table of text: Markdown in a pipe or file; on a terminal no wider than that.
 

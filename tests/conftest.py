@@ -96,7 +96,7 @@ def image_folder(tmp_path):
 @pytest.fixture(scope="session")
 def ffcv() -> ModuleType:
     """The layer around ffcv; skipped where it may not be installed, but as root (and so on CI) it has to be there."""
-    from srat_fast.data.ffcv_import import ffcv_library
+    from srat_fast.data.ffcv_loader import ffcv_library
     from srat_fast.errors import UserError
 
     try:

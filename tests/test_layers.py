@@ -118,10 +118,9 @@ def test_optional_packages_enter_through_one_file_each() -> None:
     [
         "srat_fast",
         "srat_fast.cli",
-        "srat_fast.report.table",
+        "srat_fast.report.summary",
         "srat_fast.sweep.local",
         "srat_fast.sweep.table",
-        "srat_fast.sweep.write",
         "srat_fast.report.build",
         "srat_fast.data.plan",
         "srat_fast.figures.canvas",

@@ -20,8 +20,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.engine.cases import Case
 from benchmarks.engine.work import DEVICE, ON_GPU
-from srat_fast.data.loader import Loader
-from srat_fast.data.loaders import training_loader
+from srat_fast.data.loaders import Loader, training_loader
 from srat_fast.data.split import load_split
 from srat_fast.data.torchvision_import import torchvision_datasets
 from srat_fast.recipe import Recipe, build_recipe

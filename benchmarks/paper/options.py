@@ -68,7 +68,7 @@ def checked(parser: argparse.ArgumentParser, given: list[str] | None) -> argpars
     from srat_fast.attacks.autoattack import require_pyautoattack
     from srat_fast.data.folder import class_folders
     from srat_fast.recipe import Recipe
-    from srat_fast.sweep.slots import visible_gpus
+    from srat_fast.sweep.local import visible_gpus
 
     a = parser.parse_args(given)
     if a.data_root is None:

@@ -10,8 +10,9 @@ from typing import Any
 from srat_fast.methods import METHODS
 from srat_fast.published import Published, published
 from srat_fast.recipe import Recipe, flatten
+from srat_fast.record import WEIGHTS
 from srat_fast.report.collect import Run, find_runs
-from srat_fast.report.groups import WEIGHTS, judged
+from srat_fast.report.groups import judged
 
 #: Fields that a table's title and row say, seeds, how images are served, and what is judged beside the last weights.
 _PASSED_OVER = {

@@ -40,7 +40,7 @@ class Measurement:
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        from srat_fast.sweep.slots import visible_gpus
+        from srat_fast.sweep.local import visible_gpus
 
         self.arguments, self.work = arguments, arguments.work.resolve()
         self.judging = SMOKE if arguments.smoke else FULL
@@ -80,7 +80,7 @@ class Measurement:
         Returns:
             How far it came, in words.
         """
-        from srat_fast.sweep.retry import requeue
+        from srat_fast.sweep.directory import requeue
 
         out, spec = self.work / name, self.work / "specs" / f"{name}.toml"
         spec.parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +109,7 @@ class Measurement:
         """
         from srat_fast.sweep.directory import SweepDirectory
         from srat_fast.sweep.status import read_status
-        from srat_fast.sweep.table import build_table
-        from srat_fast.sweep.write import write_table
+        from srat_fast.sweep.table import build_table, write_table
 
         if not (out / "plan.json").exists():
             self.left_over = True

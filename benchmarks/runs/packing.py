@@ -29,7 +29,7 @@ from benchmarks.runs.mps import NoService, service  # noqa: E402
 from benchmarks.runs.process import TrainingProcess, end_in_order  # noqa: E402
 from benchmarks.runs.whole import about as about_recipe  # noqa: E402
 from srat_fast.record import RECIPE  # noqa: E402
-from srat_fast.sweep.slots import mps_is_running  # noqa: E402
+from srat_fast.sweep.local import mps_is_running  # noqa: E402
 
 #: Epochs before the window: the first compiles, the second shows that nothing is compiled any more.
 WARM = 2

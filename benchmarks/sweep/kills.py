@@ -18,8 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from srat_fast.sweep.claims import alive
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.hosts import alive
 
 
 def running(out: Path) -> list[tuple[str, int]]:

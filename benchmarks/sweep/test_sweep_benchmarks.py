@@ -12,11 +12,9 @@ from rich.console import Console
 from srat_fast.sweep import process
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.driver import Options
-from srat_fast.sweep.local import LocalEngine
-from srat_fast.sweep.slots import Slot
+from srat_fast.sweep.local import LocalEngine, Slot
 from srat_fast.sweep.spec import Spec, spec_from_tree
-from srat_fast.sweep.status import read_status
-from srat_fast.sweep.view import SweepView
+from srat_fast.sweep.status import SweepView, read_status
 
 RUNS = 10_000
 #: Seconds that issue 8 allows.

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from srat_fast.cli.options import PluginFiles, fields_given
-from srat_fast.cli.show import percent, rows_table
-from srat_fast.tables import Table
+from srat_fast.cli.show import rows_table
+from srat_fast.tables import Table, percent
 
 
 def analyse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -23,7 +24,7 @@ from srat_fast.cli import (
 from srat_fast.cli.options import forget_given, named_as_option, spelled_out
 from srat_fast.cli.streams import lost_output, take_streams
 from srat_fast.data.notices import printed
-from srat_fast.errors import Interrupted, TrainingFailure, UserError, is_full, require_text
+from srat_fast.errors import Interrupted, TrainingFailure, UserError, failure_of, is_full, require_text
 from srat_fast.tables import visible
 
 app = typer.Typer(
@@ -64,11 +65,12 @@ def _options(
     """SRAT (Separable Reweighted Adversarial Training) and its baselines on imbalanced data."""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, codes: Mapping[str | None, int] | None = None) -> None:
     """Run one command and exit.
 
     Args:
         arguments: without the program's name; None for the process's own.
+        codes: kind of failure (`errors.failure_of`) -> exit code, in place of 1 or 2; for sweeps' trials.
 
     Raises:
         SystemExit: 0 done, 1 a run failed or a check did not hold, 2 bad input, 3 a suspicious audit or a paused sweep,
@@ -76,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     take_streams()
     forget_given()
-    code = _run(sys.argv[1:] if arguments is None else arguments)
+    code = _run(sys.argv[1:] if arguments is None else arguments, codes or {})
     if code == 0 and (why := lost_output()) is not None:
         code = _fail(f"the output could not be written: {why}", 1)
     if code == 130:
@@ -84,16 +86,16 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], codes: Mapping[str | None, int]) -> int:
     try:
         for argument in arguments:
             require_text("argument", argument)
         with printed():
             code = app(spelled_out(arguments), standalone_mode=False)
     except UserError as error:
-        return _fail(error.line(named_as_option(error.option)), 2)
+        return _fail(error.line(named_as_option(error.option)), codes.get(failure_of(error), 2))
     except TrainingFailure as error:
-        return _fail(str(error), 1)
+        return _fail(str(error), codes.get(failure_of(error), 1))
     except typer.TyperException as error:
         return _fail(error.format_message(), 2)
     except Interrupted as stop:
@@ -103,7 +105,8 @@ def _run(arguments: list[str]) -> int:
         if error.filename is None:
             raise
         # a path that no place above foresaw: no permission, a name that is too long, a disk that fails or is full
-        return _fail(f"{error.filename}: {error.strerror}", 1 if is_full(error) else 2)
+        code = 1 if is_full(error) else 2
+        return _fail(f"{error.filename}: {error.strerror}", codes.get(failure_of(error), code))
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     return code if isinstance(code, int) else 0

@@ -10,7 +10,7 @@ import typer
 
 from srat_fast.cli import prepare
 from srat_fast.cli.options import recipe_from_options
-from srat_fast.datasets import DATASETS
+from srat_fast.datasets import DATASETS, imbalance_title
 from srat_fast.tables import Table
 
 if TYPE_CHECKING:
@@ -99,10 +99,7 @@ def show(
 
 def _title(recipe: Recipe, counts: list[int]) -> str:
     data = recipe.data
-    if data.imbalance == "none":
-        return f"{sum(counts)} images, none"
-    own = " of each class's own count" if data.imbalance_base == "own" else ""
-    return f"{sum(counts)} images, {data.imbalance}, ratio {data.ratio:g}{own}"
+    return f"{sum(counts)} images, {imbalance_title(data.imbalance, data.ratio, data.imbalance_base)}"
 
 
 def _draw(

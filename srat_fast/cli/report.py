@@ -28,7 +28,7 @@ def report(
     from srat_fast.console import Console
     from srat_fast.report.collect import find_runs
     from srat_fast.report.groups import group_runs
-    from srat_fast.report.table import summary_tables
+    from srat_fast.report.summary import summary_tables
     from srat_fast.tables import visible
 
     console = Console()

@@ -1,9 +1,11 @@
-"""`srat-fast reproduce`: a table or figure of the paper as a sweep, its table, and the figure in the paper's form."""
+"""`srat-fast reproduce`: a table or figure of the paper, or all of them, as sweeps, tables and figures in its form."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,16 +25,58 @@ if TYPE_CHECKING:
     from srat_fast.report.figures.drawing import Drawing
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.plan import Plan
+    from srat_fast.sweep.reproduce import Item
     from srat_fast.sweep.spec import Spec
+    from srat_fast.sweep.statements import Statement
 
 #: Training images/s of PGD-10 at full width on one GPU that the estimate at paper scale assumes.
 _ASSUMED = 10_000
+#: The tables and figures together, as ITEM names them.
+_ALL = "all"
+_ON_DIGITS = "on digits, after a few epochs: these verdicts show that they are given, nothing else"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the options say, of every item; `engine` is for `run_spec`."""
+
+    scale: str
+    seeds: int
+    data_root: str | None
+    folder: Path | None
+    engine: dict[str, Any]
+
+    def spec(self, item: Item) -> Spec:
+        from srat_fast.errors import UserError
+        from srat_fast.sweep.reproduce import item_spec
+
+        spec = item_spec(item, self.scale, self.seeds, self.folder)
+        if self.data_root is not None:
+            if self.scale == "smoke":
+                raise UserError(
+                    "--data-root",
+                    "has no effect: smoke scale runs on scikit-learn's digits",
+                    self.data_root,
+                )
+            spec.base["data.root"] = self.data_root
+        return spec
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How an item ended: exit code, runs, how many of them are other items', what was made, what the text says."""
+
+    code: int
+    runs: int = 0
+    shared: int = 0
+    made: str = ""
+    statements: Sequence[Statement] = ()
 
 
 def reproduce(
     item: Annotated[
         str | None,
-        typer.Argument(help="table1 .. table10, fig1 .. fig16.", metavar="ITEM", show_default=False),
+        typer.Argument(help="table1 .. table10, fig1 .. fig16, or all.", metavar="ITEM", show_default=False),
     ] = None,
     show_all: Annotated[
         bool, typer.Option("--list", help="All items, with the cost of each at paper scale.")
@@ -43,7 +87,10 @@ def reproduce(
         bool, typer.Option("--run", help="Run the plan of paper scale; smoke scale always runs.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="The sweep's directory.", show_default="reproduce/ITEM-SCALE")
+        Path | None,
+        typer.Option(
+            help="The sweep's directory; of all, a folder of sweeps.", show_default="reproduce/ITEM-SCALE"
+        ),
     ] = None,
     data_root: Annotated[
         str | None, typer.Option(help="Where the data set is (or goes).", show_default="data")
@@ -65,14 +112,12 @@ def reproduce(
     ] = None,
     other_code: OtherCode = False,
 ) -> int:
-    """Reproduce a table or figure of the paper as one sweep and one table."""
+    """Reproduce a table or figure of the paper as one sweep and one table, or all of them."""
     from srat_fast.cli.sweep_show import show_plan
     from srat_fast.console import Console
     from srat_fast.errors import UserError
-    from srat_fast.sweep.directory import SweepDirectory
-    from srat_fast.sweep.estimate import duration
-    from srat_fast.sweep.plan import make_plan
-    from srat_fast.sweep.reproduce import item_names, item_spec, load_item
+    from srat_fast.sweep.plan import duration, make_plan
+    from srat_fast.sweep.reproduce import item_names, load_item
 
     console = Console()
     if images_per_second is not None and images_per_second <= 0:
@@ -83,29 +128,35 @@ def reproduce(
         _list(console, seeds, images_per_second)
         return 0
     if item is None:
-        raise UserError("ITEM", f"is missing: one of {', '.join(item_names())}; --list shows them")
-    found = load_item(item)
+        raise UserError("ITEM", f"is missing: one of {', '.join(item_names())}, {_ALL}; --list shows them")
     if folder is not None and data_root is not None:
         raise UserError(
             "--folder", "the images are in it or below --data-root; give one of the two", str(folder)
         )
-    spec = item_spec(found, scale, seeds, folder)
-    if data_root is not None:
-        if scale == "smoke":
-            raise UserError(
-                "--data-root", "has no effect: smoke scale runs on scikit-learn's digits", data_root
-            )
-        spec.base["data.root"] = data_root
+    asked = _Asked(
+        scale, seeds, data_root, folder,
+        {"engine": engine, "address": address, "gpus": gpus, "slots_per_gpu": slots_per_gpu, "cpu_slots": cpu_slots,
+         "other_code": other_code},
+    )  # fmt: skip
     directory = out if out is not None else Path("reproduce") / f"{item}-{scale}"
+    if item == _ALL:
+        if folder is not None:
+            raise UserError("--folder", "has the images of one set; all items need three", str(folder))
+        for name in item_names():
+            asked.spec(load_item(name))  # bad options end it before anything is written
+        if scale == "paper":
+            _list(console, seeds, images_per_second)
+            if not go:
+                console.say("not run: --run does; --scale smoke tries everything in minutes")
+                return 0
+        return _all(asked, directory, console)
+    found = load_item(item)
+    spec = asked.spec(found)
     if found.note:
         console.say(f"note: {found.note}")
-    if not found.trains:
-        console.say(f"in {directory}: {_save(_counts(spec), item, directory)}; no run is needed for it")
-        return 0
-    if scale == "paper":
+    if scale == "paper" and found.trains:
         plan = make_plan(spec, item)
-        speed = images_per_second or _ASSUMED
-        hours = _gpu_hours(plan, speed)
+        hours = _gpu_hours(plan, images_per_second or _ASSUMED)
         work = sum(trial.work for trial in plan.trials) / 1e18
         each = duration(hours * 3600 / len(plan.trials))
         line = (
@@ -118,31 +169,120 @@ def reproduce(
             console.say("not run: --run does; --scale smoke tries everything in minutes")
             return 0
         console.say(line)
-    code = run_spec(
-        spec, item, directory, console, dry_run=False, engine=engine, address=address, collect=False, gpus=gpus,
-        slots_per_gpu=slots_per_gpu, cpu_slots=cpu_slots, images_per_second=None, stall_timeout=None, min_free=100.0,
-        other_code=other_code,
-    )  # fmt: skip
-    if code in (0, 1):
-        files = [directory / f"table.{kind}" for kind in ("md", "csv", "tex")]
-        sweep = SweepDirectory.open(directory)
-        print_table(sweep, None, 0.95, found.per_class, files)
-        made = ", ".join(path.name for path in files)
-        made += _statements(item, sweep, directory, scale, console)
-        if any((directory / "runs").glob("*/record.json")):
-            from srat_fast.report.build import PAGE, build_report
+    outcome = _item(found, spec, directory, asked.engine, console)
+    for statement in outcome.statements:
+        console.say(statement.line())
+    if outcome.statements and scale == "smoke":
+        console.say(_ON_DIGITS)
+    if outcome.made:
+        console.say(f"in {directory}: {outcome.made}")
+    return outcome.code
 
-            if item.startswith("fig"):
-                made += _figure(item, directory, console)  # first: its analyses are in the report too
-            report = build_report([directory / "runs"], directory / "report")
-            made += f"; report/{PAGE} with {len(report.figures)} figures"
-        console.say(f"in {directory}: {made}")
-    return code
+
+def _item(
+    item: Item,
+    spec: Spec,
+    directory: Path,
+    engine: dict[str, Any],
+    console: Console,
+    others: Sequence[Path] | None = None,
+) -> _Outcome:
+    """Run an item, draw and judge it; among `others`, with runs of those that are there, and printing less."""
+    from srat_fast.sweep.directory import SweepDirectory
+    from srat_fast.sweep.reproduce import share_runs
+
+    if not item.trains:
+        return _Outcome(0, made=f"{_save(_counts(spec), item.name, directory)}; no run is needed for it")
+    shared = 0
+
+    def opened(sweep: SweepDirectory) -> None:
+        nonlocal shared
+        assert others is not None
+        there = [path for path in others if path != directory and (path / "plan.json").exists()]
+        shared = share_runs(sweep, map(SweepDirectory.open, there))
+
+    code = run_spec(
+        spec, item.name, directory, console, dry_run=False, collect=False, images_per_second=None, stall_timeout=None,
+        min_free=100.0, opened=None if others is None else opened, **engine,
+    )  # fmt: skip
+    if code not in (0, 1):
+        return _Outcome(code)
+    files = [directory / f"table.{kind}" for kind in ("md", "csv", "tex")]
+    sweep = SweepDirectory.open(directory)
+    print_table(sweep, None, 0.95, item.per_class, files, shown=others is None)
+    made = ", ".join(path.name for path in files)
+    statements = _statements(item.name, sweep, directory)
+    if statements:
+        made += ", statements.txt"
+    if any((directory / "runs").glob("*/record.json")):
+        from srat_fast.report.build import PAGE, build_report
+
+        if item.name.startswith("fig"):
+            made += _figure(item.name, directory, console)  # first: its analyses are in the report too
+        report = build_report([directory / "runs"], directory / "report")
+        made += f"; report/{PAGE} with {len(report.figures)} figures"
+    return _Outcome(code, len(sweep.plan.trials), shared, made, statements)
+
+
+def _all(asked: _Asked, directory: Path, console: Console) -> int:
+    """Every item in a directory of its own, equal runs of several items trained once; 1 where one of them failed."""
+    from srat_fast.errors import MissingPackage, UserError, path_errors
+    from srat_fast.record import write_atomically
+    from srat_fast.sweep.reproduce import item_names, load_item
+    from srat_fast.tables import Table
+
+    with path_errors("--out", directory, "cannot be written"):
+        directory.mkdir(parents=True, exist_ok=True)
+    names, failing = item_names(), []
+    table = Table("item", "runs", "of other items", "result", "statements kept", right=(1, 2))
+    for name in names:
+        item = load_item(name)
+        console.say(item.title)
+        place = directory / name
+        try:
+            outcome = _item(
+                item, asked.spec(item), place, asked.engine, console, [directory / other for other in names]
+            )
+        except UserError as error:
+            if isinstance(error, MissingPackage) or (
+                error.option.startswith("--") and error.option != "--out"
+            ):
+                raise  # it is the same for all
+            outcome = _Outcome(2, made=error.line())
+        if outcome.code not in (0, 1, 2):  # stopped or paused
+            console.say(f"stopped in {name}: the same command goes on")
+            return outcome.code
+        lacks = "" if name.startswith("table") or (place / f"{name}.svg").exists() else "; no picture"
+        result = {0: "done", 1: "a run failed", 2: outcome.made or "bad input"}[outcome.code] + lacks
+        if result != "done":
+            failing.append(name)
+            console.say(f"{name}: {result}")
+        table.add(name, str(outcome.runs), str(outcome.shared), result, _kept(outcome.statements))
+    console.print(table)
+    if asked.scale == "smoke":
+        console.say(_ON_DIGITS)
+    with path_errors("--out", directory, "cannot be written"):
+        write_atomically(directory / "summary.md", (table.markdown() + "\n").encode())
+    console.say(f"in {directory}: summary.md, and a directory for each item")
+    if failing:
+        console.say(f"not done: {', '.join(failing)}; the same command goes on with them")
+    return 1 if failing else 0
+
+
+def _kept(statements: Sequence[Statement]) -> str:
+    """How many of an item's statements are kept, such as "2 of 3"."""
+    open_ones = sum(statement.kept is None for statement in statements)
+    kept = f"{sum(statement.kept is True for statement in statements)} of {len(statements)}"
+    return "-" if not statements else f"{kept}, {open_ones} not judged" if open_ones else kept
 
 
 def _gpu_hours(plan: Plan, speed: float) -> float:
+    return _hours(sum(trial.work for trial in plan.trials), speed)
+
+
+def _hours(work: float, speed: float) -> float:
     """Hours of training on one GPU at a number of PGD-10 images/s."""
-    return sum(trial.work for trial in plan.trials) / (speed * 1.11e9 * 23) / 3600
+    return work / (speed * 1.11e9 * 23) / 3600
 
 
 def _at(images_per_second: float | None) -> str:
@@ -151,26 +291,35 @@ def _at(images_per_second: float | None) -> str:
 
 
 def _list(console: Console, seeds: int, images_per_second: float | None) -> None:
-    """All items with the runs and the hours that each takes at paper scale."""
+    """All items with the runs and the hours that each takes at paper scale, and what all take together."""
     from srat_fast.sweep.plan import make_plan
     from srat_fast.sweep.reproduce import item_names, item_spec, load_item
     from srat_fast.tables import Table
 
-    table = Table("item", "runs", "GPU hours", "shows", right=(1, 2))
+    speed = images_per_second or _ASSUMED
+    table = Table("item", "runs", "of items above", "GPU hours", "shows", right=(1, 2, 3))
+    known: dict[str, float] = {}
+    runs = 0
     for name in item_names():
         item = load_item(name)
         shows = item.title.partition(": ")[2]
         if not item.trains:
-            table.add(name, "0", "0", shows)
+            table.add(name, "0", "0", "0", shows)
             continue
         plan = make_plan(item_spec(item, "paper", seeds), name)
-        hours = _gpu_hours(plan, images_per_second or _ASSUMED)
-        table.add(name, str(len(plan.trials)), f"{hours:,.1f}", shows)
+        again = sum(trial.id in known for trial in plan.trials)
+        table.add(name, str(len(plan.trials)), str(again), f"{_gpu_hours(plan, speed):,.1f}", shows)
+        runs += len(plan.trials)
+        known |= {trial.id: trial.work for trial in plan.trials}
     console.print(table)
     console.say(
         f"{seeds} seed(s), training at {_at(images_per_second)}; fig3 and fig4 analyse their runs too"
     )
-    console.say("at smoke scale, on digits, each takes minutes on a CPU")
+    console.say(
+        f"{_ALL}: {runs} runs, of which {runs - len(known)} are those of items above and trained once: about "
+        f"{_hours(sum(known.values()), speed):,.1f} GPU hours"
+    )
+    console.say("at smoke scale, on digits, all of them take minutes on a CPU")
 
 
 def _counts(spec: Spec) -> Drawing:
@@ -234,17 +383,13 @@ def _save(drawing: Drawing, name: str, directory: Path) -> str:
     return f"{name}.svg, .png and .pdf"
 
 
-def _statements(item: str, sweep: SweepDirectory, directory: Path, scale: str, console: Console) -> str:
-    """What the paper's text says of an item, held against the runs: printed and written; the file's name."""
+def _statements(item: str, sweep: SweepDirectory, directory: Path) -> list[Statement]:
+    """What the paper's text says of an item, held against the runs, and written beside its table."""
     from srat_fast.record import write_atomically
     from srat_fast.sweep.statements import statements
 
-    said = [statement.line() for statement in statements(item, sweep)]
-    if not said:
-        return ""
-    for line in said:
-        console.say(line)
-    if scale == "smoke":
-        console.say("on digits, after a few epochs: these verdicts show that they are given, nothing else")
-    write_atomically(directory / "statements.txt", "".join(f"{line}\n" for line in said).encode())
-    return ", statements.txt"
+    said = statements(item, sweep)
+    if said:
+        lines = "".join(f"{statement.line()}\n" for statement in said)
+        write_atomically(directory / "statements.txt", lines.encode())
+    return said

@@ -5,22 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from srat_fast.tables import Cell, Table
+from srat_fast.tables import Cell, Table, percent
 
 #: Intervals stand in a table of classes with at most this many columns of accuracies; the record has them all.
 _INTERVAL_COLUMNS = 3
-
-
-def percent(value: float | None) -> str:
-    """A fraction as a percentage with two decimals.
-
-    Args:
-        value: in [0, 1]; None or NaN where there is nothing to measure.
-
-    Returns:
-        Such as "63.11", or "-".
-    """
-    return "-" if value is None or value != value else f"{100 * value:.2f}"
 
 
 def accuracy_table(rows: dict[str, dict[str, Any]]) -> Table:

@@ -1,8 +1,9 @@
-"""`srat-fast sweep`: a spec enters, trained runs leave; `status`, `retry`, `table`, `run-one` serve its directory."""
+"""`srat-fast sweep`: run a spec, or plan it; status, retry, table and single trials of a sweep's directory."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,8 +91,7 @@ def run(
 ) -> int:
     """Plan a spec's runs and run them: finished ones are skipped, interrupted ones resumed, failed ones tried again."""
     from srat_fast.console import Console
-    from srat_fast.sweep.space import SAMPLERS
-    from srat_fast.sweep.spec import read_tree, spec_from_tree
+    from srat_fast.sweep.spec import SAMPLERS, read_tree, spec_from_tree
 
     parsed = spec_from_tree(read_tree(spec), spec.parent, spec.stem)
     if search is not None:
@@ -110,19 +110,18 @@ def run(
 def run_spec(
     spec: Any, source: str, out: Path, console: Any, *, dry_run: bool, engine: str, address: str | None, collect: bool,
     gpus: str | None, slots_per_gpu: int | None, cpu_slots: int | None, images_per_second: float | None,
-    stall_timeout: float | None, min_free: float, other_code: bool,
+    stall_timeout: float | None, min_free: float, other_code: bool, opened: Any = None,
 ) -> int:  # fmt: skip
-    """Run a spec, as the options of `srat-fast sweep` say; `reproduce` does so too."""
+    """Run a spec, as the options of `srat-fast sweep` say; `reproduce` does so too, and may have `opened` called with
+    the sweep's directory before its first run, in place of the printed plan."""
     from srat_fast.cli import sweep_show
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.driver import Options
-    from srat_fast.sweep.local import LocalEngine
+    from srat_fast.sweep.local import LocalEngine, make_slots, mps_is_running
     from srat_fast.sweep.plan import make_plan
-    from srat_fast.sweep.prepare import prepare_data
-    from srat_fast.sweep.slots import make_slots, mps_is_running
+    from srat_fast.sweep.process import cache_data
     from srat_fast.sweep.spec import BadSpec
-    from srat_fast.sweep.status import read_status
-    from srat_fast.sweep.view import SweepView
+    from srat_fast.sweep.status import SweepView, read_status
 
     if engine not in ENGINES:
         raise UserError("--engine", f"one of {', '.join(ENGINES)}", engine)
@@ -144,7 +143,7 @@ def run_spec(
         if plan.search is not None and engine != "local":
             raise UserError("--engine", "a search runs on one machine: local", engine)
         if engine == "ray":
-            from srat_fast.sweep.ray_engine import RayEngine, cluster_slots
+            from srat_fast.sweep.cluster import RayEngine, cluster_slots
 
             if gpus is not None:
                 raise UserError("--gpus", "the cluster's nodes say what they have", gpus)
@@ -157,21 +156,23 @@ def run_spec(
         sweep = SweepDirectory.create(out, spec, source, other_code=other_code)
     except BadSpec as error:
         return _all_of(error)
+    if opened is not None:
+        opened(sweep)
     status = read_status(sweep, progress=False)
-    sweep_show.show_plan(console, sweep.plan, slots, images_per_second, status)
+    if opened is None:
+        sweep_show.show_plan(console, sweep.plan, slots, images_per_second, status)
     if any(slot.gpu is not None and slot.share > 1 for slot in slots):
         console.say(
             "MPS runs on this machine and is shared by the trials"
             if mps_is_running()
             else "MPS does not run here: trials on one GPU take turns"
         )
-    left = [row.trial for row in status.rows if row.status not in ("done", "failed", "pruned")]
     options = Options(stall_timeout, int(min_free * 2**20), images_per_second)
     recorded()
     with SweepView(sweep.plan.title, console) as view:
         if engine == "ray":
             return RayEngine(sweep, slots, view, options, collect=collect).run()
-        prepare_data(sweep, left, view.line)
+        cache_data(sweep, status.left(), view.line)
         driver = None
         if sweep.plan.search is not None:
             from srat_fast.sweep.search import SearchDriver
@@ -231,8 +232,6 @@ def status(
     sweep = SweepDirectory.open(directory)
     found = read_status(sweep)
     if as_json:
-        import json
-
         print(json.dumps(sweep_show.status_json(sweep, found)))
         return
     sweep_show.show_status(Console(), sweep, found, every)
@@ -251,7 +250,7 @@ def retry(
     ] = False,
 ) -> None:
     """Put failed trials back in the queue; the next `sweep` runs them."""
-    from srat_fast.sweep.retry import requeue
+    from srat_fast.sweep.directory import requeue
 
     for line in requeue(directory, trials or [], fresh):
         print(visible(line))
@@ -265,13 +264,13 @@ def run_one(
     """Run a single trial here, such as one task of a batch system's array job."""
     from srat_fast.console import Console
     from srat_fast.sweep.directory import SweepDirectory
-    from srat_fast.sweep.single import run_single
-    from srat_fast.sweep.view import SweepView
+    from srat_fast.sweep.local import run_one as run_trial
+    from srat_fast.sweep.status import SweepView
 
     sweep = SweepDirectory.open(directory)
     recorded()
     with SweepView(sweep.plan.title, Console()) as view:
-        return run_single(sweep, index, view)
+        return run_trial(sweep, index, view)
 
 
 @app.command()
@@ -293,12 +292,17 @@ def table(
 
 
 def print_table(
-    sweep: Any, baseline: str | None, confidence: float, per_class: bool, out: list[Path]
+    sweep: Any,
+    baseline: str | None,
+    confidence: float,
+    per_class: bool,
+    out: list[Path],
+    *,
+    shown: bool = True,
 ) -> None:
-    """Print a sweep's table and write it to files; `reproduce` does so too."""
+    """Print a sweep's table and write it to files; `reproduce` does so too, or writes it only."""
     from srat_fast.console import Console
-    from srat_fast.sweep.table import build_table
-    from srat_fast.sweep.write import to_markdown, to_parts, write_table
+    from srat_fast.sweep.table import build_table, to_markdown, to_parts, write_table
 
     methods = sorted({sweep.plan.recipe(trial).method for trial in sweep.plan.trials})
     if baseline is not None and baseline not in methods:
@@ -308,6 +312,8 @@ def print_table(
     content = build_table(sweep, baseline, confidence=confidence, per_class=per_class)
     for path in out:
         write_table(content, path)
+    if not shown:
+        return
     console = Console()
     if not console.is_terminal:
         print(to_markdown(content), end="")  # as in a file

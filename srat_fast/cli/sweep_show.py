@@ -1,4 +1,4 @@
-"""What `srat-fast sweep` prints: plans and states enter; tables and lines leave."""
+"""Plan and status of a sweep as text, and the status as JSON."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import Any
 
 from srat_fast.console import Console
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.estimate import duration, estimate
-from srat_fast.sweep.plan import Plan
-from srat_fast.sweep.slots import Slot
+from srat_fast.sweep.local import Slot
+from srat_fast.sweep.plan import Plan, duration, estimate
 from srat_fast.sweep.status import STATUSES, Row, Status
 from srat_fast.tables import Table
 
@@ -18,15 +17,7 @@ _CELLS = 30
 def show_plan(
     console: Console, plan: Plan, slots: list[Slot], images_per_second: float | None, status: Status | None
 ) -> None:
-    """The plan: cells, runs, slots and the time that they will take.
-
-    Args:
-        console: where it is printed.
-        plan: of the sweep.
-        slots: where its trials will run.
-        images_per_second: as the user states it.
-        status: of a sweep that is under way; None for a new one.
-    """
+    """The plan: cells, runs, slots and the time that they will take."""
     seeds: dict[int, list[int]] = {}
     for trial in plan.trials:
         seeds.setdefault(trial.cell, []).append(trial.seed)
@@ -60,7 +51,7 @@ def show_plan(
     left = plan.trials
     text = f"{len(plan.trials)} runs in {len(plan.cells)} cells"
     if status is not None and status.counts["queued"] < len(plan.trials):
-        left = [row.trial for row in status.rows if row.status not in ("done", "failed")]
+        left = status.left()
         text += ": " + ", ".join(f"{status.counts[name]} {name}" for name in STATUSES if status.counts[name])
     guess = estimate(left, len(slots), status.finished() if status else (), images_per_second)
     gpus = len({slot.gpu for slot in slots if slot.gpu is not None})
@@ -80,19 +71,11 @@ def _failure(row: Row) -> str:
 
 
 def show_status(console: Console, sweep: SweepDirectory, status: Status, every: bool) -> None:
-    """Counts, running trials and failures.
-
-    Args:
-        console: where it is printed.
-        sweep: the sweep.
-        status: its trials'.
-        every: whether each trial has a line.
-    """
+    """Counts, running trials and failures."""
     total = len(status.rows)
     counts = ", ".join(f"{status.counts[name]} {name}" for name in STATUSES if status.counts[name])
     console.say(f"{sweep.plan.title}: {total} runs: {counts}")
     running = status.of("running")
-    left = [row.trial for row in status.rows if row.status not in ("done", "failed")]
     if running:
         table = Table("running", "where", "epoch", "images/s", "attempt", right=(2, 3, 4))
         for row in running:
@@ -102,7 +85,7 @@ def show_status(console: Console, sweep: SweepDirectory, status: Status, every: 
             table.add(row.trial.name, f"{host} {where}", str(row.epoch), f"{row.speed:,.0f}", attempt)
         console.print(table)
         console.say(f"{sum(row.speed for row in running):,.0f} images/s in all")
-        guess = estimate(left, len(running), status.finished())
+        guess = estimate(status.left(), len(running), status.finished())
         console.say(f"left: {duration(guess.seconds)} ({guess.source})")
     for row in status.of("failed"):
         console.say(f"failed: {row.trial.name}: {row.state.get('reason')}")
@@ -119,15 +102,7 @@ def show_status(console: Console, sweep: SweepDirectory, status: Status, every: 
 
 
 def status_json(sweep: SweepDirectory, status: Status) -> dict[str, Any]:
-    """The status for programs.
-
-    Args:
-        sweep: the sweep.
-        status: its trials'.
-
-    Returns:
-        {"title", "counts", "trials": [...]}.
-    """
+    """The status for programs."""
     return {
         "title": sweep.plan.title,
         "counts": {name: status.counts[name] for name in STATUSES},

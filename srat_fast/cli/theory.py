@@ -1,4 +1,4 @@
-"""`srat-fast theory`: parameters of Section 3's Gaussian mixture enter; verdicts, tables and figures leave."""
+"""`srat-fast theory`: check the claims of Section 3 of the paper."""
 
 from __future__ import annotations
 
@@ -39,12 +39,11 @@ def theory(
 
     Exit code 1 where a verdict is not the one that docs/theory.md derives.
     """
-    from srat_fast.theory.claims import check
+    from srat_fast.theory.claims import Settings, check, parse_numbers
     from srat_fast.theory.files import as_json as plain
     from srat_fast.theory.files import make_folder, write
     from srat_fast.theory.mixture import Mixture
-    from srat_fast.theory.sampling import parse_samples
-    from srat_fast.theory.settings import Settings, parse_numbers
+    from srat_fast.theory.numerics import parse_samples
 
     settings = Settings(
         Mixture(eta, sigma, d),

@@ -1,4 +1,4 @@
-"""Images in memory: the two plain containers that sources fill and loaders read."""
+"""Labelled images: the containers that sources fill and loaders read."""
 
 from __future__ import annotations
 
@@ -24,14 +24,7 @@ class ImageSet:
         return len(self.labels)
 
     def select(self, indices: np.ndarray) -> ImageSet:
-        """The images at `indices`.
-
-        Args:
-            indices: [M] integers.
-
-        Returns:
-            M images.
-        """
+        """The images at `indices`."""
         return ImageSet(self.images[indices], self.labels[indices])
 
 
@@ -50,15 +43,13 @@ class ImageArrays:
     classes: tuple[str, ...]
 
 
+def in_memory(images: ImageSet) -> ImageSet:
+    """The same images, decoded where they are files."""
+    return ImageSet(np.asarray(images.images), images.labels)
+
+
 def checksum(*sets: ImageSet) -> str:
-    """SHA-256 over shapes, pixels and labels; of images that stay in their files over the files.
-
-    Args:
-        *sets: in an order that matters.
-
-    Returns:
-        64 hex digits.
-    """
+    """SHA-256 over shapes, pixels and labels; of images that stay in their files over the files."""
     digest = hashlib.sha256()
     for part in sets:
         for array in (part.images, part.labels):

@@ -1,4 +1,4 @@
-"""Augmentation shared by all loaders: streams of (seed, epoch) enter, crops and flips of a batch leave.
+"""Augmentation shared by all loaders: order, crops and flips of an epoch from streams of (seed, epoch).
 
 Everything is drawn on the CPU, so equal seeds give equal batches on every device and from every loader, and any epoch
 can be produced without the ones before it.
@@ -34,26 +34,11 @@ class Draws:
     boxes: Tensor | None
 
     def to(self, device: torch.device) -> Draws:
-        """The same draws on a device.
-
-        Args:
-            device: where batches are made.
-
-        Returns:
-            A copy.
-        """
+        """The same draws on a device."""
         return Draws(*(None if t is None else t.to(device) for t in (self.mirrored, self.shift, self.boxes)))
 
     def part(self, first: int, end: int) -> Draws:
-        """The draws of one batch.
-
-        Args:
-            first: position of its first image.
-            end: one past the last.
-
-        Returns:
-            Views of end - first images.
-        """
+        """The draws of one batch."""
         return Draws(
             None if self.mirrored is None else self.mirrored[first:end],
             None if self.shift is None else self.shift[:, first:end],
@@ -84,29 +69,13 @@ class Augmentation:
     shuffle: bool = False
 
     def order(self, number: int, total: int) -> Tensor:
-        """Which image stands at which position of an epoch.
-
-        Args:
-            number: the epoch.
-            total: images.
-
-        Returns:
-            [N] int64: a permutation, or 0 .. N - 1.
-        """
+        """Which image stands at which position of an epoch: a permutation [N] where shuffled."""
         if not self.shuffle:
             return torch.arange(total)
         return torch.randperm(total, generator=self._generator("order", number))
 
     def draw(self, number: int, sizes: Tensor) -> Draws:
-        """Crop and flip of each position of an epoch.
-
-        Args:
-            number: the epoch.
-            sizes: [N, 2] stored height and width of the image at each position; read for resized crops only.
-
-        Returns:
-            The draws, on the CPU.
-        """
+        """Crop and flip of each position of an epoch; `sizes` [N, 2] of the stored images are for resized crops."""
         total, mirrored, shift, boxes = len(sizes), None, None, None
         if self.flip:
             mirrored = torch.rand(total, 1, generator=self._generator("flip", number))[:, 0] < 0.5
@@ -122,16 +91,10 @@ class Augmentation:
 
 
 def draw_boxes(sizes: Tensor, smallest: float, generator: torch.Generator) -> Tensor:
-    """Random windows of the resized crop: area and aspect ratio first, then the place, as torchvision draws them.
+    """Random windows [N, 4] (top, left, height, width) of the resized crop of images of `sizes` [N, 2].
 
-    Args:
-        sizes: [N, 2] height and width in pixels.
-        smallest: smallest share of the area, in (0, 1].
-        generator: on the CPU.
-
-    Returns:
-        [N, 4] int64: top, left, height, width. Where ten tries do not fit, the largest centred window of an allowed
-        ratio.
+    Area (at least the share `smallest`) and aspect ratio first, then the place, as torchvision draws them; where no try
+    fits, the largest centred window of an allowed ratio.
     """
     height, width = sizes[:, 0].double(), sizes[:, 1].double()
     ratio = (width / height).clamp(*_RATIOS)
@@ -155,42 +118,21 @@ def draw_boxes(sizes: Tensor, smallest: float, generator: torch.Generator) -> Te
 
 
 def centre_boxes(sizes: Tensor) -> Tensor:
-    """The largest centred square of each image.
-
-    Args:
-        sizes: [N, 2] height and width in pixels.
-
-    Returns:
-        [N, 4] int64: top, left, height, width.
-    """
+    """The largest centred square of each image, as `draw_boxes` gives windows."""
     side = sizes.min(dim=1).values
     return torch.stack(((sizes[:, 0] - side) // 2, (sizes[:, 1] - side) // 2, side, side), dim=1)
 
 
 def pad(images: Tensor, padding: int) -> Tensor:
-    """Zeros around each image.
-
-    Args:
-        images: [N, H, W, C].
-        padding: pixels on each side.
-
-    Returns:
-        [N, H + 2p, W + 2p, C]; `images` itself for 0.
-    """
+    """Zeros around each image: [N, H, W, C] -> [N, H + 2p, W + 2p, C]."""
     return torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding)) if padding else images
 
 
 def as_input(padded: Tensor, index: Tensor, draws: Draws, padding: int) -> Tensor:
     """Images as the network takes them, augmented: one gather, or one resampling for resized crops.
 
-    Args:
-        padded: [M, H + 2p, W + 2p, C] uint8.
-        index: [B] which of them.
-        draws: of these B positions, on the same device.
-        padding: p.
-
-    Returns:
-        [B, C, H, W] float32 in [0, 1], channels_last in memory.
+    Of `padded` [M, H + 2p, W + 2p, C] uint8 those at `index` [B] with their `draws` -> [B, C, H, W] float32 in [0, 1],
+    channels_last in memory.
     """
     height, width = padded.shape[1] - 2 * padding, padded.shape[2] - 2 * padding
     if draws.boxes is not None:

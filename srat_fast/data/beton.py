@@ -1,4 +1,4 @@
-""".beton files: images and labels enter; a file with its SHA-256 beside it leaves, made once, checked before use."""
+""".beton files of a run's images: made once, with their SHA-256 beside them, and checked before use."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 from srat_fast.data.arrays import ImageSet, checksum
 from srat_fast.data.cache import cache_directory, exclusive
-from srat_fast.data.ffcv_import import ffcv_library
-from srat_fast.data.files import FileImages
+from srat_fast.data.ffcv_loader import ffcv_library
+from srat_fast.data.folder import FileImages
 from srat_fast.data.notices import LOG
 from srat_fast.data.verify import expanded
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe
-from srat_fast.record import write_atomically
+from srat_fast.record import sync, write_atomically
 
 _FORMAT = 1
 #: (path, inode, size, modification time) -> SHA-256: a file is read through once a process.
@@ -49,21 +49,7 @@ def prepare_beton(
     recipe: Recipe,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Beton:
-    """The .beton file of a set of images: the one that is there, or a new one.
-
-    Args:
-        part: "train" or "test", for the name.
-        images: arrays, which are stored raw, or files, which are stored as JPEG.
-        recipe: resolved; its `data` section has the place and the JPEG's size and quality.
-        advance: told how many images are written.
-
-    Returns:
-        A file whose SHA-256 was checked in this process.
-
-    Raises:
-        UserError: a damaged image, or a directory that cannot be written.
-        MissingPackage: ffcv is not installed.
-    """
+    """The .beton file of a set of images, the one that is there or a new one; arrays are stored raw, files as JPEG."""
     library = ffcv_library()
     path = _directory(recipe) / f"{recipe.data.name}-{part}-{_key(images, recipe, library)}.beton"
     try:
@@ -144,7 +130,7 @@ def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any, advance: C
             shape, source = pixels.shape[1:], pixels
         library.write_beton(temporary, _counted(source, advance), images.labels, shape, jpeg)
         with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+            sync(file)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         write_atomically(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode())
         os.replace(temporary, path)

@@ -1,13 +1,14 @@
-"""The only file that imports ffcv: images and labels enter a .beton file; decoded uint8 batches of it leave.
+"""Reader and writer of .beton files on ffcv, which only this file imports.
 
 What ffcv does by itself and is not wanted here: its writer waits for ever when a worker fails, and its bytes depend on
 the number of workers (here: one writer, encoding in threads); its epoch thread dies silently, so that the reader waits
 for ever, and outlives an abandoned epoch; importing it or making a loader changes torch's number of threads; its random
-crops are not seeded (here the crop windows come in with the order). Import this module through `ffcv_import`.
+crops are not seeded (here the crop windows come in with the order). `ffcv_loader.ffcv_library()` imports this module.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -66,16 +67,7 @@ class _Encoded:
 
 
 def to_jpeg(image: np.ndarray, max_side: int, quality: int) -> tuple[np.ndarray, int, int]:
-    """One image as JPEG, reduced where it is larger than allowed.
-
-    Args:
-        image: [H, W, 3] uint8.
-        max_side: its longer side at most.
-        quality: of the encoder, 1 to 100.
-
-    Returns:
-        (bytes as uint8, height, width).
-    """
+    """One image [H, W, 3] as (JPEG, height, width), reduced where its longer side is above `max_side`."""
     scale = max_side / max(image.shape[:2])
     if scale < 1:
         height, width = (max(1, round(scale * side)) for side in image.shape[:2])
@@ -88,15 +80,7 @@ def write_beton(
 ) -> None:
     """Write a .beton file with the fields `image` and `label`; equal input gives equal bytes.
 
-    Args:
-        path: the new file.
-        images: [H, W, C] uint8 each, or as `to_jpeg` returns them; one a label.
-        labels: [N] integers.
-        shape: (H, W, C) of the largest image; with raw storage of each.
-        jpeg: whether the images are JPEG.
-
-    Raises:
-        OSError: the disk is full or the file cannot be written.
+    `images`: [H, W, C] uint8 each, or as `to_jpeg` gives them; `shape`: (H, W, C) of the largest.
     """
     colour = shape[2] == 3
     field = RGBImageField(write_mode="raw") if colour else NDArrayField(np.dtype(np.uint8), shape)
@@ -123,7 +107,7 @@ def write_beton(
         # ffcv writes without a buffer and does not look at how much was taken: a full disk may cut the last page
         expected = allocator.offset + allocator.next_page_allocated.value * page
         if os.path.getsize(path) != expected:
-            raise OSError(28, os.strerror(28))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         writer.metadata_sm.buf[:] = metadata.tobytes()
         writer.finalize(allocator.allocations)
     finally:
@@ -256,13 +240,10 @@ class BetonReader:
             self.sizes = np.tile(np.array(field.shape[:2], np.int64), (len(self.labels), 1))
 
     def epoch(self, rows: np.ndarray) -> _Epoch:
-        """Batches in a given order, decoded by threads of their own; `close` what comes back.
+        """Batches [B, H, W, C] uint8 in a given order, decoded by threads of their own; `close` what comes back.
 
-        Args:
-            rows: [N] uint64 indices, or [N, 5] int64 of index, top, left, height, width where windows are resized.
-
-        Returns:
-            An iterator over [B, H, W, C] uint8. Each array may be overwritten once the next is asked for.
+        `rows`: [N] indices, or [N, 5] of index, top, left, height, width where windows are resized. A batch may be
+        overwritten once the next is asked for.
         """
         with _torch_threads_kept():
             return _Epoch(self._loader, rows)

@@ -1,10 +1,12 @@
-"""The ffcv loader: a .beton file enters; the memory loader's batches leave, read while training goes on."""
+"""ffcv loader: the batches of the memory loader, read from a .beton file while training goes on."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from weakref import WeakSet
 
 import numpy as np
@@ -12,7 +14,36 @@ import torch
 from torch import Tensor
 
 from srat_fast.data.augment import Augmentation, Draws, as_input, centre_boxes, pad
-from srat_fast.data.ffcv_import import ffcv_library
+from srat_fast.errors import MissingPackage, UserError
+
+#: What a Debian or Ubuntu machine needs; docs/howto/loaders.md has the longer form.
+INSTALL = "bash .ci/ffcv in a checkout, or see docs/howto/loaders.md, Installing ffcv; --loader memory needs nothing"
+_PARTS = ("ffcv", "numba", "llvmlite", "cv2", "tqdm", "psutil", "distutils")
+
+
+def ffcv_library() -> ModuleType:
+    """`srat_fast.data.ffcv_library`, imported with ffcv, numba and OpenCV; one line where it cannot be."""
+    try:
+        from srat_fast.data import ffcv_library as module
+    except ImportError as error:
+        missing = (error.name or "").split(".")[0]
+        if isinstance(error, ModuleNotFoundError) and missing in _PARTS:
+            raise MissingPackage(
+                "ffcv" if missing == "ffcv" else f"{missing} (of ffcv)", "--loader ffcv", INSTALL
+            ) from None
+        raise UserError("data.loader", _broken(error), "ffcv") from None
+    except OSError as error:  # a shared library that ctypes does not find
+        raise UserError("data.loader", _broken(error), "ffcv") from None
+    return module
+
+
+def _broken(error: Exception) -> str:
+    return f"ffcv is installed but cannot be imported ({' '.join(str(error).split())}); {INSTALL}"
+
+
+def default_workers(cuda: bool) -> int:
+    """Decoding threads where the recipe does not say; on a CPU the cores have enough to do."""
+    return min(8, len(os.sched_getaffinity(0))) if cuda else 1
 
 
 class FfcvLoader:
@@ -21,18 +52,7 @@ class FfcvLoader:
     Raw files give the batches of `MemoryLoader` with the same seed, bit for bit: ffcv reads the pixels in the order of
     the same stream, crop and flip are the same code on the device. Of a file of JPEG the window of each image is drawn
     here and cut and resized by ffcv while it decodes. On a GPU the decoded batch lies in pinned memory and is copied
-    once, beside the computation.
-
-    Args:
-        path: the file.
-        batch_size: images a batch; the last partial batch is kept.
-        device: where the batches are made.
-        augmentation: order, crop and flip.
-        size: height and width that JPEG are decoded to; None for raw files.
-        workers: decoding threads.
-
-    Raises:
-        MissingPackage: ffcv is not installed.
+    once, beside the computation. `size`: height and width that JPEG are decoded to; None for raw files.
     """
 
     def __init__(
@@ -69,15 +89,7 @@ class FfcvLoader:
         self._reader = None
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch, from batch `start` on.
-
-        Args:
-            number: the epoch; equal numbers give equal batches.
-            start: batches to pass over, without decoding them.
-
-        Yields:
-            images [B, C, H, W] float32 in [0, 1], channels_last in memory; labels [B] int64.
-        """
+        """The batches of one epoch, from batch `start` on."""
         total, augmentation = self.images_per_epoch, self.augmentation
         order = augmentation.order(number, total)
         draws = augmentation.draw(number, self._stored[order])

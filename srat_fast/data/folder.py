@@ -1,4 +1,4 @@
-"""Class folders of images: `train/<class>/` and `test/<class>/`, read once, kept as cached uint8 arrays."""
+"""Class folders of images, `train/<class>/` and `test/<class>/`: decoded once and cached, or left in their files."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import json
 import os
 import time
 import unicodedata
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image
 
-from srat_fast.data.arrays import ImageArrays, ImageSet
+from srat_fast.data.arrays import ImageArrays, ImageSet, in_memory
 from srat_fast.data.notices import LOG, bar
 from srat_fast.data.pixels import Notes, Unreadable, decoding, fitted, some_of, to_rgb
 from srat_fast.data.prepared import prepared
 from srat_fast.data.verify import is_directory, one_line
 from srat_fast.errors import UserError
 
+T = TypeVar("T")
 #: What is taken for an image by its name, in upper or lower case: the formats that Pillow reads, and some that it reads
 #: with a plug-in only, so that they stop a run by name and are not passed over. No documents, films and data formats.
 SUFFIXES = {
@@ -219,3 +223,84 @@ def load_folder(root: Path, size: int) -> ImageArrays:
     classes, files = class_files(root, tell=True)
     key = f"folder-{_fingerprint(root, files, size)}"
     return prepared(key, lambda: _decoded(root, files, classes, size))
+
+
+class FileImages:
+    """What stands in for `ImageSet.images` where a training set is too large to be decoded at once.
+
+    Behaves as [N, size, size, 3] uint8: `len`, `shape`, `dtype`, `images[index]` (one decoded image),
+    `images[indices, mask or slice]` (fewer files) and `np.asarray` (all, decoded). What is converted is told once,
+    through the `notes` of the whole set, by who stores the images.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, root: Path, files: Sequence[Path], size: int, notes: Notes | None = None) -> None:
+        self.root, self.files, self._size = root, list(files), size
+        self.notes = Notes() if notes is None else notes
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, size, size, 3)."""
+        return len(self.files), self._size, self._size, 3
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, (int, np.integer)):
+            return decode(self.files[index], self._size)
+        if not isinstance(index, slice) and np.asarray(index).dtype == bool:
+            index = np.flatnonzero(index)
+        chosen = self.files[index] if isinstance(index, slice) else [self.files[i] for i in np.asarray(index)]
+        return FileImages(self.root, chosen, self._size, self.notes)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        images = np.empty(self.shape, np.uint8)
+        read = _ahead(lambda file: decode(file, self._size, self.notes), self.files)
+        for position, image in enumerate(read):
+            images[position] = image
+        return images if dtype is None else images.astype(dtype)
+
+    def each(self, function: Callable[[np.ndarray], T], notes: Notes | None = None) -> Iterator[T]:
+        """What a function makes of each image, [H, W, 3] at its full size, in order; threads have a few in work."""
+        return _ahead(lambda file: function(np.asarray(read_image(file, notes)[0])), self.files)
+
+    def content(self) -> str:
+        """SHA-256 over names and bytes of the files, and the size that they are decoded to."""
+        digest = hashlib.sha256(str(self._size).encode())
+        for file, its in zip(self.files, _ahead(_digest, self.files), strict=True):
+            digest.update(os.fsencode(file.relative_to(self.root)) + f"\0{its}\n".encode())  # names are bytes
+        return digest.hexdigest()
+
+
+def load_files(root: Path, size: int) -> ImageArrays:
+    """A folder data set whose training images stay in their files; the test images are decoded."""
+    classes, files = class_files(root, tell=True)
+    parts, notes = [], Notes()
+    for lists in files.values():
+        labels = np.repeat(np.arange(len(classes)), [len(one_class) for one_class in lists]).astype(np.int64)
+        images = FileImages(root, [file for one_class in lists for file in one_class], size, notes)
+        parts.append(ImageSet(cast(np.ndarray, images), labels))
+    return ImageArrays(parts[0], in_memory(parts[1]), tuple(classes))
+
+
+def _digest(file: Path) -> str:
+    with one_line(file), file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _ahead(function: Callable[[Path], T], files: Sequence[Path]) -> Iterator[T]:
+    """function(file) for each, in order, by threads; at most four a thread wait to be taken."""
+    threads = len(os.sched_getaffinity(0))
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for file in files:
+                waiting.append(pool.submit(function, file))
+                if len(waiting) == 4 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

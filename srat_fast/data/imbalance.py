@@ -1,4 +1,4 @@
-"""Imbalanced class counts and the draw of a subset: base counts enter, counts and indices leave. Pure functions."""
+"""Which images of a set a run gets: its classes, imbalanced counts, the draw of a subset. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,48 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from srat_fast.data.arrays import ImageArrays, ImageSet
 from srat_fast.errors import UserError
+
+#: `data.classes` without a choice.
+ALL = "all"
+
+
+def chosen_labels(text: str, names: Sequence[str]) -> list[int]:
+    """The labels that `data.classes` names, in its order: the first are the well-represented ones."""
+    if text == ALL:
+        return list(range(len(names)))
+    labels = []
+    for part in (part.strip() for part in text.split(",")):
+        if part in names:
+            labels.append(list(names).index(part))
+        elif part.isdecimal() and int(part) < len(names):
+            labels.append(int(part))
+        else:
+            known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise UserError("data.classes", f"{part!r} is none of its classes: {known}", text)
+    if len(set(labels)) < len(labels):
+        raise UserError("data.classes", "names a class twice", text)
+    if len(labels) < 2:
+        raise UserError("data.classes", "at least two classes, separated by commas, or all", text)
+    return labels
+
+
+def only_classes(arrays: ImageArrays, text: str) -> ImageArrays:
+    """The images of some classes; the label of each is its position in the text."""
+    labels = chosen_labels(text, arrays.classes)
+    if text == ALL:
+        return arrays
+    position = np.full(len(arrays.classes), -1, np.int64)
+    position[labels] = np.arange(len(labels))
+
+    def chosen(images: ImageSet) -> ImageSet:
+        kept = images.select(np.flatnonzero(position[images.labels] >= 0))
+        return ImageSet(kept.images, position[kept.labels])
+
+    return ImageArrays(
+        chosen(arrays.train), chosen(arrays.test), tuple(arrays.classes[label] for label in labels)
+    )
 
 
 def imbalanced_counts(
@@ -18,18 +59,6 @@ def imbalanced_counts(
 
     b_c is the smallest class of the base set for all, which keeps K exact for SVHN, or the class's own, as the paper's
     text has it; in CIFAR both are n_train / C.
-
-    Args:
-        base: images of each class in the full training set, label order.
-        imbalance: "none", "exp" or "step".
-        ratio: K >= 1.
-        scale: "smallest" or "own".
-
-    Returns:
-        Counts in label order.
-
-    Raises:
-        UserError: a class would have no images.
     """
     classes = len(base)
     if min(base) == 0:
@@ -54,19 +83,7 @@ def imbalanced_counts(
 
 
 def limited_counts(counts: Sequence[int], limit: int | None, option: str = "data.limit") -> list[int]:
-    """At most `limit` images in the same proportions, at least one a class.
-
-    Args:
-        counts: images per class.
-        limit: the total, or None for all.
-        option: where the limit comes from, for the message.
-
-    Returns:
-        Counts that sum to min(limit, sum(counts)).
-
-    Raises:
-        UserError: fewer images than classes.
-    """
+    """At most `limit` images in all, in the same proportions, at least one a class."""
     total = sum(counts)
     if limit is None or limit >= total:
         return list(counts)
@@ -86,32 +103,17 @@ def limited_counts(counts: Sequence[int], limit: int | None, option: str = "data
 
 
 def draw_subset(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.ndarray:
-    """Draw `counts[c]` images of each class without replacement.
-
-    Args:
-        labels: [N] labels of the full set.
-        counts: images to draw per class.
-        seed: of the draw; independent of the training seed.
-
-    Returns:
-        Sorted indices into `labels`, int64.
-    """
+    """Draw `counts[c]` images of each class without replacement: sorted indices into `labels`."""
     generator = np.random.default_rng(seed)
     drawn = [generator.permutation(np.flatnonzero(labels == c))[:count] for c, count in enumerate(counts)]
     return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
 def halves(counts: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Well- and under-represented classes: "Under" is the half with the fewest training images.
+    """Labels of the well- and the under-represented classes: "Under" is the half with the fewest training images.
 
     Ties go by label order (the earlier label counts as better represented); of an odd number of classes the
     larger half is under-represented, as in `step`.
-
-    Args:
-        counts: training images per class.
-
-    Returns:
-        (well, under): sorted labels.
     """
     order = sorted(range(len(counts)), key=lambda c: (-counts[c], c))
     middle = len(counts) // 2

@@ -1,4 +1,4 @@
-"""Sets that are in memory already: arrays or a Hugging Face-style dictionary of splits enter, `ImageArrays` leave.
+"""Sets that are in memory already: arrays, or a Hugging Face-style dictionary of splits.
 
 Splits are recognised by what they can do (`len(split)`, `split[i]` gives a dictionary, `split.features`), so the
 package `datasets` is not needed.
@@ -36,16 +36,8 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label")
 def arrays_from(data: Any, size: int | None = None) -> ImageArrays:
     """What `train(recipe, data=...)` was given, as arrays.
 
-    Args:
-        data: `ImageArrays`; or {"train": ..., "test": ...}, each a pair (images, labels) of arrays or a Hugging
-            Face-style split whose rows have an image and a label.
-        size: height and width that images are resized to; None keeps theirs.
-
-    Returns:
-        The set; images of a dictionary are RGB, those of `ImageArrays` keep their channels.
-
-    Raises:
-        UserError: neither of these, or images and labels that do not fit.
+    `ImageArrays`, whose channels stay; or {"train": ..., "test": ...}, each a pair (images, labels) of arrays or a
+    split whose rows have an image and a label, which become RGB. Without a `size` the images keep theirs.
     """
     if isinstance(data, ImageArrays):
         return _checked(data, size)
@@ -80,22 +72,7 @@ def assembled(
     option: str,
     place: str,
 ) -> ImageArrays:
-    """Checked and converted arrays as a set.
-
-    Args:
-        train: (images, labels).
-        test: likewise.
-        classes: names in label order; None numbers them.
-        size: height and width that images are resized to; None keeps theirs.
-        option: named in errors.
-        place: the set, for the warning about converted images.
-
-    Returns:
-        The set, RGB.
-
-    Raises:
-        UserError: shapes, types or labels that do not fit, or a class without images.
-    """
+    """A set of RGB images from (images, labels) of both parts; errors name `option`, a warning names `place`."""
     parts, notes = [], Notes()
     names: list[str] | None = list(classes) if classes is not None else None
     for part, (raw_images, raw_labels) in (("train", train), ("test", test)):
@@ -114,20 +91,7 @@ def assembled(
 def labels_of(
     raw: np.ndarray, classes: list[str] | None, option: str, name: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Labels as int64, and the classes' names.
-
-    Args:
-        raw: integers [N] or [N, 1].
-        classes: names, or None where the labels tell how many classes there are.
-        option: named in errors.
-        name: of the array, for errors.
-
-    Returns:
-        (labels [N], names).
-
-    Raises:
-        UserError: no integers, out of range, or a class without an image.
-    """
+    """Labels [N] or [N, 1] as int64 [N], and the classes' names: their numbers where none are given."""
     if raw.ndim == 2 and raw.shape[1] == 1:
         raw = raw[:, 0]
     if raw.ndim != 1 or raw.dtype.kind not in "iu":

@@ -1,46 +1,54 @@
-"""Which loader serves a run: a recipe and its images enter, the training batches leave."""
+"""Training batches: what a loader does, and which of the two serves a run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import torch
+from torch import Tensor
 
 from srat_fast.data.augment import Augmentation
-from srat_fast.data.ffcv_import import default_workers, ffcv_library
-from srat_fast.data.loader import Loader
+from srat_fast.data.ffcv_loader import FfcvLoader, default_workers, ffcv_library
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
 from srat_fast.recipe import Recipe
 
 
-def require_loader(recipe: Recipe) -> None:
-    """Refuse a loader that cannot run here, before anything is read or downloaded.
+class Loader(Protocol):
+    """Seeded batches of a training set.
 
-    Args:
-        recipe: any.
-
-    Raises:
-        MissingPackage: ffcv is asked for and not installed.
-        UserError: it cannot be imported.
+    Equal (seed, epoch) give equal order and augmentation, whatever was asked before: that is what an exact resume in
+    the middle of an epoch rests on.
     """
+
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images an epoch."""
+
+    def epoch(self, number: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch from batch `start` on, without making those before.
+
+        Each is images [B, C, H, W] float32 in [0, 1], channels_last in memory, and labels [B] int64.
+        """
+
+    def close(self) -> None:
+        """Give back threads and files; nothing may be asked afterwards."""
+
+
+def require_loader(recipe: Recipe) -> None:
+    """Refuse a loader that cannot run here, before anything is read or downloaded."""
     if recipe.data.loader == "ffcv":
         ffcv_library()
 
 
 def training_loader(recipe: Recipe, split: DataSplit, device: torch.device) -> Loader:
-    """The training batches of a run.
-
-    Args:
-        recipe: resolved.
-        split: its images.
-        device: where batches are made.
-
-    Returns:
-        A loader to be closed.
-
-    Raises:
-        UserError: an image is damaged, the prepared file cannot be written, or more workers than there are.
-        MissingPackage: ffcv is asked for and not installed.
-    """
+    """The loader of a run's training batches; to be closed."""
     data, batch_size = recipe.data, recipe.optim.batch_size
     assert data.crop_padding is not None, "the recipe is resolved"
     if data.loader == "memory":
@@ -55,7 +63,6 @@ def training_loader(recipe: Recipe, split: DataSplit, device: torch.device) -> L
             shuffle=True,
         )
     from srat_fast.data.beton import prepare_beton
-    from srat_fast.data.ffcv_loader import FfcvLoader
 
     return FfcvLoader(
         prepare_beton("train", split.train, recipe).path,

@@ -1,4 +1,4 @@
-"""The memory loader: the whole set lives on the device as uint8; crop, flip and conversion are one gather a batch."""
+"""Memory loader: the whole set lives on the device as uint8; crop, flip and conversion are one gather a batch."""
 
 from __future__ import annotations
 
@@ -61,15 +61,7 @@ class MemoryLoader:
         """Nothing to give back: the images go with the loader."""
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one epoch, from batch `start` on.
-
-        Args:
-            number: the epoch; equal numbers give equal batches.
-            start: batches to pass over, without making them.
-
-        Yields:
-            images [B, C, H, W] float32 in [0, 1], channels_last in memory; labels [B] int64.
-        """
+        """The batches of one epoch, from batch `start` on."""
         total, augmentation = self.images_per_epoch, self.augmentation
         draws = augmentation.draw(number, self._sizes).to(self.device)
         order = augmentation.order(number, total).to(self.device, non_blocking=True)

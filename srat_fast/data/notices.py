@@ -1,4 +1,4 @@
-"""What data preparation says while it works: lines enter the package's logger; the command line prints them.
+"""What data preparation says while it works, through the package's logger; the command line prints it.
 
 A library is silent by default: downloads and waiting are told at level INFO, conversions of pixels at WARNING.
 """
@@ -34,11 +34,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def printed() -> Iterator[None]:
-    """Prints what data preparation says to stderr, one line each, for as long as the block runs.
-
-    Yields:
-        Nothing.
-    """
+    """Prints what data preparation says to stderr, one line each, for as long as the block runs."""
     handler, before = _Lines(), (LOG.level, LOG.propagate)
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
@@ -53,16 +49,7 @@ def printed() -> Iterator[None]:
 
 @contextmanager
 def bar(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr where a person watches, nothing elsewhere.
-
-    Args:
-        title: what is under way.
-        total: of the work.
-        in_bytes: whether it is counted in bytes, and shown with a speed.
-
-    Yields:
-        A function that is told how much is done in all.
-    """
+    """A progress bar on stderr where a person watches, nothing elsewhere; it is told how much is done in all."""
     from rich import progress
 
     from srat_fast.console import Bar, Console

@@ -1,4 +1,4 @@
-"""Sets of one's own as NumPy files: a .npz file, or a directory with train.npz and test.npz, enters; images leave.
+"""Sets of one's own as NumPy files: a .npz file, or a directory with train.npz and test.npz.
 
 One file holds train_images, train_labels, test_images and test_labels; of two files each holds images and labels.
 `classes` may name the classes. Nothing is unpickled.
@@ -87,17 +87,7 @@ def _classes(root: Path) -> list[str] | None:
 
 
 def npz_counts(root: Path) -> tuple[list[int], list[str]]:
-    """Training images per class, without reading an image.
-
-    Args:
-        root: the .npz file, or the directory.
-
-    Returns:
-        (counts, class names) in label order.
-
-    Raises:
-        UserError: no such file, or labels that are none.
-    """
+    """(Training images per class, class names), without reading an image."""
     path, prefix = _places(root)["train"]
     with _opened(path) as file:
         labels, classes = labels_of(
@@ -129,18 +119,7 @@ def _shape(file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
 
 
 def load_npz(root: Path, size: int | None) -> ImageArrays:
-    """A set in NumPy files.
-
-    Args:
-        root: the .npz file, or the directory with train.npz and test.npz.
-        size: height and width that images are resized to; None keeps theirs.
-
-    Returns:
-        Its images.
-
-    Raises:
-        UserError: no such file, damaged, or not images and labels.
-    """
+    """A set in NumPy files."""
     parts = {}
     for part, (path, prefix) in _places(root).items():
         with _opened(path) as file:

@@ -1,4 +1,4 @@
-"""Pixels of any common kind as RGB uint8: reading, converting, resizing, and what is said of a set afterwards."""
+"""Any common kind of pixels as RGB uint8: reading, converting, resizing, and what is said of a set afterwards."""
 
 from __future__ import annotations
 
@@ -166,34 +166,14 @@ def _turned(image: Image.Image) -> Image.Image:
 
 
 def fitted(image: Image.Image, size: int) -> np.ndarray:
-    """The centre square of a picture, resized.
-
-    Args:
-        image: RGB.
-        size: height and width, pixels.
-
-    Returns:
-        [size, size, 3] uint8.
-    """
+    """The centre square of an RGB picture, resized: [size, size, 3] uint8."""
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.uint8)
 
 
 def images_to_rgb(images: np.ndarray, option: str, name: str) -> tuple[np.ndarray, str]:
-    """A stack of images as RGB.
-
-    Args:
-        images: uint8 [N, H, W], or [N, H, W, C] with 1, 3 or 4 channels.
-        option: named in errors.
-        name: of the array, for errors.
-
-    Returns:
-        ([N, H, W, 3], what it was: "" for RGB, "grayscale" or "RGBA").
-
-    Raises:
-        UserError: another type or shape.
-    """
+    """Images uint8 [N, H, W] or [N, H, W, 1, 3 or 4] as RGB [N, H, W, 3], and what they were: "" for RGB."""
     if images.dtype != np.uint8:
         raise UserError(
             option, f"its {name} must be uint8, 0 to 255 (floats: multiply and round), not {images.dtype}"
@@ -238,13 +218,7 @@ def require_same_size(train: int, test: int, option: str) -> int:
 
 
 def tell_converted(kinds: Counter[str], total: int, place: str) -> None:
-    """One warning a set that says how many images were not RGB.
-
-    Args:
-        kinds: what they were -> how many; "" (RGB) does not count.
-        total: images of the set.
-        place: the set, for the message.
-    """
+    """One warning a set that says how many images were not RGB."""
     found = {kind: count for kind, count in sorted(kinds.items()) if kind and count}
     if found:
         text = ", ".join(f"{count} {kind}" for kind, count in found.items())

@@ -1,4 +1,4 @@
-"""Class counts and size before any image is decoded: a recipe enters, training images per class leave. No torch."""
+"""Class counts and image size of a run before any image is decoded. No torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays
-from srat_fast.data.classes import chosen_labels
 from srat_fast.data.folder import class_files
-from srat_fast.data.imbalance import imbalanced_counts, limited_counts
+from srat_fast.data.imbalance import chosen_labels, imbalanced_counts, limited_counts
 from srat_fast.data.npz import npz_counts, npz_size
 from srat_fast.data.verify import expanded
 from srat_fast.datasets import DATASETS
@@ -18,18 +17,7 @@ from srat_fast.recipe import Recipe
 
 
 def sized(recipe: Recipe, arrays: ImageArrays | None = None) -> Recipe:
-    """The recipe with the image size that only the images tell.
-
-    Args:
-        recipe: any.
-        arrays: the images, for a set in memory.
-
-    Returns:
-        A recipe that resolves to a size, which all sets have but images in memory that are not given here.
-
-    Raises:
-        UserError: an `npz` set that is not there, or is not square.
-    """
+    """The recipe with the image size that only the images tell."""
     if recipe.resolve().data.image_size is not None or (recipe.data.name == "arrays" and arrays is None):
         return recipe
     size = npz_size(_root(recipe)) if arrays is None else arrays.train.images.shape[1]
@@ -43,18 +31,9 @@ def _root(recipe: Recipe) -> Path:
 def base_counts(
     recipe: Recipe, arrays: ImageArrays | None = None, *, tell: bool = False
 ) -> tuple[list[int], list[str]]:
-    """Training images per class of the full set (of `data.classes`, where some are chosen), without decoding an image.
+    """(Training images per class, class names) of the full set, or of its `data.classes`, without decoding an image.
 
-    Args:
-        recipe: its `data` section matters.
-        arrays: the images, for a set in memory.
-        tell: whether to say what is passed over in folders; `load_split` says it too.
-
-    Returns:
-        (counts, class names) in label order.
-
-    Raises:
-        UserError: a set of one's own that is not there.
+    `tell` says what is passed over in folders, which `load_split` says too.
     """
     counts, names = _whole_counts(recipe, arrays, tell)
     labels = chosen_labels(recipe.data.classes, names)
@@ -79,18 +58,7 @@ def _whole_counts(recipe: Recipe, arrays: ImageArrays | None, tell: bool) -> tup
 
 
 def planned_counts(recipe: Recipe, base: list[int]) -> list[int]:
-    """Training images per class that the recipe asks for, hold-out included.
-
-    Args:
-        recipe: its `data` section matters.
-        base: images per class of the full set.
-
-    Returns:
-        Counts in label order.
-
-    Raises:
-        UserError: a class would have no images.
-    """
+    """Training images per class that the recipe asks for, hold-out included."""
     data = recipe.data
     counts = imbalanced_counts(base, data.imbalance, data.ratio, data.imbalance_base)
     return limited_counts(counts, data.limit)

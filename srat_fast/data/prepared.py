@@ -1,4 +1,4 @@
-"""Prepared sets: a key and a way to make a set enter; its arrays leave, mapped from files that processes share.
+"""Prepared sets: decoded once, then mapped from files that processes share.
 
 A set is made once. It is written to a temporary directory and renamed, so a half-written one is never found; its
 files are compared with their SHA-256 at each load, so a changed byte is noticed and the set is made again.
@@ -20,6 +20,7 @@ from srat_fast.data.arrays import ImageArrays, ImageSet
 from srat_fast.data.cache import cache_directory, exclusive
 from srat_fast.data.notices import LOG
 from srat_fast.errors import UserError
+from srat_fast.record import sync
 
 #: Raised when the files' layout or the way from source to pixels changes: older sets are then made again.
 FORMAT = 2
@@ -28,31 +29,14 @@ _FILES = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def location(key: str) -> Path:
-    """Where a set is kept.
-
-    Args:
-        key: as for `prepared`.
-
-    Returns:
-        Its directory, whether it is there or not.
-    """
+    """Where a set is kept."""
     return cache_directory() / f"{key}-v{FORMAT}"
 
 
 def prepared(key: str, make: Callable[[], ImageArrays]) -> ImageArrays:
-    """A set from the cache, made first where it is not there.
+    """A set from the cache, made first where it is not there; of several processes one makes it and the others wait.
 
-    Of several processes one makes it and the others wait for it.
-
-    Args:
-        key: a file name that tells content and treatment apart: the set's name and a checksum of both.
-        make: reads and decodes the source.
-
-    Returns:
-        Arrays that are mapped copy-on-write: processes share their memory, and what one writes stays its own.
-
-    Raises:
-        UserError: as `make` does, or the cache cannot be written.
+    Arrays are mapped copy-on-write: processes share their memory, and what one writes stays its own.
     """
     target = location(key)
     if (found := load(target)) is not None:
@@ -68,14 +52,7 @@ def prepared(key: str, make: Callable[[], ImageArrays]) -> ImageArrays:
 
 
 def load(target: Path) -> ImageArrays | None:
-    """A prepared set.
-
-    Args:
-        target: its directory.
-
-    Returns:
-        Its arrays, or None where there is none or a byte of it changed.
-    """
+    """A prepared set; None where there is none or a byte of it changed."""
     try:
         manifest = json.loads((target / _MANIFEST).read_text(encoding="utf-8"))
         arrays = {name: _verified(target / f"{name}.npy", manifest["sha256"][name]) for name in _FILES}
@@ -105,15 +82,7 @@ def _verified(path: Path, sha256: str) -> np.ndarray:
 
 
 def store(target: Path, arrays: ImageArrays) -> None:
-    """Write a set so that it is found whole or not at all; the caller holds the lock on `target`.
-
-    Args:
-        target: its directory; a damaged one is replaced.
-        arrays: the set.
-
-    Raises:
-        UserError: it cannot be written; nothing is left behind.
-    """
+    """Write a set so that it is found whole or not at all; the caller holds the lock on `target`."""
     temporary = target.parent / f".{target.name}.part"
     content = {
         "train_images": arrays.train.images,
@@ -152,8 +121,7 @@ class _Summed:
 
     def finish(self) -> str:
         """Its SHA-256, once every byte is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file)
         return self._digest.hexdigest()
 
     def close(self) -> None:

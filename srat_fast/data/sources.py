@@ -1,4 +1,4 @@
-"""Where images come from: a data set's name and directory enter, `ImageArrays` leave."""
+"""The data sets by name."""
 
 from __future__ import annotations
 
@@ -21,20 +21,7 @@ from srat_fast.errors import UserError
 
 
 def load_arrays(name: str, root: Path, image_size: int | None, mirror: str | None = None) -> ImageArrays:
-    """A data set as uint8 arrays.
-
-    Args:
-        name: a key of `srat_fast.datasets.DATASETS`.
-        root: directory that holds (or receives) it, or the .npz file; not used for digits.
-        image_size: pixels; for `folder` and `npz`.
-        mirror: base URL that downloads try first.
-
-    Returns:
-        All its training and test images.
-
-    Raises:
-        UserError: it is not there and cannot be downloaded, or is damaged.
-    """
+    """A whole data set, downloaded where it has to be; `root` is its directory, or the .npz file."""
     if name == "digits":
         return _digits()
     if name == "folder":
@@ -50,28 +37,13 @@ def load_arrays(name: str, root: Path, image_size: int | None, mirror: str | Non
 
 
 def prepared_key(name: str) -> str:
-    """What a published set is called in the cache: its archives' checksums decide.
-
-    Args:
-        name: cifar10, cifar100 or svhn.
-
-    Returns:
-        Such as "cifar10-1a2b3c4d5e6f".
-    """
+    """What a published set is called in the cache: its archives' checksums decide."""
     sums = "".join(archive.sha256 for archive in archives_of(name))
     return f"{name}-{hashlib.sha256(sums.encode()).hexdigest()[:12]}"
 
 
 def state_of(name: str, root: Path) -> str:
-    """Whether a published set is here, by the look of it: nothing is verified.
-
-    Args:
-        name: cifar10, cifar100 or svhn.
-        root: where its archives would be.
-
-    Returns:
-        A phrase.
-    """
+    """Whether a published set is here, by the look of it: nothing is verified."""
     if location(prepared_key(name)).is_dir():
         return "prepared"
     places = [root / archive.name for archive in archives_of(name)]

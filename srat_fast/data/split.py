@@ -1,4 +1,4 @@
-"""The images of one run: a recipe enters; imbalanced training, validation and test sets leave."""
+"""The images of one run: imbalanced training, validation and test sets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from srat_fast.data.arrays import ImageArrays, ImageSet, checksum
-from srat_fast.data.classes import only_classes
-from srat_fast.data.files import in_memory, load_files
-from srat_fast.data.imbalance import draw_subset, halves, limited_counts
+from srat_fast.data.arrays import ImageArrays, ImageSet, checksum, in_memory
+from srat_fast.data.folder import load_files
+from srat_fast.data.imbalance import draw_subset, halves, limited_counts, only_classes
 from srat_fast.data.plan import planned_counts
 from srat_fast.data.sources import load_arrays
 from srat_fast.data.verify import expanded
@@ -44,18 +43,7 @@ class DataSplit:
 
 
 def load_split(recipe: Recipe, arrays: ImageArrays | None = None) -> DataSplit:
-    """The images of a run.
-
-    Args:
-        recipe: resolved.
-        arrays: the images, where they are in memory already.
-
-    Returns:
-        Its training, validation and test sets.
-
-    Raises:
-        UserError: images missing or damaged, or a class left with none.
-    """
+    """The images of a run."""
     data = recipe.data
     if arrays is None:
         root = expanded("data.root", data.root)
@@ -68,18 +56,7 @@ def load_split(recipe: Recipe, arrays: ImageArrays | None = None) -> DataSplit:
 
 
 def split_arrays(arrays: ImageArrays, recipe: Recipe) -> DataSplit:
-    """Imbalance, limits and hold-out on images that are in memory.
-
-    Args:
-        arrays: a whole data set.
-        recipe: resolved.
-
-    Returns:
-        The run's images.
-
-    Raises:
-        UserError: a class left with no images.
-    """
+    """Imbalance, limits and hold-out on images that are in memory."""
     arrays = only_classes(arrays, recipe.data.classes)
     data, classes = recipe.data, len(arrays.classes)
     assert data.subset_seed is not None, "the recipe is resolved"
@@ -101,11 +78,7 @@ def split_arrays(arrays: ImageArrays, recipe: Recipe) -> DataSplit:
 
 
 def _validation(labels: np.ndarray, chosen: np.ndarray, counts: list[int], recipe: Recipe) -> np.ndarray:
-    """Indices of the validation images; of `chosen` at least one image a class is not among them.
-
-    Raises:
-        UserError: a class has too few for a balanced set.
-    """
+    """Indices of the validation images; of `chosen` at least one image a class is not among them."""
     data = recipe.data
     assert data.subset_seed is not None, "the recipe is resolved"
     seed = seed_for(data.subset_seed, "validation")

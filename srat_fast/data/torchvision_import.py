@@ -1,4 +1,4 @@
-"""Imports torchvision beside any torch build, for benchmarks against it: nothing enters, the package leaves.
+"""torchvision beside any torch build, for benchmarks against it.
 
 torchvision's wheels register fake implementations of compiled ops at import. Beside a CPU-only torch the compiled
 library does not load and the ops' schemas are missing, so `import torchvision` fails; declaring the two schemas
@@ -19,11 +19,7 @@ _declared: list[torch.library.Library] = []  # a Library undeclares its ops when
 
 
 def torchvision_datasets() -> ModuleType:
-    """`torchvision.datasets`, imported.
-
-    Returns:
-        The module.
-    """
+    """`torchvision.datasets`, imported."""
     if torch.version.cuda is None and not _declared and not hasattr(torch.ops.torchvision, "nms"):
         library = torch.library.Library("torchvision", "FRAGMENT")
         for schema in _SCHEMAS:

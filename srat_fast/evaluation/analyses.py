@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from srat_fast.data.files import in_memory
+from srat_fast.data.arrays import in_memory
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.errors import UserError
 from srat_fast.evaluation import separability

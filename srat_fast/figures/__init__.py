@@ -1,1 +1,1 @@
-"""Figures: numbers enter, pictures leave. Imports no torch; matplotlib enters through canvas.py only."""
+"""Drawing. Imports no torch; matplotlib is imported by canvas.py only."""

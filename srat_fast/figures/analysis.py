@@ -1,4 +1,4 @@
-"""The figures of an analysis: its numbers and arrays enter; t-SNE, confusion and accuracy against count leave."""
+"""The figures of an analysis: t-SNE, confusion, and accuracy against count."""
 
 from __future__ import annotations
 
@@ -42,14 +42,7 @@ class Panel:
 
 
 def separability_text(view: dict[str, Any]) -> str:
-    """The separability figures of a view, for a panel.
-
-    Args:
-        view: "clean" or "attacked" of an analysis.
-
-    Returns:
-        Such as "silhouette 0.312, scatter ratio 1.84".
-    """
+    """Such as "silhouette 0.312, scatter ratio 1.84"."""
     silhouette, ratio = view["silhouette"], view["scatter_ratio"]
 
     def text(value: float | None) -> str:
@@ -59,17 +52,7 @@ def separability_text(view: dict[str, Any]) -> str:
 
 
 def panel(analysis: dict[str, Any], arrays: dict[str, np.ndarray], view: str, title: str) -> Panel:
-    """The t-SNE panel of one view.
-
-    Args:
-        analysis: content of analysis.json.
-        arrays: of features.npz.
-        view: "clean" or "attacked".
-        title: of the panel.
-
-    Returns:
-        What `draw_panels` draws.
-    """
+    """The t-SNE panel of a view, "clean" or "attacked"."""
     return Panel(
         title,
         arrays[f"{view}_embedding"],
@@ -88,19 +71,7 @@ def suffix_of(weights: str, images: str) -> str:
 def read_analysis(
     run: Path, weights: str = "last", images: str = "test"
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `srat-fast analyse` left in a run.
-
-    Args:
-        run: a run directory.
-        weights: "last", "best" or "ema".
-        images: "test" or "train".
-
-    Returns:
-        (analysis, arrays).
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
+    """analysis.json and the arrays of features.npz that `srat-fast analyse` left in a run."""
     suffix = suffix_of(weights, images)
     try:
         analysis = json.loads((run / f"analysis{suffix}.json").read_text(encoding="utf-8"))
@@ -113,15 +84,7 @@ def read_analysis(
 
 
 def draw_panels(panels: list[Panel], columns: int = 3) -> Figure:
-    """t-SNE embeddings side by side, each with its separability (the paper's Figs. 3 and 4).
-
-    Args:
-        panels: at least one, of the same classes.
-        columns: most panels in a row.
-
-    Returns:
-        The figure.
-    """
+    """t-SNE embeddings side by side, each with its separability (the paper's Figs. 3 and 4)."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     with style():
@@ -227,15 +190,7 @@ def _plain_log_axis(axes: Axes, counts: np.ndarray) -> None:
 
 
 def draw(analysis: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Figure]:
-    """All figures of one analysis.
-
-    Args:
-        analysis: content of analysis.json.
-        arrays: of features.npz.
-
-    Returns:
-        File stem -> figure: "confusion", "accuracy-against-count" and, where there is an embedding, "tsne".
-    """
+    """File stem -> figure: "confusion", "accuracy-against-count" and, where there is an embedding, "tsne"."""
     figures = {"confusion": _confusion(analysis), "accuracy-against-count": _counts(analysis)}
     if "index" in arrays:
         name = analysis["method"]

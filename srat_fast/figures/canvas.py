@@ -1,4 +1,4 @@
-"""The canvas: a size enters, a figure in the house's style leaves, and is saved by its suffix. Imports matplotlib.
+"""The canvas: figures in the house's style, saved by their suffix. Imports matplotlib.
 
 Other files take `Figure` and `Axes` from here, draw inside `with style():`, and never touch pyplot, so nothing global
 is changed and no window system is needed. Equal drawings give equal bytes: no dates, no random identifiers.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ __all__ = [
     "WELL",
     "Axes",
     "Figure",
+    "class_ticks",
     "figure",
     "logarithmic",
     "named",
@@ -74,11 +75,7 @@ _STYLE: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The house's style, for as long as the block runs; drawing happens inside.
-
-    Yields:
-        Nothing.
-    """
+    """The house's style, for as long as the block runs; drawing happens inside."""
     with matplotlib.rc_context(_STYLE):
         yield
 
@@ -86,18 +83,7 @@ def style() -> Iterator[None]:
 def figure(
     rows: int = 1, columns: int = 1, *, width: float = 6.4, height: float = 3.6, **options: Any
 ) -> tuple[Figure, np.ndarray]:
-    """A new figure with a grid of axes.
-
-    Args:
-        rows: of axes.
-        columns: of axes.
-        width: of the whole figure, inches.
-        height: likewise.
-        options: as `matplotlib.figure.Figure.subplots` takes them, such as sharey=True.
-
-    Returns:
-        (figure, axes [rows, columns]).
-    """
+    """A figure of a size in inches and its axes [rows, columns]; `options` are those of `Figure.subplots`."""
     with style():
         made = Figure(figsize=(width, height), layout="constrained")
         return made, made.subplots(rows, columns, squeeze=False, **options)
@@ -110,13 +96,18 @@ def named(name: str) -> str:
     return f" {text}" if text.startswith("_") else text  # matplotlib keeps a leading "_" out of legends
 
 
-def logarithmic(axes: Axes, which: str) -> None:
-    """Give an axis a logarithmic scale with plain numbers: its usual labels are formulas, which `style` does not parse.
+def class_ticks(axes: Axes, names: Sequence[str]) -> None:
+    """Classes below their bars, turned only where a name is too long to stand beside the next one."""
+    texts = [named(name) for name in names]
+    too_long = (
+        len(texts) * (max(map(len, texts)) + 1) > 36
+    )  # characters that a panel three inches wide has room for
+    turned: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if too_long else {}
+    axes.set_xticks(range(len(texts)), texts, **turned)
 
-    Args:
-        axes: all values on that axis are positive.
-        which: "x" or "y".
-    """
+
+def logarithmic(axes: Axes, which: str) -> None:
+    """Make axis "x" or "y" logarithmic, with plain numbers: the usual formulas are not parsed within `style`."""
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter("{x:g}")
@@ -124,18 +115,7 @@ def logarithmic(axes: Axes, which: str) -> None:
 
 
 def suffix_of(path: str | Path, option: str = "--figure") -> str:
-    """The kind of picture that a path asks for; to be asked before the work whose result it will hold.
-
-    Args:
-        path: of the picture.
-        option: named in the error.
-
-    Returns:
-        ".svg", ".png" or ".pdf".
-
-    Raises:
-        UserError: another suffix.
-    """
+    """The kind of picture that a path asks for; to be asked before the work whose result it will hold."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(option, f"a file name that ends in {', '.join(SUFFIXES)} is needed", str(path))
@@ -143,15 +123,7 @@ def suffix_of(path: str | Path, option: str = "--figure") -> str:
 
 
 def render(drawn: Figure, suffix: str = ".svg") -> bytes:
-    """A figure as the bytes of a picture.
-
-    Args:
-        drawn: the figure.
-        suffix: ".svg", ".png" or ".pdf".
-
-    Returns:
-        The file's content; equal figures give equal bytes.
-    """
+    """A figure as the bytes of a picture; equal figures give equal bytes."""
     buffer = io.BytesIO()
     with style(), warnings.catch_warnings():
         # what the font lacks is text in .svg all the same, drawn by the reader's fonts, and a box in .png
@@ -164,19 +136,7 @@ def render(drawn: Figure, suffix: str = ".svg") -> bytes:
 
 
 def save(drawn: Figure, path: str | Path, option: str = "--figure") -> Path:
-    """Write a figure, whole or not at all.
-
-    Args:
-        drawn: the figure.
-        path: its suffix decides the kind; the directory is created.
-        option: named in the error.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: another suffix, or the file cannot be written.
-    """
+    """Write a figure, whole or not at all; `option` is named in errors."""
     target = Path(path)
     content = render(drawn, suffix_of(target, option))
     try:

@@ -1,4 +1,4 @@
-"""Pictures of a data set: class counts or images with labels enter, bars (Figs. 13, 14) or a page of samples leave."""
+"""Pictures of a data set: bars of its class counts (Figs. 13, 14), or a page of samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from srat_fast.figures.canvas import UNDER, WELL, Axes, Figure, figure, named, style
+from srat_fast.figures.canvas import UNDER, WELL, Axes, Figure, class_ticks, figure, named, style
 
 #: Classes that get a name below their bar; of more, every tenth gets its label's number.
 _NAMED = 30
@@ -17,17 +17,7 @@ _ROWS = 25
 
 
 def class_bars(classes: Sequence[str], counts: Sequence[int], under: Sequence[int], title: str) -> Figure:
-    """Training images per class in label order, the under-represented half in its own colour (Figs. 13, 14).
-
-    Args:
-        classes: names in label order.
-        counts: training images.
-        under: labels of the under-represented half.
-        title: above the bars.
-
-    Returns:
-        The figure.
-    """
+    """Training images per class in label order, the under-represented half in its own colour (Figs. 13, 14)."""
     drawn, ((axes,),) = figure(width=min(12.0, max(5.0, 0.42 * len(classes))), height=3.4)
     with style():
         _bars(axes, ClassCounts(title, classes, counts, under))
@@ -57,7 +47,7 @@ def count_panels(shapes: Sequence[ClassCounts]) -> Figure:
             unused.set_axis_off()
         for first in grid[:, 0]:
             first.set_ylabel("training images")
-        drawn.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        drawn.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return drawn
 
 
@@ -72,14 +62,8 @@ def _bars(axes: Axes, shape: ClassCounts) -> None:
         if len(classes) <= _NAMED:
             axes.bar_label(bars, fontsize=7, padding=1)
     if len(classes) <= _NAMED:
-        names = [named(name) for name in classes]
-        turned = max(map(len, names)) > 6
-        axes.set_xticks(
-            range(len(classes)),
-            names,
-            rotation=40 if turned else 0,
-            ha="right" if turned else "center",
-        )
+        class_ticks(axes, classes)
+        axes.margins(y=0.1)  # the numbers above the bars stay clear of the title
     else:
         axes.set_xticks(range(0, len(classes), 10))
         axes.set_xlabel("class, in label order")
@@ -107,18 +91,7 @@ def _strip(images: np.ndarray, columns: int) -> np.ndarray:
 def sample_page(
     images: np.ndarray, labels: np.ndarray, classes: Sequence[str], per_class: int, title: str
 ) -> Figure:
-    """Some training images of each class, a row a class.
-
-    Args:
-        images: [N, H, W, C] uint8 with 1 or 3 channels.
-        labels: [N].
-        classes: names in label order.
-        per_class: images a row; a class that has fewer leaves places white.
-        title: above the page.
-
-    Returns:
-        The figure.
-    """
+    """Some training images ([N, H, W, C] uint8) of each class, a row a class; one with too few leaves places white."""
     blocks = math.ceil(len(classes) / _ROWS)
     rows = math.ceil(len(classes) / blocks)
     totals = np.bincount(labels, minlength=len(classes))

@@ -1,1 +1,1 @@
-"""Reports: records enter, tables leave; imports no torch."""
+"""Tables, figures and a page from the records of runs; imports no torch."""

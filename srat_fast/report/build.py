@@ -1,4 +1,4 @@
-"""A whole report: directories enter; tables, figures and report.html lie in one directory when it returns."""
+"""`srat-fast report`: the summary tables, the figures and report.html of some runs, in one directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from srat_fast.record import write_atomically
 from srat_fast.report.collect import Run, find_runs
 from srat_fast.report.figures.drawing import Drawing
 from srat_fast.report.groups import Group, group_runs
-from srat_fast.report.paper import missing_figures
+from srat_fast.report.page import Picture, missing_figures, page
 from srat_fast.report.summary import comma_separated, latex, markdown
 
 PAGE = "report.html"
@@ -46,27 +46,13 @@ class Report:
 def build_report(
     directories: Iterable[Path], out: Path | None = None, *, all_figures: bool = False
 ) -> Report:
-    """Write summary.md, .csv and .tex, figures/*.svg and *.png, and report.html.
-
-    Args:
-        directories: run or sweep directories, or folders of them.
-        out: where to; None for the folder `report` in the first directory.
-        all_figures: draw every figure, however many runs there are.
-
-    Returns:
-        What was made.
-
-    Raises:
-        UserError: no runs there, none that is whole, or `out` cannot be written.
-        MissingPackage: jinja2 or matplotlib is not installed.
-    """
+    """Write summary.md, .csv and .tex, figures/*.svg and *.png, and report.html; by default into DIR/report."""
     places = [Path(directory) for directory in directories]
     damaged: list[str] = []
     runs = find_runs(places, damaged)
     groups = group_runs(runs)
     target = places[0] / "report" if out is None else out
     from srat_fast.figures.canvas import render  # matplotlib: only where figures are drawn
-    from srat_fast.report.page import Picture, page
 
     drawings = _unique(_drawings(groups, runs))
     few = len(drawings) if all_figures or len(runs) <= _MANY_RUNS else _FEW_FIGURES

@@ -1,4 +1,4 @@
-"""Run directories enter, `Run`s leave: what a report knows of a run is in its records. Imports no torch."""
+"""The runs below a directory, each known by its recipe and record."""
 
 from __future__ import annotations
 
@@ -60,11 +60,7 @@ class Run:
         return {name: _plain(value_of(self.recipe, name, _DEFAULTS[name])) for name in _IDENTITY}
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a torn last line is passed over.
-
-        Returns:
-            One dictionary an epoch, in order.
-        """
+        """The lines of metrics.jsonl; a torn last line is passed over."""
         try:
             text = (self.path / METRICS).read_text(encoding="utf-8")
         except (OSError, ValueError):
@@ -81,16 +77,7 @@ class Run:
 
 
 def value_of(recipe: dict[str, Any], name: str, default: Any = None) -> Any:
-    """A field of a nested recipe.
-
-    Args:
-        recipe: as in record.json.
-        name: dotted name.
-        default: where an older record lacks it.
-
-    Returns:
-        Its value.
-    """
+    """A field of a nested recipe by its dotted name; `default` where an older record lacks it."""
     value: Any = recipe
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
@@ -104,17 +91,9 @@ def _plain(value: Any) -> Any:
 
 
 def find_runs(directories: Iterable[Path], damaged: list[str] | None = None) -> list[Run]:
-    """The given runs and those below the given folders, each once.
+    """The given runs and those below the given folders, finished or not, each once, in path order.
 
-    Args:
-        directories: run directories, sweep directories, or folders that hold some.
-        damaged: receives a line for each run that cannot be read, which is left out then; None refuses the first.
-
-    Returns:
-        Runs in path order; also those that have not finished.
-
-    Raises:
-        UserError: a directory that is not there or holds no run, or a damaged record.
+    `damaged` receives a line for each run that cannot be read, which is left out then; without it the first is refused.
     """
     found: dict[Path, Run] = {}
     refused: list[UserError] = []
@@ -123,10 +102,12 @@ def find_runs(directories: Iterable[Path], damaged: list[str] | None = None) -> 
             there = directory.is_dir()
         if not there:
             raise UserError("DIR", "is not a directory", str(directory))
-        paths = [path for path in _walk(directory) if path.resolve() not in found]
-        if not paths and not any(directory.resolve() in (p, *p.parents) for p in found):
+        paths = sorted(_walk(directory))
+        if not paths:
             raise UserError("DIR", f"holds no run (no {RECORD} at or below it)", str(directory))
         for path in paths:
+            if path.resolve() in found:
+                continue
             try:
                 found[path.resolve()] = Run(path, _read(path))
             except UserError as error:
@@ -144,7 +125,11 @@ def _walk(directory: Path) -> Iterator[Path]:
             yield Path(place)
             folders.clear()
         else:
-            folders[:] = sorted(f for f in folders if f not in _PASSED_OVER and not f.startswith("."))
+            folders[:] = [f for f in folders if f not in _PASSED_OVER and not f.startswith(".")]
+            links = [
+                path for f in folders if (path := Path(place, f)).is_symlink()
+            ]  # which os.walk does not follow
+            yield from (path for path in links if (path / RECORD).exists())
 
 
 def _read(path: Path) -> dict[str, Any]:

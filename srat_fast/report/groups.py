@@ -1,4 +1,4 @@
-"""Runs enter; groups that may stand in one table leave, seeds of one recipe gathered into one row. Imports no torch."""
+"""Tables of runs: a group has runs that may be compared, a row the seeds of one recipe."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from srat_fast.datasets import imbalance_label, imbalance_title
 from srat_fast.methods import METHODS
 from srat_fast.published import Published, departures, published
+from srat_fast.record import WEIGHTS
 from srat_fast.report.collect import Run
 
 #: The paper's columns: which accuracy of which images.
 COLUMNS = (("standard", "overall"), ("standard", "under"), ("robust", "overall"), ("robust", "under"))
-#: Weights that a record may judge: of the last epoch, the best by validation, their moving average.
-WEIGHTS = ("last", "best", "ema")
 _ORDER = {name: position for position, name in enumerate(METHODS)}
 #: What tells repetitions of one recipe apart; not part of it.
 _REPETITION = {"seed", "data.subset_seed"}
@@ -59,27 +59,12 @@ class Row:
         return None if numbers is None or departures(fields) else numbers
 
     def values(self, kind: str, part: str) -> list[float]:
-        """An accuracy of each finished run.
-
-        Args:
-            kind: "standard" or "robust".
-            part: "overall", "well", "under" or "balanced".
-
-        Returns:
-            Fractions, one a run; runs without it are left out.
-        """
+        """An accuracy of each finished run that has it, as a fraction."""
         found = (judged(run.record, self.weights)[kind].get(part) for run in self.finished)
         return [value for value in found if value is not None]
 
     def per_class(self, kind: str) -> list[float]:
-        """Mean over the runs of each class's accuracy.
-
-        Args:
-            kind: "standard" or "robust".
-
-        Returns:
-            Fractions in label order, NaN for a class without test images; [] where no run has finished.
-        """
+        """Mean accuracy of each class in label order; NaN without test images, [] where no run has finished."""
         lists = [judged(run.record, self.weights)[kind]["per_class"] for run in self.finished]
         columns = [[v for v in column if v is not None] for column in zip(*lists, strict=True)]
         return [statistics.fmean(column) if column else math.nan for column in columns]
@@ -109,67 +94,31 @@ class Group:
 
 
 def judged(record: dict[str, Any], weights: str) -> dict[str, Any]:
-    """The part of a record that judges one kind of weights.
-
-    Args:
-        record: of a finished run.
-        weights: "last", "best" or "ema".
-
-    Returns:
-        {"standard": ..., "robust": ..., ...}.
-    """
+    """The part of a record that judges one kind of weights."""
     return record if weights == "last" else record[weights]
 
 
 def mean_and_deviation(values: list[float]) -> tuple[float, float | None] | None:
-    """Mean and sample standard deviation.
-
-    Args:
-        values: one a seed.
-
-    Returns:
-        (mean, deviation; None for fewer than two values), or None without values.
-    """
+    """Mean and sample standard deviation, which one value has not."""
     if not values:
         return None
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def chosen_classes(value: str | None) -> str:
-    """The classes that a run was limited to.
-
-    Args:
-        value: of `data.classes`; None where an older record lacks it.
-
-    Returns:
-        Their names or labels, "" for all.
-    """
+    """The classes that a run was limited to, as `data.classes` names them; "" for all."""
     return "" if value in (None, "all") else str(value)
 
 
 def is_condition(field: str) -> bool:
-    """Whether runs must agree in a field to stand in one table.
-
-    Args:
-        field: dotted name.
-
-    Returns:
-        True for the images, the evaluation's attack and the number of epochs.
-    """
+    """Whether runs must agree in a field to stand in one table: images, evaluation attack, number of epochs."""
     if field in _REPETITION | _SERVED:
         return False
     return field.startswith(("data.", "eval_attack.")) or field == "optim.epochs"
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
-    """Sort runs into groups and rows.
-
-    Args:
-        runs: as `find_runs` gives them.
-
-    Returns:
-        Groups in the order of their first runs.
-    """
+    """Runs sorted into groups and rows; groups in the order of their first runs."""
     gathered: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         key = tuple(value for name, value in run.fields.items() if is_condition(name))
@@ -218,9 +167,9 @@ def _usual(values: list[Any]) -> tuple[Any] | None:
 def _rows(method: str, variant: str, runs: list[Run]) -> list[Row]:
     members = tuple(sorted(runs, key=lambda run: (run.seed, str(run.path))))
     rows = [Row(method, variant, "last", members)]
-    for weights in WEIGHTS[1:]:
+    for weights in WEIGHTS:
         having = tuple(run for run in members if run.finished and run.record.get(weights))
-        if having:
+        if weights != "last" and having:
             rows.append(Row(method, variant, weights, having))
     return rows
 
@@ -231,12 +180,7 @@ def _short(value: Any) -> str:
 
 def _title(run: Run, record: dict[str, Any] | None) -> str:
     data, attack = run.recipe["data"], run.recipe["eval_attack"]
-    own = " of each class's own count" if data.get("imbalance_base") == "own" else ""
-    shape = (
-        data["imbalance"]
-        if data["imbalance"] == "none"
-        else f"{data['imbalance']}, ratio {data['ratio']:g}{own}"
-    )
+    shape = imbalance_title(data["imbalance"], data["ratio"], data.get("imbalance_base"))
     classes = f"; classes {chosen}" if (chosen := chosen_classes(data.get("classes"))) else ""
     images = f"; {sum(record['counts'])} training, {record['test_images']} test images" if record else ""
     return (
@@ -247,7 +191,7 @@ def _title(run: Run, record: dict[str, Any] | None) -> str:
 
 def _name(run: Run) -> str:
     data = run.recipe["data"]
-    shape = data["imbalance"] if data["imbalance"] == "none" else f"{data['imbalance']}-{data['ratio']:g}"
+    shape = imbalance_label(data["imbalance"], data["ratio"])
     if data.get("imbalance_base") == "own" and data["imbalance"] != "none":
         shape += "-own"
     return f"{data['name']}-{shape}-{run.recipe['optim']['epochs']}-epochs"

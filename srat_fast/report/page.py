@@ -1,4 +1,4 @@
-"""One self-contained HTML page: groups, drawn figures and runs enter, its text leaves. Imports no torch."""
+"""report.html: one page that needs no other file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,8 +19,33 @@ from srat_fast.record import audit_verdict as record_verdict
 from srat_fast.report.collect import Run, value_of
 from srat_fast.report.figures.drawing import Drawing
 from srat_fast.report.groups import COLUMNS, Group, Row, mean_and_deviation
-from srat_fast.report.paper import missing_figures
 from srat_fast.report.summary import audit_verdict, cell, notes, paper_texts, seeds
+
+_SHOWN = {
+    "fig1": "accuracy of each class, natural against adversarial training, CIFAR-10 step-100",
+    "fig2": "cat and horse: accuracy against the weight of horse",
+    "fig3": "t-SNE of the imbalanced training images of cat and horse, natural and adversarial training",
+    "fig4": "t-SNE of the features of ce, drcb-ldam and srat-ldam",
+    "fig5": "accuracy of the three SRAT methods against the weight of the rare classes, step-100",
+    "fig6": "accuracy of the three SRAT methods against lambda, step-100 and exp-100",
+    "fig7": "as Fig. 1, step-10",
+    "fig8": "as Fig. 1, exp-100",
+    "fig9": "as Fig. 1, exp-10",
+    "fig10": "as Fig. 2, automobile and truck",
+    "fig11": "as Fig. 2, bird and frog",
+    "fig12": "as Fig. 2, dog and deer",
+    "fig13": "class counts of CIFAR-10, step-10, step-100, exp-10, exp-100",
+    "fig14": "class counts of SVHN, step-10, step-100, exp-10, exp-100",
+    "fig15": "srat-ldam: accuracy of all, well- and under-represented classes against the weight, step-100",
+    "fig16": "drcb-focal and srat-focal: accuracy against the imbalance ratio",
+}
+#: Figure -> (what it shows, what makes it).
+PAPER_FIGURES = {name: (shown, f"srat-fast reproduce {name}") for name, shown in _SHOWN.items()}
+
+
+def missing_figures(present: Collection[str]) -> list[tuple[str, str, str]]:
+    """(figure, what it shows, what makes it) of the paper's figures that are not `present`."""
+    return [(name, *facts) for name, facts in PAPER_FIGURES.items() if name not in present]
 
 
 @dataclass(frozen=True)
@@ -49,21 +74,7 @@ class Cell:
 def page(
     groups: Sequence[Group], runs: Sequence[Run], pictures: Sequence[Picture], out: Path, left_out: int = 0
 ) -> str:
-    """The report as one file that needs no other.
-
-    Args:
-        groups: as `group_runs` gives them.
-        runs: all runs.
-        pictures: the figures.
-        out: the directory that the page will lie in; links to runs are relative to it.
-        left_out: figures that were not drawn.
-
-    Returns:
-        HTML.
-
-    Raises:
-        MissingPackage: jinja2 is not installed.
-    """
+    """The HTML text; links to runs are relative to `out`, where the page will lie."""
     try:
         import jinja2
     except ImportError:

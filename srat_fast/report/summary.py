@@ -1,10 +1,10 @@
-"""Groups of runs enter; summary tables as Markdown, CSV and LaTeX leave, in the paper's layout. Imports no torch."""
+"""Summary tables in the paper's layout: for the terminal, as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from srat_fast.published import Published, p_text
 from srat_fast.record import audit_verdict as record_verdict
@@ -13,17 +13,12 @@ from srat_fast.tables import Table, visible
 from srat_fast.tables import latex as tex
 
 HEADINGS = ("standard", "standard under", "robust", "robust under")
+#: What a narrow terminal does without, first to last: the robust accuracies stand with their audit.
+_SPARE = ("note", "seeds", "standard under", "standard", "robust")
 
 
 def audit_verdict(row: Row) -> str:
-    """What the audits of a row's runs say of its robust accuracy.
-
-    Args:
-        row: of a group.
-
-    Returns:
-        "reliable" where every run was found so; "suspicious: 1 of 3"; "not audited", or how many were.
-    """
+    """What the audits of a row's runs say: "reliable", "suspicious: 1 of 3", "not audited", ..."""
     verdicts = [record_verdict(run.record, row.weights) for run in row.finished]
     doubted = sum(verdict == "suspicious" for verdict in verdicts)
     audited = doubted + sum(verdict == "reliable" for verdict in verdicts)
@@ -35,14 +30,7 @@ def audit_verdict(row: Row) -> str:
 
 
 def notes(row: Row) -> str:
-    """What a reader must know of a row's runs: unfinished, failed, collapsed, flagged.
-
-    Args:
-        row: of a group.
-
-    Returns:
-        Parts joined by "; ", or "".
-    """
+    """What a reader must know of a row's runs: unfinished, failed, collapsed, flagged."""
     found: dict[str, int] = {}
     for run in row.runs:
         record = run.record
@@ -59,32 +47,17 @@ def notes(row: Row) -> str:
     return "; ".join(text if len(row.runs) == 1 else f"{count} {text}" for text, count in found.items())
 
 
-def cell(values: list[float], plus_minus: str = "±") -> str:
-    """Mean and deviation in percent.
-
-    Args:
-        values: fractions, one a seed.
-        plus_minus: sign between them.
-
-    Returns:
-        Such as "63.11 ± 0.42", "63.11" for one seed, "-" for none.
-    """
+def cell(values: list[float]) -> str:
+    """Mean and deviation of fractions in percent: "63.11 ± 0.42", "63.11" for one seed, "-" for none."""
     summary = mean_and_deviation(values)
     if summary is None:
         return "-"
     mean, deviation = summary
-    return f"{100 * mean:.2f}" + ("" if deviation is None else f" {plus_minus} {100 * deviation:.2f}")
+    return f"{100 * mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
 
 
 def seeds(row: Row) -> str:
-    """The seeds that a row's numbers stand for.
-
-    Args:
-        row: of a group.
-
-    Returns:
-        Such as "0, 1, 2"; "0 .. 9 (10)" for long lists.
-    """
+    """The seeds that a row's numbers stand for: "0, 1, 2", or "0 .. 9 (10)"."""
     numbers = sorted(run.seed for run in (row.finished or row.runs))
     if len(numbers) <= 5:
         return ", ".join(map(str, numbers))
@@ -92,19 +65,12 @@ def seeds(row: Row) -> str:
 
 
 def texts(row: Row) -> list[str]:
-    """A row as the cells of a table.
-
-    Args:
-        row: of a group.
-
-    Returns:
-        Label, seeds, the four accuracies of `HEADINGS`, the audits' verdict, notes.
-    """
+    """A row as the cells of a table: label, seeds, the accuracies of `HEADINGS`, audit, notes."""
     return [*_cells(row), audit_verdict(row) if row.finished else "-", notes(row)]
 
 
-def _cells(row: Row, plus_minus: str = "±") -> list[str]:
-    return [row.label, seeds(row), *(cell(row.values(*column), plus_minus) for column in COLUMNS)]
+def _cells(row: Row) -> list[str]:
+    return [row.label, seeds(row), *(cell(row.values(*column)) for column in COLUMNS)]
 
 
 def against_paper(row: Row) -> list[tuple[Published, float | None, float | None]]:
@@ -134,15 +100,22 @@ def paper_texts(row: Row) -> list[str]:
     return [f"{row.label}, paper", "-", *(number.text for number, _, _ in figures), "-", note]
 
 
+def summary_tables(groups: Iterable[Group]) -> list[tuple[str, Table]]:
+    """(title, table for a terminal) of each group; a column of notes only where there are any."""
+    tables = []
+    for group in groups:
+        rows = [cells for row in group.rows for cells in (texts(row), paper_texts(row)) if cells]
+        noted = any(cells[-1] for cells in rows)
+        heads = ["method", "seeds", *HEADINGS, "audit", *(["note"] if noted else [])]
+        table = Table(*heads, right=range(2, 2 + len(HEADINGS)), spare=_SPARE)
+        for cells in rows:
+            table.add(*(cells if noted else cells[:-1]))
+        tables.append((group.title, table))
+    return tables
+
+
 def markdown(groups: Sequence[Group]) -> str:
-    """One Markdown table a group.
-
-    Args:
-        groups: as `group_runs` gives them.
-
-    Returns:
-        The text of a file.
-    """
+    """One Markdown table a group."""
     lines = []
     for group in groups:
         table = Table("method", "seeds", *HEADINGS, "audit", "note", right=range(2, 2 + len(HEADINGS)))
@@ -154,14 +127,7 @@ def markdown(groups: Sequence[Group]) -> str:
 
 
 def latex(groups: Sequence[Group]) -> str:
-    """One booktabs table a group; a dagger marks robust accuracies that no audit has found reliable.
-
-    Args:
-        groups: as `group_runs` gives them.
-
-    Returns:
-        The text of a file.
-    """
+    """One booktabs table a group; a dagger marks robust accuracies that no audit has found reliable."""
     lines = ["% needs \\usepackage{booktabs}; daggers: robust accuracy not audited, or found suspicious"]
     for group in groups:
         lines += [
@@ -181,14 +147,7 @@ def latex(groups: Sequence[Group]) -> str:
 
 
 def comma_separated(groups: Sequence[Group]) -> str:
-    """All groups in one table for programs: fractions, means and deviations apart.
-
-    Args:
-        groups: as `group_runs` gives them.
-
-    Returns:
-        The text of a CSV file.
-    """
+    """All groups in one table for programs: fractions, means and deviations apart."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [f"{kind}_{part}" for kind, part in COLUMNS]

@@ -1,1 +1,1 @@
-"""Sharing: a run or a file becomes a ready model (`load`), a run becomes files for other programs (`export`)."""
+"""Ready models from runs and files (`load`), and files for other programs (`export`)."""

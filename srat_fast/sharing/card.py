@@ -1,11 +1,11 @@
-"""The model card: a run's record and what was exported enter, Markdown leaves. It states what was measured, no more."""
+"""The model card of an export: Markdown that states what was measured, no more."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from srat_fast.methods import METHODS
-from srat_fast.tables import Table, visible
+from srat_fast.tables import Table, percent, visible
 
 #: The card's name beside the exported files.
 CARD = "MODEL_CARD.md"
@@ -16,19 +16,7 @@ _WEIGHTS = {
 }
 
 
-def percent(value: float | None) -> str:
-    """A fraction for a table.
-
-    Args:
-        value: in [0, 1], or None where there was nothing to measure.
-
-    Returns:
-        Such as "63.11", or "-".
-    """
-    return "-" if value is None or value != value else f"{100 * value:.2f}"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
+def _table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     made = Table(*head)
     for row in rows:
@@ -42,17 +30,8 @@ def _shape(data: dict[str, Any]) -> str:
     return f"{data['imbalance']} imbalance, ratio {data['ratio']:g}"
 
 
-def verdicts(record: dict[str, Any], weights: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Every accuracy that was measured on the whole test set with these weights.
-
-    Args:
-        record: of the run.
-        weights: "last", "best" or "ema".
-
-    Returns:
-        (attack, images, accuracies) triples, first those of the run itself; later evaluations of the last epoch's
-        weights on the run's own images follow.
-    """
+def _accuracies(record: dict[str, Any], weights: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """(attack, images, accuracies) of these weights on the run's own test images, the run's own judgement first."""
     own = record if weights == "last" else record.get(weights, {})
     attack = record["recipe"]["eval_attack"]
     found = []
@@ -113,19 +92,7 @@ def model_card(
     normalised: bool,
     checked_on: list[str],
 ) -> str:
-    """The text of MODEL_CARD.md.
-
-    Args:
-        record: the run's record.json.
-        weights: "last", "best" or "ema".
-        files: of each export: "format", "title", "file", "bytes", "sha256", "difference", "snippet".
-        image: (channels, pixels).
-        normalised: whether the network normalises inside.
-        checked_on: the kinds of batches that the files were compared on.
-
-    Returns:
-        Markdown.
-    """
+    """The text of MODEL_CARD.md; `checked_on`: the kinds of batches on which the files were compared."""
     recipe = record["recipe"]
     data, optim, evaluated = recipe["data"], recipe["optim"], recipe["eval_attack"]
     channels, pixels = image
@@ -146,11 +113,11 @@ def model_card(
         *(f"{file['title']} (`{file['file']}`):\n\n```python\n{file['snippet']}\n```" for file in files),
         "## Accuracies",
         "Percent, fp32, eager, eval mode. Under: the half of the classes with the fewest training images.",
-        table(
+        _table(
             ["attack", "test images", "overall", "well", "under"],
             [
                 [name, images, *(percent(values.get(part)) for part in ("overall", "well", "under"))]
-                for name, images, values in verdicts(record, weights)
+                for name, images, values in _accuracies(record, weights)
             ],
         ),
         "## Audit",
@@ -158,11 +125,11 @@ def model_card(
         "## Data",
         f"{sum(counts)} training images of {data['name']}, {_shape(data)}; "
         f"SHA-256 of all images and labels: `{record['data_checksum']}`.",
-        table(
+        _table(
             ["class", "training images"], [[name, str(n)] for name, n in zip(classes, counts, strict=True)]
         ),
         "## Recipe",
-        table(
+        _table(
             ["", ""],
             [
                 ["method, seed", f"{recipe['method']}, {recipe['seed']}"],
@@ -185,7 +152,7 @@ def model_card(
         "## Files",
         f"Each was read back after writing and its logits compared with the run's on {' and '.join(checked_on)} "
         "batches.",
-        table(
+        _table(
             ["file", "format", "bytes", "SHA-256", "largest difference of a logit"],
             [
                 [

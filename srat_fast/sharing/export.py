@@ -1,4 +1,4 @@
-"""`srat-fast export`: a run enters; checked files for other programs and a model card leave, all of them or none."""
+"""`srat-fast export`: a run's model in files for other programs, each checked, with a card; all of them or none."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.split import load_split
-from srat_fast.errors import UserError, path_errors
+from srat_fast.errors import ExportFailure, UserError, path_errors
 from srat_fast.hardware import neutral
 from srat_fast.models.resnet import ResNet18
 from srat_fast.plugins import FOLDER, Plugins, copy_name, load_all, loaded
 from srat_fast.recipe import Recipe, recipe_from_dict, to_toml
 from srat_fast.record import RECORD, RunDirectory, write_atomically
 from srat_fast.sharing.card import CARD, model_card
-from srat_fast.sharing.compare import largest_difference
 from srat_fast.sharing.formats import FORMATS, Format, Source, parse_formats
 from srat_fast.sharing.load import load
 
 #: Images of each batch that the files are compared on.
 _BATCH = 16
+#: Largest difference of a logit, absolute, or relative to the largest logit where that is above 1.
+_TOLERANCE = 1e-5
 #: The recipe beside the card: not recipe.json, by which a directory is known to be a run.
 _RECIPE = "recipe.toml"
 #: Where files are until all of them are checked.
@@ -163,7 +165,7 @@ def _write(kind: Format, source: Source, folder: Path, batches: dict[str, Tensor
     path = folder / kind.file
     content = kind.content(source)
     _store(path, content)
-    difference = largest_difference(kind.name, source.model, kind.read(source, path), batches)
+    difference = _largest_difference(kind.name, source.model, kind.read(source, path), batches)
     return {
         "format": kind.name,
         "title": kind.title,
@@ -173,6 +175,31 @@ def _write(kind: Format, source: Source, folder: Path, batches: dict[str, Tensor
         "difference": difference,
         "snippet": kind.snippet(source),
     }
+
+
+def _largest_difference(
+    name: str, model: nn.Module, read: Callable[[Tensor], Tensor], batches: dict[str, Tensor]
+) -> float:
+    """How far a file's logits are from the run's, on every batch and on its first image alone."""
+    worst = 0.0
+    with torch.no_grad():
+        for what, images in batches.items():
+            for part in (images, images[:1]):
+                expected, found = model(part), read(part)
+                if found.shape != expected.shape:
+                    raise ExportFailure(
+                        f"{name}: logits of shape {list(found.shape)} where the run gives {list(expected.shape)} "
+                        f"on a {what} batch"
+                    )
+                difference = (found - expected).abs().max().item()
+                allowed = _TOLERANCE * max(1.0, expected.abs().max().item())
+                if not difference <= allowed:  # NaN is not
+                    raise ExportFailure(
+                        f"{name}: logits differ from the run's by {difference:.3g} on a {what} batch, "
+                        f"at most {allowed:.3g} is allowed; nothing was exported"
+                    )
+                worst = max(worst, difference)
+    return worst
 
 
 def _store(path: Path, content: bytes) -> None:

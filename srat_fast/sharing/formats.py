@@ -1,21 +1,28 @@
-"""The export formats as data: a network enters, a file's bytes leave; each file is read by its own kind of reader."""
+"""Formats of `srat-fast export`: how a network is written, and read back by the reader that the format's users have."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from srat_fast.errors import UserError
+from srat_fast.errors import MissingPackage, UserError
 from srat_fast.models.files import load_model, weights_bytes
-from srat_fast.models.resnet import ResNet18
-from srat_fast.sharing.onnx_import import check_onnx, onnx_bytes, read_onnx
-from srat_fast.sharing.zoo import NORMALISED, PLAIN, ZooResNet18, check_zoo, zoo_state
+from srat_fast.models.resnet import BasicBlock, ResNet18
+from srat_fast.record import MODEL
+
+#: The zoo's classes: module and name, without and with normalisation inside.
+PLAIN = ("robustbench.model_zoo.architectures.resnet", "ResNet")
+NORMALISED = ("robustbench.model_zoo.cifar10", "Modas2021PRIMEResNet18")
 
 
 @dataclass(frozen=True)
@@ -79,14 +86,7 @@ class _Logits(nn.Module):
 
 
 def program(source: Source) -> torch.export.ExportedProgram:
-    """The network as a torch.export program with a free batch size.
-
-    Args:
-        source: what is exported.
-
-    Returns:
-        images [B, C, H, W] -> logits [B, classes], without notes of where its source files lie.
-    """
+    """The network as a torch.export program with a free batch size, without notes of where its source files lie."""
     images = torch.zeros(2, source.channels, source.image_size, source.image_size)
     made = torch.export.export(
         _Logits(source.model).eval(), (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}}
@@ -94,6 +94,96 @@ def program(source: Source) -> torch.export.ExportedProgram:
     for node in made.graph.nodes:
         node.meta.pop("stack_trace", None)
     return made
+
+
+class ZooResNet18(nn.Module):
+    """RobustBench's CIFAR ResNet-18, written anew: 64 channels, 3-channel input, 4 x 4 average pooling of a 4 x 4 map.
+
+    Its class has no normalisation, and a network that normalises inside cannot be folded into it: the first convolution
+    pads the *normalised* image with zeros, and no convolution of the raw image does that at the border. Such a network
+    fits that zoo's `Modas2021PRIMEResNet18`, the same class with buffers `mu` and `sigma`.
+    """
+
+    mu: Tensor
+    sigma: Tensor
+
+    def __init__(self, classes: int, normalised: bool) -> None:
+        super().__init__()
+        self.normalised = normalised
+        if normalised:
+            self.register_buffer("mu", torch.zeros(1, 3, 1, 1))
+            self.register_buffer("sigma", torch.ones(1, 3, 1, 1))
+        self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1), BasicBlock(64, 64, 1))
+        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128, 1))
+        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1))
+        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
+        self.linear = nn.Linear(512, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits: [B, 3, 32, 32] in [0, 1] -> [B, classes]."""
+        if self.normalised:
+            x = (x - self.mu) / self.sigma
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.linear(functional.avg_pool2d(x, 4).flatten(1))
+
+
+def check_zoo(model: ResNet18, image_size: int) -> None:
+    """Refuse a network that the zoo's class cannot hold."""
+    width, channels = model.conv1.weight.shape[:2]
+    needs = [
+        (width == 64, f"model.width = 64, this run has {width}"),
+        (channels == 3, f"images with 3 channels, this run's have {channels}"),
+        (-(-image_size // 8) == 4, f"images of 32 pixels (25 to 32), this run's have {image_size}"),
+    ]
+    wrong = [text for right, text in needs if not right]
+    if wrong:
+        raise UserError("--format", f"RobustBench's ResNet-18 needs {'; '.join(wrong)}", "robustbench")
+
+
+def zoo_state(model: ResNet18) -> dict[str, Tensor]:
+    """The state dict under the zoo's names, without the projection head, which plays no part in logits."""
+    renamed = {"mean": "mu", "std": "sigma"}
+    return {
+        renamed.get(name, name): tensor.detach().cpu().contiguous().clone()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("projection.")
+    }
+
+
+def check_onnx() -> None:
+    """Say what torch's exporter (onnx, onnxscript) or the check of the file (onnxruntime) lacks, before any work."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise MissingPackage(package, "--format onnx", "pip install 'srat-fast[onnx]'") from None
+
+
+def onnx_bytes(program: torch.export.ExportedProgram) -> bytes:
+    """A program as one ONNX file with the input `images`, the output `logits` and a free batch size."""
+    import onnx
+
+    with warnings.catch_warnings():
+        # torch's exporter calls a deprecated function of torch
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        made = torch.onnx.export(
+            program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+        )
+    assert made is not None
+    model: Any = made.model_proto
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    """Images -> logits of the file in its own runtime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 def _always(source: Source) -> None:
@@ -147,12 +237,12 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             "safetensors",
-            "model.safetensors",
+            MODEL,
             "tensors, projection head included",
             _always,
             lambda source: weights_bytes(source.model.state_dict(), source.metadata),
             lambda source, path: load_model(path),
-            _plain_snippet("import srat_fast", 'model = srat_fast.load("model.safetensors")'),
+            _plain_snippet("import srat_fast", f'model = srat_fast.load("{MODEL}")'),
         ),
         Format(
             "torch-export",
@@ -180,17 +270,7 @@ FORMATS: dict[str, Format] = {
 
 
 def parse_formats(names: str) -> list[Format]:
-    """What `--format` stands for.
-
-    Args:
-        names: comma-separated, or "all".
-
-    Returns:
-        The formats, each once, in the order given.
-
-    Raises:
-        UserError: an unknown name.
-    """
+    """The formats of `--format`, comma-separated or "all", each once."""
     if not isinstance(names, str):
         raise UserError("--format", f"all, or some of {', '.join(FORMATS)}, separated by commas", names)
     wanted = list(FORMATS) if names.strip() == "all" else [name.strip() for name in names.split(",")]

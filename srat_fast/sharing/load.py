@@ -1,4 +1,4 @@
-"""A ready model from whatever there is: a run directory, a weights file or an exported file enters, a module leaves."""
+"""`srat_fast.load`: a ready model from a run, an export or a weights file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from srat_fast.models.files import model_from_bytes, model_from_state
 from srat_fast.models.foreign import load_foreign
 from srat_fast.models.resnet import ResNet18
 from srat_fast.plugins import Plugins, load_all
-from srat_fast.record import RECIPE, WEIGHTS, RunDirectory
+from srat_fast.record import MODEL, RECIPE, WEIGHTS, RunDirectory
+from srat_fast.sharing.formats import FORMATS
 
 _ABSENT = {
     "best": "it was trained without data.val_fraction",
@@ -26,11 +27,7 @@ _RENAMED = {"mu": "mean", "sigma": "std"}
 
 
 class Program(nn.Module):
-    """A torch.export program as a module: it knows eval mode only, as it was exported in it.
-
-    Args:
-        program: as `ExportedProgram.module()` gives it.
-    """
+    """A torch.export program as a module: it knows eval mode only, as it was exported in it."""
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
@@ -38,17 +35,7 @@ class Program(nn.Module):
         self.training = False
 
     def train(self, mode: bool = True) -> Program:
-        """Nothing to do for eval mode.
-
-        Args:
-            mode: False; an exported program cannot be trained.
-
-        Returns:
-            Itself.
-
-        Raises:
-            UserError: for True.
-        """
+        """Nothing to do for eval mode."""
         if mode:
             raise UserError("", "an exported program knows eval mode only; load the run to train it further")
         return self
@@ -121,7 +108,7 @@ def _file_of(path: Path, weights: str) -> Path:
             reason = _ABSENT.get(weights, "it is not finished")
             raise UserError("weights", f"the run {path} kept no such weights: {reason}", weights)
         return file
-    exported = [path / f"model{suffix}" for suffix in (".safetensors", ".pt", ".pt2", ".onnx")]
+    exported = [path / name for name in (MODEL, *(kind.file for kind in FORMATS.values()))]
     found = next((file for file in exported if file.is_file()), None)
     if found is None:
         raise UserError("path", f"is neither a run (no {RECIPE}) nor an export (no model.*)", str(path))

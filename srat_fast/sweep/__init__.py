@@ -1,1 +1,1 @@
-"""Sweeps: a spec enters; many trained runs and a table with their statistics leave."""
+"""Sweeps: many runs from one spec, run under claims, retried, and summed up in a table."""

@@ -1,4 +1,4 @@
-"""A trial's process: `python -m srat_fast.sweep.child PARENT ARGS...` is `srat-fast ARGS...` that ends with its driver.
+"""Entry point of a trial's process: `python -m srat_fast.sweep.child PARENT ARGS...` is `srat-fast ARGS...`.
 
 When the driver dies (SIGKILL too) the kernel sends SIGTERM, on which `train` saves and exits; so no trial goes on
 unwatched and the next driver resumes it. Where the kernel does not offer that (not Linux), a thread looks after the
@@ -8,22 +8,25 @@ parent.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
-import runpy
 import signal
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from srat_fast.errors import UserError, failure_of
+from srat_fast.sweep.outcome import FAILURE_CODES
 
 _PR_SET_PDEATHSIG = 1
 
 
 def end_with(parent: int) -> None:
-    """Have this process terminated when its parent dies.
-
-    Args:
-        parent: the driver's process id; if it is not the parent any more, this process ends at once.
-    """
+    """Have this process terminated when its parent dies; at once where it has died already."""
     if sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) == 0:
         watch = False
     else:
@@ -40,16 +43,38 @@ def _watch(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main() -> None:
-    """Run the command named on the command line under its driver's eye."""
-    end_with(int(sys.argv[1]))
-    if sys.argv[2] == "prepare":
-        from srat_fast.sweep.prepare import prepare
+def load_data(recipe: Path) -> None:
+    """Load the data set of a recipe file once, so that trials find it downloaded, checked and cached."""
+    from srat_fast.data.split import load_split
+    from srat_fast.recipe import build_recipe
 
-        prepare(sys.argv[3:])
+    try:
+        load_split(build_recipe(str(recipe)).resolve())
+    except UserError as error:
+        print(f"error: {error.line()}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextmanager
+def failure_codes() -> Iterator[None]:
+    """An error that nobody caught ends the process with the exit code of its kind."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(FAILURE_CODES.get(failure_of(error), 1))
+
+
+def main() -> None:
+    """Run the command named on the command line, or load a data set."""
+    end_with(int(sys.argv[1]))
+    if sys.argv[2] == "load-data":
+        load_data(Path(sys.argv[3]))
     else:
         sys.argv[:] = ["srat-fast", *sys.argv[2:]]
-        runpy.run_module("srat_fast", run_name="__main__")
+        with failure_codes():
+            program = importlib.import_module("srat_fast.cli")  # it lies above: run, not built upon
+            program.main(codes=FAILURE_CODES)
 
 
 if __name__ == "__main__":

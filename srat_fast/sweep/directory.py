@@ -1,9 +1,10 @@
-"""A sweep on disk: a plan enters; plan.json, one small state file a trial, run directories and logs leave."""
+"""Directory of a sweep: plan.json, a state file per trial, run directories and logs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from srat_fast.data.cache import exclusive
 from srat_fast.errors import UserError
 from srat_fast.recipe import to_toml
 from srat_fast.record import RECORD, plain_json, write_atomically
+from srat_fast.sweep.claims import Claims
 from srat_fast.sweep.plan import Plan, Trial, make_plan, suggested
 from srat_fast.sweep.spec import Spec
 
@@ -19,12 +21,7 @@ _FORMAT = 1
 
 
 class SweepDirectory:
-    """The files of one sweep.
-
-    Args:
-        path: its directory.
-        plan: its runs.
-    """
+    """The files of one sweep."""
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path, self.plan = path, plan
@@ -32,17 +29,7 @@ class SweepDirectory:
 
     @classmethod
     def open(cls, path: Path) -> SweepDirectory:
-        """An existing sweep.
-
-        Args:
-            path: its directory.
-
-        Returns:
-            The sweep.
-
-        Raises:
-            UserError: there is none, or its plan is damaged or of another version.
-        """
+        """The sweep in a directory."""
         try:
             content = json.loads((path / PLAN).read_text(encoding="utf-8"))
             if content["format"] != _FORMAT:
@@ -58,20 +45,7 @@ class SweepDirectory:
 
     @classmethod
     def create(cls, path: Path, spec: Spec, source: str, *, other_code: bool = False) -> SweepDirectory:
-        """The sweep of a spec: new, or the one that is there, with the runs that the spec has now in addition.
-
-        Args:
-            path: its directory; made if needed.
-            spec: as read.
-            source: the spec's path, for messages.
-            other_code: go on with the runs of a plan that other code made.
-
-        Returns:
-            The sweep.
-
-        Raises:
-            UserError: the directory cannot be written, or holds a sweep that the spec does not continue.
-        """
+        """The sweep of a spec: new, or the one that is there with the runs that the spec now has in addition."""
         plan = make_plan(spec, source)  # a bad spec leaves nothing behind
         try:
             if path.is_dir() and any(path.iterdir()) and not (path / PLAN).exists():
@@ -91,18 +65,7 @@ class SweepDirectory:
         return sweep
 
     def append(self, values: dict[str, Any]) -> Trial:
-        """Add a search's suggestion to the plan.
-
-        Args:
-            values: dotted field -> value.
-
-        Returns:
-            Its trial: the one that is there already where the same was suggested before.
-
-        Raises:
-            UserError: the values contradict each other.
-            OSError: the plan cannot be written.
-        """
+        """Add a search's suggestion to the plan; a suggestion that was made before is the trial that is there."""
         fields, trial = suggested(self.plan, values)
         if trial.id in self.by_id:
             return self.by_id[trial.id]
@@ -133,63 +96,25 @@ class SweepDirectory:
         return plan
 
     def run(self, trial: Trial) -> Path:
-        """A trial's run directory.
-
-        Args:
-            trial: of this sweep.
-
-        Returns:
-            Its path, there or not.
-        """
+        """A trial's run directory."""
         return self.path / "runs" / trial.name
 
     def log(self, trial: Trial) -> Path:
-        """What a trial printed, all attempts after one another.
-
-        Args:
-            trial: of this sweep.
-
-        Returns:
-            Its path, there or not.
-        """
+        """What a trial printed, all attempts after one another."""
         return self.path / "logs" / f"{trial.id}.txt"
 
     def write_recipe(self, trial: Trial) -> Path:
-        """The recipe that a trial's process reads.
-
-        Args:
-            trial: of this sweep.
-
-        Returns:
-            The file.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """The recipe that a trial's process reads."""
         path = self.path / "recipes" / f"{trial.id}.toml"
         write_atomically(path, to_toml(self.plan.recipe(trial)).encode())
         return path
 
     def state_path(self, trial: Trial) -> Path:
-        """Where a trial's state lies.
-
-        Args:
-            trial: of this sweep.
-
-        Returns:
-            Its path, there or not.
-        """
+        """Where a trial's state lies."""
         return self.path / "state" / f"{trial.id}.json"
 
     def state(self, trial: Trial) -> dict[str, Any]:
-        """What the drivers know of a trial.
-
-        Args:
-            trial: of this sweep.
-
-        Returns:
-            {"status", "attempts", ...}; {"status": "queued", "attempts": []} for one that was never started.
-        """
+        """What the drivers know of a trial; queued, without attempts, where nothing or nothing whole is written."""
         try:
             with open(self.state_path(trial), "rb") as file:
                 state = json.loads(file.read())
@@ -199,27 +124,12 @@ class SweepDirectory:
         return state if whole else {"status": "queued", "attempts": []}
 
     def write_state(self, trial: Trial, state: dict[str, Any]) -> None:
-        """Keep what is known of a trial; its claim's holder does.
-
-        Args:
-            trial: of this sweep.
-            state: plain values.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Keep what is known of a trial; its claim's holder does."""
         text = json.dumps(plain_json(state), allow_nan=False)
         write_atomically(self.state_path(trial), text.encode())
 
     def record(self, trial: Trial) -> dict[str, Any] | None:
-        """A trial's record.
-
-        Args:
-            trial: of this sweep.
-
-        Returns:
-            The content of record.json; None where there is none, or half of one.
-        """
+        """A trial's record.json; None where there is none, or half of one."""
         try:
             record = json.loads((self.run(trial) / RECORD).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -280,3 +190,46 @@ def _difference(old: Plan, trial: Trial, new: Plan) -> str:
         if best is None or len(names) < len(best):
             best = [f"{n}: {mine.get(n, 'default')} there, {theirs.get(n, 'default')} here" for n in names]
     return f" ({'; '.join(best[:3])})" if best else " (seeds differ)"
+
+
+def _chosen(sweep: SweepDirectory, wanted: list[str]) -> list[Trial]:
+    trials = []
+    for text in wanted:
+        found = sweep.by_id.get(text)
+        if found is None and text.isdecimal() and int(text) < len(sweep.plan.trials):
+            found = sweep.plan.trials[int(text)]
+        if found is None:
+            raise UserError("TRIAL", "an id or an index of this sweep (sweep status --all)", text)
+        trials.append(found)
+    return trials
+
+
+def requeue(directory: Path, wanted: list[str], fresh: bool) -> list[str]:
+    """Queue trials (ids or indices; none for all failed ones) again, `fresh` from their first epoch; a line each."""
+    sweep = SweepDirectory.open(directory)
+    claims = Claims(directory / "claims")
+    lines = []
+    trials = _chosen(sweep, wanted) or [t for t in sweep.plan.trials if sweep.state(t)["status"] == "failed"]
+    try:
+        for trial in trials:
+            if claims.take(trial.id) is None:
+                raise UserError("TRIAL", "is running", trial.name)
+            state = sweep.state(trial)
+            record = sweep.record(trial)
+            if record is not None and record.get("status") == "finished" and not fresh:
+                lines.append(f"{trial.name} is finished; --fresh runs it again")
+                continue
+            if fresh and sweep.run(trial).exists():
+                aside = sweep.path / "aside"
+                aside.mkdir(exist_ok=True)
+                number = sum(entry.name.startswith(trial.name) for entry in aside.iterdir())
+                moved = aside / f"{trial.name}.{number}"
+                os.replace(sweep.run(trial), moved)
+                if (moved / RECORD).exists():  # a report over the sweep must not count it
+                    os.replace(moved / RECORD, moved / f"{RECORD}.old")
+            earlier = [*state.get("earlier", []), *state["attempts"]]
+            sweep.write_state(trial, {"status": "queued", "attempts": [], "earlier": earlier})
+            lines.append(f"{trial.name} is queued again")
+    finally:
+        claims.close()
+    return lines or ["no trial has failed"]

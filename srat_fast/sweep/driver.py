@@ -1,4 +1,4 @@
-"""What every engine does around its trials: a sweep enters; claimed trials leave, verdicts come back."""
+"""Driver of a sweep, under every engine: the queue of its trials, their claims, retries, pauses and counts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from srat_fast.errors import is_full
-from srat_fast.sweep.claim import Claims
+from srat_fast.sweep.claims import Claims
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.estimate import estimate
-from srat_fast.sweep.orphans import still_running
-from srat_fast.sweep.outcome import Verdict
-from srat_fast.sweep.plan import Trial
-from srat_fast.sweep.process import TrialProcess, finished_fields
-from srat_fast.sweep.status import read_status
-from srat_fast.sweep.view import Running, Snapshot, SweepView
+from srat_fast.sweep.outcome import Action
+from srat_fast.sweep.plan import Trial, estimate
+from srat_fast.sweep.process import TrialProcess, finished_fields, still_running
+from srat_fast.sweep.status import Running, Snapshot, SweepView, read_status
 from srat_fast.training.stops import CODES, HANGUP, handled
 
 #: Exit codes of a sweep besides 0 (all done), 2 (bad input), 129, 130 and 143 (stopped).
@@ -31,17 +28,13 @@ _ELSEWHERE = 1.0
 
 @dataclass(frozen=True)
 class Options:
-    """How an engine treats its trials.
+    """How an engine treats its trials."""
 
-    Attributes:
-        stall: seconds without progress after which a trial is stopped and tried again; None for never.
-        min_free: bytes that stay free on the sweep's disk; below, the sweep pauses before it starts another trial.
-        images_per_second: for the first estimate.
-    """
-
+    #: seconds without progress after which a trial is stopped and tried again; None for never
     stall: float | None = None
+    #: bytes of the sweep's disk that stay free; below, it pauses before it starts another trial
     min_free: int = 100 * 2**20
-    images_per_second: float | None = None
+    images_per_second: float | None = None  # for the first estimate
 
 
 class Stop:
@@ -53,12 +46,7 @@ class Stop:
         self._hung_up = -HANGUP
 
     def note(self, number: int, frame: Any) -> None:
-        """A signal's handler.
-
-        Args:
-            number: of the signal.
-            frame: not used.
-        """
+        """Signal handler; SIGHUPs within `HANGUP` seconds are one."""
         now = time.monotonic()
         if number == signal.SIGHUP:
             again, self._hung_up = now - self._hung_up < HANGUP, now
@@ -75,11 +63,7 @@ class Stop:
 
 @contextmanager
 def stopped_by_signals(stop: Stop) -> Iterator[None]:
-    """SIGINT, SIGTERM, SIGHUP and SIGUSR1 (a batch system's warning) are noted in `stop`, and end nothing themselves.
-
-    Args:
-        stop: told of each.
-    """
+    """SIGINT, SIGTERM, SIGHUP and SIGUSR1 (a batch system's warning) are noted in `stop`, and end nothing."""
     before = {number: signal.signal(number, stop.note) for number in handled()}
     try:
         yield
@@ -89,14 +73,7 @@ def stopped_by_signals(stop: Stop) -> Iterator[None]:
 
 
 class Driver:
-    """The queue of a sweep, under claims, and its counts.
-
-    Args:
-        sweep: what to run.
-        view: told of everything.
-        options: how.
-        only: the trials to run; None for all.
-    """
+    """The queue of a sweep, under claims, and its counts."""
 
     def __init__(
         self, sweep: SweepDirectory, view: SweepView, options: Options, only: list[Trial] | None = None
@@ -125,14 +102,7 @@ class Driver:
         return not self.ending and bool(self.queue or self.elsewhere)
 
     def next_trial(self) -> Trial | None:
-        """Claim the next trial that is not done and that nobody runs.
-
-        Returns:
-            The trial, whose claim is held until `settle`; None where there is none just now.
-
-        Raises:
-            OSError: the file system refuses; a full disk pauses the sweep instead.
-        """
+        """Claim the next trial that is not done and that nobody runs; None where there is none just now."""
         if not self.queue and self.elsewhere and time.monotonic() - self._looked > _ELSEWHERE:
             self._looked = time.monotonic()
             self.queue, self.elsewhere = self.elsewhere, deque()
@@ -150,7 +120,7 @@ class Driver:
                     self.claims.release(trial.id)
             except OSError as error:
                 self.queue.appendleft(trial)
-                self.disk(error)
+                self.disk_error(error)
         return None
 
     def _to_run(self, trial: Trial) -> bool:
@@ -181,86 +151,52 @@ class Driver:
         return True
 
     def watch(self, process: TrialProcess) -> None:
-        """A look at a running trial, every few seconds: where a search stops hopeless ones; a plain sweep does not.
+        """A look at a running trial, every few seconds; a search prunes here."""
 
-        Args:
-            process: of a running trial.
-        """
-
-    def settle(self, trial: Trial, verdict: Verdict | None, state: dict[str, Any]) -> None:
-        """Count a trial's end and give its claim back.
-
-        Args:
-            trial: as `next_trial` gave it.
-            verdict: what follows; None where that could not be written down, so that it must run again.
-            state: of the trial.
-        """
+    def settle(self, trial: Trial, action: Action | None, state: dict[str, Any]) -> None:
+        """Count a trial's end and give its claim back; None (its end could not be written) queues it again."""
         self.claims.release(trial.id)
-        if verdict is None:
+        if action is None:
             self.queue.append(trial)
-        elif verdict.status == "done":
+        elif action.status == "done":
             self.done += 1
             seconds = float(state.get("seconds") or 0)
             self.finished.append((trial, seconds))
             self.view.line(f"done: {trial.name} ({seconds:.0f} s)")
-        elif verdict.status == "failed":
+        elif action.status == "failed":
             self.failed += 1
-            self.view.line(f"failed: {trial.name}: {verdict.reason}")
-        elif verdict.status == "pruned":
+            self.view.line(f"failed: {trial.name}: {action.reason}")
+        elif action.status == "pruned":
             self.pruned += 1
             self.view.line(f"stopped early: {trial.name}")
         else:
             self.queue.append(trial)
-            if verdict.status == "retry":
-                self.view.line(f"again later: {trial.name}: {verdict.reason}")
-            if verdict.pause:
-                self.pause(verdict.reason)
+            if action.status == "retry":
+                self.view.line(f"again later: {trial.name}: {action.reason}")
+            if action.pause:
+                self.pause(action.reason)
 
     def pause(self, reason: str) -> None:
-        """Start nothing more, end what runs, and say why.
-
-        Args:
-            reason: in words; the first one counts.
-        """
+        """Start nothing more, end what runs, and say why."""
         free = shutil.disk_usage(self.sweep.path).free
         self.paused = (
             self.paused or f"{reason} ({free / 2**20:,.0f} MiB free at {self.sweep.path}); free some space"
         )
 
-    def disk(self, error: OSError) -> None:
-        """Pause if the disk is full.
-
-        Args:
-            error: as the system gave it.
-
-        Raises:
-            OSError: it is another one.
-        """
+    def disk_error(self, error: OSError) -> None:
+        """Pause if the disk is full; any other error is raised again."""
         if not is_full(error):
             raise error
         self.pause("the disk is full")
 
     def snapshot(self, running: list[Running], trials: list[Trial], slots: int) -> Snapshot:
-        """How far the sweep is.
-
-        Args:
-            running: this driver's trials.
-            trials: the same, as the plan has them.
-            slots: trials at a time.
-
-        Returns:
-            Counts and an estimate for the rest.
-        """
+        """How far the sweep is; `trials` are the running ones, as the plan has them."""
         waiting = [*self.queue, *self.elsewhere]
         left = estimate([*waiting, *trials], slots, self.finished, self.options.images_per_second)
         return Snapshot(self.done + self.pruned, self.failed, len(waiting), running, left)
 
     def exit_code(self) -> int:
-        """How the sweep ended, said in a line where it did not run through.
-
-        Returns:
-            0 all done, 1 some failed, 3 paused, 129, 130 or 143 stopped.
-        """
+        """0 all done, 1 some failed, 3 paused (said in a line), 129, 130 or 143 stopped."""
         if self.stop.code is not None:
             return self.stop.code
         if self.paused:

@@ -1,33 +1,127 @@
-"""The local engine: a sweep and slots enter; every trial finished, or failed with its reason, leaves."""
+"""Local engine: trials as processes on this machine's GPUs and CPU cores."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
-from srat_fast.sweep.claim import BEAT
+from srat_fast.errors import UserError
+from srat_fast.sweep.claims import BEAT, Claims
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.driver import Driver, Options, stopped_by_signals
+from srat_fast.sweep.driver import SOME_FAILED, Driver, Options, stopped_by_signals
 from srat_fast.sweep.plan import Trial
-from srat_fast.sweep.process import TrialProcess, child_environment
-from srat_fast.sweep.slots import Slot
-from srat_fast.sweep.view import Running, Snapshot, SweepView
+from srat_fast.sweep.process import TrialProcess, cache_data, child_environment
+from srat_fast.sweep.status import Running, Snapshot, SweepView
 
+#: The driver's list of GPUs, and where their device nodes are.
+_DRIVER, _DEVICES = Path("/proc/driver/nvidia/gpus"), Path("/dev")
+#: Memory that a trial on a CPU is given credit for: torch itself and a ResNet-18 of width 64 with its activations.
+_CPU_TRIAL_BYTES = 2 * 2**30
 _POLL = 0.02
 #: Seconds that trials have for saving when the sweep is stopped.
 _GRACE = 120.0
 
 
-class LocalEngine:
-    """One process a trial, as many at a time as there are slots.
+@dataclass
+class Slot:
+    """Room for one trial at a time."""
 
-    Args:
-        sweep: what to run.
-        slots: where.
-        view: told of everything.
-        options: how.
-        only: the trials to run; None for all.
-        driver: the queue; None for the plan's trials.
-    """
+    gpu: str | None  # as CUDA_VISIBLE_DEVICES names it; None on the CPU
+    threads: int | None  # OMP_NUM_THREADS of its trials; None on a GPU
+    share: int  # slots of this processor, itself included
+    name: str  # in words
+
+
+def visible_gpus() -> list[str]:
+    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; CUDA, asked, would keep memory on each."""
+    count = _gpus_there()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return [str(index) for index in range(count)]
+    return [name.strip() for name in chosen.split(",") if name.strip()] if count else []
+
+
+def _gpus_there() -> int:
+    """How many GPUs there are: by the driver's list (containers may hide it), device nodes or nvidia-smi."""
+    if _DRIVER.is_dir() and (listed := len(list(_DRIVER.iterdir()))):
+        return listed
+    if nodes := [node for node in _DEVICES.glob("nvidia*") if re.fullmatch(r"nvidia\d+", node.name)]:
+        return len(nodes)
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    try:
+        said = subprocess.run(
+            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in said.stdout.splitlines())
+
+
+def mps_is_running() -> bool:
+    """Whether NVIDIA's multi-process service runs: trials on one GPU then share it truly, not in turns."""
+    return (Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")) / "control").exists()
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _default_cpu_slots() -> int:
+    """A core each, as long as the memory lasts: small networks gain little from a second thread."""
+    try:
+        line = next(
+            line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
+        )
+        room = int(line.split()[1]) * 1024 // _CPU_TRIAL_BYTES
+    except (OSError, StopIteration, ValueError):
+        room = 1
+    return max(1, min(cores(), room))
+
+
+def make_slots(
+    devices: set[str], gpus: str | None = None, slots_per_gpu: int | None = None, cpu_slots: int | None = None
+) -> list[Slot]:
+    """The slots of this machine: `gpus` such as "0,2" or "none" (None: all visible), else CPU cores."""
+    for option, value in (("--slots-per-gpu", slots_per_gpu), ("--cpu-slots", cpu_slots)):
+        if value is not None and value < 1:
+            raise UserError(option, "an integer >= 1", value)
+    there = visible_gpus()
+    wanted = there if gpus is None else [] if gpus == "none" else [name.strip() for name in gpus.split(",")]
+    unknown = [name for name in wanted if name not in there]
+    if unknown:
+        raise UserError("--gpus", f"visible here: {', '.join(there) or 'none'}", gpus)
+    if devices == {"cpu"}:
+        if gpus not in (None, "none"):
+            raise UserError("--gpus", "every run of this sweep has run.device = cpu", gpus)
+        wanted = []
+    if not wanted and "cuda" in devices:
+        raise UserError("run.device", "this machine has no GPU for it; auto or cpu", "cuda")
+    if wanted and "cpu" in devices:
+        raise UserError(
+            "run.device", "runs on the CPU and runs on a GPU need a sweep each; or give --gpus none", "cpu"
+        )
+    if wanted:
+        if cpu_slots is not None:
+            raise UserError("--cpu-slots", "the trials run on GPUs; --gpus none for the CPU", cpu_slots)
+        share = slots_per_gpu or 1
+        return [Slot(gpu, None, share, f"gpu {gpu}.{k}") for k in range(share) for gpu in wanted]
+    if slots_per_gpu is not None:
+        raise UserError(
+            "--slots-per-gpu", "no trial runs on a GPU; --cpu-slots N is for the CPU", slots_per_gpu
+        )
+    count = cpu_slots or _default_cpu_slots()
+    return [Slot(None, max(1, cores() // count), count, f"cpu {k}") for k in range(count)]
+
+
+class LocalEngine:
+    """One process per trial, as many at a time as there are slots."""
 
     def __init__(
         self,
@@ -45,11 +139,7 @@ class LocalEngine:
         self._looked = self._touched = self._stopping = 0.0
 
     def run(self) -> int:
-        """Run until nothing is left, or until a signal or a full disk.
-
-        Returns:
-            The exit code: 0 all done, 1 some failed, 3 paused, 129, 130 or 143 stopped.
-        """
+        """Run until nothing is left, a signal comes or the disk is full; the exit code."""
         driver = self.driver
         with stopped_by_signals(driver.stop):
             try:
@@ -91,9 +181,8 @@ class LocalEngine:
         for number, process in list(self.running.items()):
             if touch:
                 process.beat()
-            if look and self.driver.claims.lost(
-                process.trial.id
-            ):  # this host slept; another driver has the trial
+            # this host slept, and another driver has the trial
+            if look and self.driver.claims.lost(process.trial.id):
                 process.asked = True
                 process.kill()
             elif look:
@@ -102,14 +191,14 @@ class LocalEngine:
                     process.check_progress(stall)
             if process.process.poll() is None:
                 continue
-            verdict = None
+            action = None
             try:
-                verdict = process.finish()
+                action = process.finish()
             except OSError as error:
-                self.driver.disk(error)
+                self.driver.disk_error(error)
             del self.running[number]
-            self.driver.settle(process.trial, verdict, process.state)
-            if verdict is not None and process.state["attempts"][-1]["kind"] == "memory":
+            self.driver.settle(process.trial, action, process.state)
+            if action is not None and process.state["attempts"][-1]["kind"] == "memory":
                 self._fewer(self.slots[number].gpu)
 
     def _fewer(self, gpu: str | None) -> None:
@@ -134,17 +223,32 @@ class LocalEngine:
                 self.running[number] = TrialProcess(self.sweep, trial, environment, slot.name, alone)
             except OSError as error:
                 self.driver.settle(trial, None, {})
-                self.driver.disk(error)
+                self.driver.disk_error(error)
 
     def snapshot(self) -> Snapshot:
-        """How far it is.
-
-        Returns:
-            The counts, the running trials and an estimate for the rest.
-        """
+        """Counts, running trials and an estimate for the rest."""
         processes = list(self.running.values())
         running = [
             Running(p.trial.name, p.where, p.started, p.images_per_second(), len(p.state["attempts"]) + 1)
             for p in processes
         ]
         return self.driver.snapshot(running, [p.trial for p in processes], sum(self.limit.values()))
+
+
+def run_one(sweep: SweepDirectory, index: int, view: SweepView) -> int:
+    """Run the trial with an index, on the first visible GPU, else on all CPU cores."""
+    if not 0 <= index < len(sweep.plan.trials):
+        raise UserError("INDEX", f"0 to {len(sweep.plan.trials) - 1} are in this sweep", index)
+    trial = sweep.plan.trials[index]
+    holder = Claims(sweep.path / "claims").holder(trial.id)
+    if holder is not None:
+        driver = holder["driver"]
+        who = f"{driver['host'].partition(':')[0]}, process {driver['pid']}" if driver else "another process"
+        raise UserError("INDEX", f"{trial.name} is being run by {who}", index)
+    gpus = visible_gpus() if str(sweep.plan.recipe(trial).run.device) != "cpu" else []
+    slot = Slot(gpus[0], None, 1, f"gpu {gpus[0]}") if gpus else Slot(None, cores(), 1, "cpu")
+    cache_data(sweep, [trial], view.line)
+    code = LocalEngine(sweep, [slot], view, Options(), only=[trial]).run()
+    if code in (0, SOME_FAILED):  # of this trial, whatever became of the others
+        return SOME_FAILED if sweep.state(trial)["status"] == "failed" else 0
+    return code

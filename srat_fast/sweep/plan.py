@@ -1,104 +1,106 @@
-"""From a spec to its runs: cells and seeds enter; trials with an id, a name and an amount of work leave."""
+"""Plan of a sweep: every cell of a spec checked, its trials with their identities, work and expected time."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import re
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import srat_fast
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.data.verify import expanded
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
 from srat_fast.methods import METHODS
 from srat_fast.recipe import FIELDS, Recipe, load_fields
-from srat_fast.sweep.identity import code_version, run_identity
-from srat_fast.sweep.space import check_search
-from srat_fast.sweep.spec import BadSpec, Spec
+from srat_fast.sweep.spec import BadSpec, Spec, check_search
 
 #: Fields that a run's name says in its own way.
 _NAMED = ("method", "data.name", "data.imbalance", "data.ratio", "data.root")
+#: Rooms of the package whose code decides no number of a run.
+_SILENT = ("cli", "sweep", "report", "figures", "sharing", "theory", "published.py")
+_DIGITS = 12
+
+
+@functools.cache
+def code_version() -> str:
+    """Package version and a hash over the sources that decide a run's numbers."""
+    package = Path(srat_fast.__file__).parent
+    places = (package.parent / "srat_kernels", package.parent / "kernels" / "srat_kernels")
+    kernels = [directory for directory in places if directory.is_dir()]
+    digest = hashlib.sha256()
+    for root in (package, *kernels):
+        for path in sorted(root.rglob("*.py")):
+            relative = path.relative_to(root)
+            if root is not package or relative.parts[0] not in _SILENT:
+                digest.update(f"{relative}\0".encode() + path.read_bytes())
+    return f"{srat_fast.__version__}+{digest.hexdigest()[:8]}"
+
+
+@functools.cache
+def data_identity(name: str, root: str) -> str:
+    """Fingerprint of the names and sizes of one's own image files; "" for sets with a fixed content."""
+    path = expanded("data.root", root)
+    if name == "folder" and path.is_dir():
+        files = [p for p in path.rglob("*") if p.is_file()]
+    elif path.is_file():
+        files = [path]
+    else:
+        return ""
+    listing = sorted(f"{p.relative_to(path.parent)}\0{p.stat().st_size}" for p in files)
+    content = "\n".join(listing).encode(errors="surrogateescape")  # names are bytes
+    return hashlib.sha256(content).hexdigest()[:_DIGITS]
+
+
+def run_identity(recipe: Recipe, code: str) -> str:
+    """The id of a run: 12 hex digits over recipe, data and code."""
+    text = f"{recipe.fingerprint()}\0{data_identity(recipe.data.name, recipe.data.root)}\0{code}"
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Attributes:
-        index: position in the plan, from 0; it never changes.
-        id: fingerprint of recipe, data and code.
-        name: of its directory: what it is in words, then the id.
-        cell: which cell of the plan.
-        seed: of the run.
-        work: training work in FLOP, as `srat_fast.sweep.estimate` counts it.
-        images: training images over all epochs.
-    """
-
-    index: int
-    id: str
-    name: str
-    cell: int
-    seed: int
-    work: float
-    images: int
+    index: int  # position in the plan, from 0; it never changes
+    id: str  # fingerprint of recipe, data and code
+    name: str  # of its directory: what it is in words, then the id
+    cell: int  # which cell of the plan
+    seed: int  # of the run
+    work: float  # training work in FLOP, as `work_of` counts it
+    images: int  # training images over all epochs
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a sweep.
+    """All runs of a sweep."""
 
-    Attributes:
-        title: in words.
-        code: version of the code that the ids were made with.
-        axes: fields in which cells differ.
-        cells: dotted fields of each cell as the spec has them.
-        recipes: dotted fields of each cell's recipe, complete but for the seed.
-        trials: the runs.
-        baseline: method that the table compares with.
-        retries: how often a failed trial is tried again.
-        notes: lines for the user.
-        search: settings of a search, whose trials are appended as it goes; None for a plan that is whole.
-        published: data set whose published numbers stand beside; None for the runs' own.
-    """
-
-    title: str
-    code: str
-    axes: list[str]
-    cells: list[dict[str, Any]]
-    recipes: list[dict[str, Any]]
-    trials: list[Trial]
-    baseline: str | None
-    retries: int
-    notes: list[str]
+    title: str  # in words
+    code: str  # version of the code that the ids were made with
+    axes: list[str]  # fields in which cells differ
+    cells: list[dict[str, Any]]  # dotted fields of each cell as the spec has them
+    recipes: list[dict[str, Any]]  # dotted fields of each cell's recipe, complete but for the seed
+    trials: list[Trial]  # the runs
+    baseline: str | None  # method that the table compares with
+    retries: int  # how often a failed trial is tried again
+    notes: list[str]  # lines for the user
+    #: settings of a search, whose trials are appended as it goes; None for a plan that is whole
     search: dict[str, Any] | None = None
-    published: str | None = None
+    published: str | None = None  # data set whose published numbers stand beside; None for the runs' own
 
     def recipe(self, trial: Trial) -> Recipe:
-        """The recipe of a run.
-
-        Args:
-            trial: of this plan.
-
-        Returns:
-            Checked, not resolved.
-
-        Raises:
-            UserError: the plan was made by other code, which knew other fields.
-        """
+        """The recipe of a run, checked but not resolved."""
         return Recipe().replace(self.recipes[trial.cell] | {"seed": trial.seed})
 
 
 def work_of(recipe: Recipe, images: int) -> float:
-    """Training work of a run: a forward pass counts 1.11 GFLOP at width 64 and 32 pixels, a gradient as much again.
-
-    Args:
-        recipe: any.
-        images: training images an epoch.
-
-    Returns:
-        FLOP over all epochs.
-    """
+    """Training work of a run: a forward pass counts 1.11 GFLOP at width 64 and 32 pixels, a gradient as much again."""
     size = recipe.data.image_size or DATASETS[recipe.data.name].image_size or 32
     forward = 1.11e9 * (recipe.model.width / 64) ** 2 * (size / 32) ** 2
     passes = 3 + (2 * recipe.attack.steps if recipe.row.adversarial else 0)
@@ -181,19 +183,7 @@ class _Planner:
 
 
 def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
-    """Check every cell of a spec and name its runs.
-
-    Args:
-        spec: as read, with whatever problems.
-        source: the spec's path, for messages.
-        code: version that enters the ids; None for that of the running code.
-
-    Returns:
-        The plan.
-
-    Raises:
-        BadSpec: with all problems of the spec and of its cells.
-    """
+    """Check every cell of a spec and name its runs; `BadSpec` has the problems of all of them."""
     planner = _Planner(spec, code or code_version())
     if spec.baseline is not None and spec.baseline not in METHODS:
         planner.wrong(UserError("baseline", f"one of {', '.join(METHODS)}", spec.baseline).line(), "")
@@ -249,18 +239,7 @@ def _planned_search(spec: Spec, planner: _Planner) -> dict[str, Any]:
 
 
 def suggested(plan: Plan, values: dict[str, Any]) -> tuple[dict[str, Any], Trial]:
-    """The trial of a search's suggestion.
-
-    Args:
-        plan: of the search.
-        values: dotted field -> value.
-
-    Returns:
-        (fields of its recipe, the trial, numbered as the plan's next).
-
-    Raises:
-        UserError: the values contradict each other, or leave a class empty.
-    """
+    """(recipe fields, trial) of a search's suggestion; the trial is numbered as the plan's next."""
     assert plan.search is not None
     fields = plan.search["base"] | values
     recipe = Recipe().replace(fields)
@@ -277,3 +256,55 @@ def _located(line: str, where: list[str]) -> str:
         return line
     more = f" and {len(cells) - 1} more cell(s)" if len(cells) > 1 else ""
     return f"{line} (in the cell {cells[0]}{more})"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A time and its source."""
+
+    seconds: float | None  # of wall time with all slots; None where nothing is known
+    source: str  # what it rests on, in words
+
+
+def estimate(
+    left: Iterable[Trial],
+    slots: int,
+    finished: Iterable[tuple[Trial, float]] = (),
+    images_per_second: float | None = None,
+) -> Estimate:
+    """The time that trials will take, by work at the rate of finished runs, else by images at a stated speed."""
+    trials, done = list(left), [(trial, seconds) for trial, seconds in finished if seconds]
+    if done:
+        rate = sum(trial.work for trial, _ in done) / sum(seconds for _, seconds in done)
+        total = sum(trial.work for trial in trials) / rate
+        source = f"from {len(done)} finished run(s) of this sweep"
+    elif images_per_second:
+        total = sum(trial.images for trial in trials) / images_per_second
+        source = f"at the given {images_per_second:,g} training images/s a trial, evaluation not counted"
+    else:
+        return Estimate(
+            None, "unknown until a run of this sweep has finished; --images-per-second N gives an estimate"
+        )
+    at_once = max(1, min(slots, len(trials)))
+    longest = (
+        max((trial.work for trial in trials), default=0.0) / (sum(t.work for t in trials) or 1.0) * total
+    )
+    return Estimate(max(total / at_once, longest), source)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in words, such as "2 h 05 min"."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours / 24:.1f} days"
+
+
+def clock(seconds: float | None) -> str:
+    """When something that takes `seconds` from now ends, such as "Mon 14:05"."""
+    return "" if seconds is None else time.strftime("%a %H:%M", time.localtime(time.time() + seconds))

@@ -1,4 +1,4 @@
-"""One attempt at a trial as a process: a claimed trial and a slot enter; its ending, written into its state, leaves."""
+"""Processes of trials: start, watch, stop, and read how an attempt ended."""
 
 from __future__ import annotations
 
@@ -9,31 +9,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from srat_fast.errors import UserError
 from srat_fast.record import METRICS
+from srat_fast.sweep.claims import LEASE, alive, process_identity, this_host
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.hosts import identity_of, this_host
-from srat_fast.sweep.outcome import TAIL, Verdict, attempt_entry, judge, read_ending
+from srat_fast.sweep.outcome import TAIL, Action, attempt_entry, next_action, read_exit
 from srat_fast.sweep.plan import Trial
 
 #: What a trial's process runs; its arguments are this process's id, then a command and its options.
 CHILD = [sys.executable, "-m", "srat_fast.sweep.child"]
+#: Seconds that a trial has for saving after its driver died.
+_GRACE = 60.0
+_first_seen: dict[tuple[int, int], float] = {}  # (process id, its start) of such trials -> when
 
 
 def child_environment(sweep: Path, threads: int | None, gpu: str | None, cpu_only: bool) -> dict[str, str]:
-    """The environment of a trial: its share of the processor, and compile caches that the trials share.
-
-    Args:
-        sweep: the sweep's directory; it holds the caches unless the user has chosen others.
-        threads: of a trial on a CPU; None leaves the choice to torch.
-        gpu: the GPU that it sees, as CUDA_VISIBLE_DEVICES names it; None for what this process sees.
-        cpu_only: whether it sees none.
-
-    Returns:
-        A whole environment.
-    """
+    """The environment of a trial: its share of the processor, and compile caches that the trials share."""
     environment = dict(os.environ)
     for name, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
         environment.setdefault(name, str(sweep.absolute() / "cache" / folder))
@@ -47,15 +42,9 @@ def child_environment(sweep: Path, threads: int | None, gpu: str | None, cpu_onl
 
 
 def spawn(arguments: list[str], environment: dict[str, str], log: Any) -> subprocess.Popen:
-    """Start a process that ends with this one; call it from the main thread, whose end is what the kernel watches.
+    """Start `srat-fast ARGUMENTS` in a session of its own, so that Ctrl-C reaches the driver only; it ends with us.
 
-    Args:
-        arguments: as for `srat-fast`, or "prepare" and a recipe.
-        environment: whole.
-        log: open file for both of its streams.
-
-    Returns:
-        The process, in a session of its own: a Ctrl-C at the terminal reaches the driver only.
+    Call it from the main thread: a thread's end is what the kernel watches.
     """
     command = [*CHILD, str(os.getpid()), *arguments]
     return subprocess.Popen(
@@ -64,39 +53,32 @@ def spawn(arguments: list[str], environment: dict[str, str], log: Any) -> subpro
 
 
 class TrialProcess:
-    """A running attempt. Its claim is held by whoever makes it.
-
-    Args:
-        sweep: the sweep.
-        trial: which one.
-        environment: of the process.
-        where: its slot, in words.
-        alone: whether no other trial shares its processor.
-    """
+    """One attempt at a trial, whose claim the caller holds."""
 
     def __init__(
         self, sweep: SweepDirectory, trial: Trial, environment: dict[str, str], where: str, alone: bool
     ) -> None:
         self.sweep, self.trial, self.where, self.alone = sweep, trial, where, alone
         self.started = time.time()
-        self.asked = self.hung = self.hopeless = False
+        self.asked = self.hung = self.pruned = False
         self._killed_at: float | None = None
         self._speed: tuple[float, float] = (0.0, 0.0)
         self.state = sweep.state(trial)
+        self._earlier = sweep.record(trial)  # of an earlier attempt
         recipe = sweep.write_recipe(trial)
         log = sweep.log(trial)
         with log.open("ab") as file:
-            self._offset = file.tell()
             number = len(self.state["attempts"]) + 1
             file.write(f"== attempt {number}, {time.ctime(self.started)}, {where}\n".encode())
             file.flush()
+            self._offset = file.tell()
             out = str(sweep.run(trial))
             self.process = spawn(
                 ["train", "--recipe", str(recipe), "--out", out, "--resume", "auto"], environment, file
             )
         self.state |= {
             "status": "running",
-            "running": identity_of(self.process.pid) | {"where": where, "started": self.started},
+            "running": process_identity(self.process.pid) | {"where": where, "started": self.started},
         }
         try:
             sweep.write_state(trial, self.state)
@@ -124,12 +106,7 @@ class TrialProcess:
             self.process.kill()
 
     def check_progress(self, limit: float, grace: float = 10.0) -> None:
-        """Stop it if nothing of it was written for too long: SIGTERM, and SIGKILL if that does not help.
-
-        Args:
-            limit: seconds without a change of its log, metrics or checkpoint.
-            grace: seconds between the two signals.
-        """
+        """Stop it if nothing of it was written for too long: SIGTERM, and SIGKILL if that does not help."""
         now = time.time()
         if self._killed_at is not None:
             if now - self._killed_at > grace:
@@ -144,11 +121,7 @@ class TrialProcess:
         return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
     def images_per_second(self) -> float:
-        """Training speed by its last epoch.
-
-        Returns:
-            Images a second; 0 before its first epoch is done.
-        """
+        """Training speed in its last epoch; 0 before the first one is done."""
         path = self.sweep.run(self.trial) / METRICS
         try:
             changed = path.stat().st_mtime
@@ -158,44 +131,32 @@ class TrialProcess:
             return 0.0
         return self._speed[1]
 
-    def finish(self) -> Verdict | None:
-        """What follows from its end, written into the trial's state.
-
-        Returns:
-            The verdict, or None while it runs.
-
-        Raises:
-            OSError: the state cannot be written.
-        """
+    def finish(self) -> Action | None:
+        """What follows from its end, which is written into the trial's state; None while it runs."""
         code = self.process.poll()
         if code is None:
             return None
         record = self.sweep.record(self.trial)
+        if code != 0 and record == self._earlier:
+            record = None
         log = tail(self.sweep.log(self.trial), self._offset)
-        ending = read_ending(code, record, log, asked=self.asked, hung=self.hung)
+        exit = read_exit(code, record, log, asked=self.asked, hung=self.hung)
         attempts = self.state["attempts"]
-        verdict = Verdict("pruned", "stopped early: others were ahead of it")
-        if not (self.hopeless and ending.kind == "stopped"):
-            verdict = judge(ending, attempts, self.sweep.plan.retries, self.alone)
-        attempts.append(attempt_entry(ending, code, self.started, time.time(), f"{this_host()} {self.where}"))
+        action = Action("pruned", "stopped early: others were ahead of it")
+        if not (self.pruned and exit.kind == "stopped"):
+            action = next_action(exit, attempts, self.sweep.plan.retries, self.alone)
+        attempts.append(attempt_entry(exit, code, self.started, time.time(), f"{this_host()} {self.where}"))
         self.state.pop("running", None)
-        self.state |= {"status": "queued" if verdict.status == "retry" else verdict.status}
-        self.state["reason"] = verdict.reason
-        if verdict.status == "done" and record is not None:
+        self.state |= {"status": "queued" if action.status == "retry" else action.status}
+        self.state["reason"] = action.reason
+        if action.status == "done" and record is not None:
             self.state |= finished_fields(record)
         self.sweep.write_state(self.trial, self.state)
-        return verdict
+        return action
 
 
 def finished_fields(record: dict[str, Any]) -> dict[str, Any]:
-    """What a finished trial's state keeps of its record, for quick answers.
-
-    Args:
-        record: of a finished run.
-
-    Returns:
-        {"images_per_second", "seconds"}.
-    """
+    """What a finished trial's state keeps of its record, for quick answers."""
     return {
         "images_per_second": record.get("images_per_second"),
         "seconds": (record.get("seconds") or {}).get("total"),
@@ -203,17 +164,7 @@ def finished_fields(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def last_line(path: Path) -> dict[str, Any]:
-    """The last whole line of metrics.jsonl.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its content; {} where there is none.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """The last whole line of a metrics.jsonl; {} where there is none."""
     for line in reversed(tail(path, 0).splitlines()):
         try:
             found = json.loads(line)
@@ -225,15 +176,7 @@ def last_line(path: Path) -> dict[str, Any]:
 
 
 def tail(path: Path, offset: int) -> str:
-    """The end of a text file.
-
-    Args:
-        path: the file.
-        offset: not further back than this byte.
-
-    Returns:
-        At most `TAIL` bytes of it; "" where it is not there.
-    """
+    """At most the last `TAIL` bytes of a text file, from byte `offset` on; "" where it is not there."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -241,3 +184,48 @@ def tail(path: Path, offset: int) -> str:
             return file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
+
+
+def still_running(sweep: SweepDirectory, trial: Trial, state: dict[str, Any]) -> bool:
+    """Whether a trial's last process still lives, though nobody holds its claim: two must never write one directory.
+
+    The kernel told it to save and exit when its driver died. After a minute it is killed. Of another host's nothing is
+    known but the state file, which whoever watches the trial touches: it counts as running until a lease after that.
+    """
+    running = state.get("running")
+    living = alive(running) if running else False
+    if living is None:
+        with contextlib.suppress(FileNotFoundError):
+            path = sweep.state_path(trial)
+            return time.time() - path.stat().st_mtime < LEASE
+    if not running or not living:
+        return False
+    key = int(running["pid"]), int(running.get("ticks", 0))
+    if time.monotonic() - _first_seen.setdefault(key, time.monotonic()) > _GRACE:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(key[0], signal.SIGKILL)
+    return True
+
+
+def cache_data(sweep: SweepDirectory, trials: list[Trial], say: Callable[[str], None]) -> None:
+    """Download, check and cache each data set of the trials once, in a process of its own whose memory goes back."""
+    seen = set()
+    for trial in trials:
+        data = sweep.plan.recipes[trial.cell]
+        key = tuple(str(data.get(f"data.{name}")) for name in ("name", "root", "image_size"))
+        if key in seen or key[0] == "digits":  # comes with scikit-learn
+            continue
+        seen.add(key)
+        say(f"preparing {key[0]} ({key[1]})")
+        path = sweep.path / "logs" / f"data-{len(seen)}.txt"
+        with path.open("wb") as log:
+            process = spawn(["load-data", str(sweep.write_recipe(trial))], dict(os.environ), log)
+            try:
+                code = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+        if code != 0:
+            lines = [line for line in tail(path, 0).splitlines() if line.strip()]
+            problem = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
+            raise UserError("data", f"cannot be prepared: {problem} ({path})", key[0])

@@ -1,15 +1,19 @@
-"""The paper's tables and figures as sweeps: a name, a scale and a number of seeds enter; a spec leaves."""
+"""The paper's tables and figures as sweeps, at the paper's scale or on digits; runs that several of them share."""
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import UserError
+from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.process import finished_fields
 from srat_fast.sweep.spec import Spec, spec_from_tree
 
 SCALES = ("smoke", "paper")
@@ -49,11 +53,7 @@ class Item:
 
 
 def item_names() -> list[str]:
-    """The tables and figures that can be reproduced.
-
-    Returns:
-        Names: tables, then figures, each by number.
-    """
+    """The tables, then the figures that can be reproduced, each by number."""
     found = []
     for entry in files("srat_fast.sweep.paper").iterdir():
         match = re.fullmatch(r"(table|fig)(\d+)\.toml", entry.name)
@@ -63,17 +63,7 @@ def item_names() -> list[str]:
 
 
 def load_item(name: str) -> Item:
-    """A table or figure.
-
-    Args:
-        name: one of `item_names`.
-
-    Returns:
-        The item.
-
-    Raises:
-        UserError: there is none of that name.
-    """
+    """A table or figure by its name, one of `item_names`."""
     if name not in item_names():
         raise UserError("ITEM", f"one of {', '.join(item_names())}", name)
     tree = tomllib.loads((files("srat_fast.sweep.paper") / f"{name}.toml").read_text(encoding="utf-8"))
@@ -82,20 +72,7 @@ def load_item(name: str) -> Item:
 
 
 def item_spec(item: Item, scale: str, seeds: int, folder: Path | None = None) -> Spec:
-    """The sweep of a table or figure.
-
-    Args:
-        item: as loaded.
-        scale: "paper" for the real thing, "smoke" for minutes on digits.
-        seeds: runs of each cell.
-        folder: holds the same images as class folders below train/ and test/, in place of the archive.
-
-    Returns:
-        The spec.
-
-    Raises:
-        UserError: an unknown scale, no seed, or a folder for an item that has none.
-    """
+    """The sweep of a table or figure, at one of `SCALES`; `folder` holds the same images as class folders."""
     if scale not in SCALES:
         raise UserError("--scale", f"one of {', '.join(SCALES)}", scale)
     if seeds < 1:
@@ -125,3 +102,27 @@ def item_spec(item: Item, scale: str, seeds: int, folder: Path | None = None) ->
         tree["base"] = {**base, **_SMOKE}
         tree["axes"] = smoke.get("axes", tree["axes"])
     return spec_from_tree(tree, Path("."), item.name)
+
+
+def share_runs(sweep: SweepDirectory, others: Iterable[SweepDirectory]) -> int:
+    """Link other sweeps' finished runs in place of equal ones that have not begun; how many runs are links now."""
+    others = list(others)
+    for trial in sweep.plan.trials:
+        run = sweep.run(trial)
+        if run.is_symlink() and not run.exists():  # what it points to was removed
+            run.unlink()
+        if run.exists():
+            continue
+        for other in others:
+            same = other.by_id.get(trial.id)
+            record = other.record(same) if same is not None else None
+            if same is None or record is None or record.get("status") != "finished":
+                continue
+            place = other.run(same).resolve()  # of a link: where the run itself is
+            run.symlink_to(os.path.relpath(place, run.parent.resolve()), target_is_directory=True)
+            reason = f"a run of {place.parents[1].name}"
+            sweep.write_state(
+                trial, {"status": "done", "attempts": [], "reason": reason} | finished_fields(record)
+            )
+            break
+    return sum(sweep.run(trial).is_symlink() for trial in sweep.plan.trials)

@@ -1,4 +1,4 @@
-"""A search by Optuna: a sweep with a space enters; suggestions, run and judged by validation images, leave.
+"""Hyperparameter search with Optuna over a spec's [search.space].
 
 The only file that imports optuna, which is the sampler (TPE or random) and stops trials early by asynchronous
 successive halving. Its journal lies in the sweep's directory, so that a search goes on like any other sweep. Each
@@ -16,11 +16,11 @@ from srat_fast.errors import MissingPackage, UserError
 from srat_fast.record import METRICS
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.driver import Driver, Options
-from srat_fast.sweep.outcome import Verdict
+from srat_fast.sweep.outcome import Action
 from srat_fast.sweep.plan import Trial
 from srat_fast.sweep.process import TrialProcess
-from srat_fast.sweep.space import is_integer
-from srat_fast.sweep.view import Running, Snapshot, SweepView
+from srat_fast.sweep.spec import is_integer
+from srat_fast.sweep.status import Running, Snapshot, SweepView
 
 try:
     import optuna
@@ -35,15 +35,7 @@ _RUNNING, _FAIL = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.FAIL
 
 
 def validation_values(sweep: SweepDirectory, trial: Trial) -> dict[int, float]:
-    """A trial's validation accuracy after each epoch.
-
-    Args:
-        sweep: the search.
-        trial: of it.
-
-    Returns:
-        Epochs done -> balanced robust accuracy in [0, 1].
-    """
+    """Epochs done -> balanced robust accuracy in [0, 1] on validation images."""
     values = {}
     try:
         lines = (sweep.run(trial) / METRICS).read_text(encoding="utf-8").splitlines()
@@ -53,22 +45,13 @@ def validation_values(sweep: SweepDirectory, trial: Trial) -> dict[int, float]:
         try:
             epoch = json.loads(line)
             values[int(epoch["epoch"]) + 1] = float(epoch["validation"]["robust"]["balanced"])
-        except (ValueError, KeyError, TypeError):  # torn, or its epoch has not been judged
+        except (ValueError, KeyError, TypeError):  # torn, or without validation
             continue
     return values
 
 
 class SearchDriver(Driver):
-    """A queue that Optuna fills.
-
-    Args:
-        sweep: whose plan has a search.
-        view: told of everything.
-        options: how.
-
-    Raises:
-        UserError: another driver runs this search.
-    """
+    """A queue that Optuna fills."""
 
     def __init__(self, sweep: SweepDirectory, view: SweepView, options: Options) -> None:
         super().__init__(sweep, view, options)
@@ -95,7 +78,7 @@ class SearchDriver(Driver):
         self._take_up()
 
     def _take_up(self) -> None:
-        """What was under way when the last driver ended: goes on, or is judged if it had ended."""
+        """What was under way when the last driver ended: goes on, or is told to Optuna if it had ended."""
         for frozen in self.study.get_trials(deepcopy=False, states=(_RUNNING,)):
             trial = self.sweep.by_id.get(str(frozen.user_attrs.get(_RUN)))
             if trial is None:  # suggested, but not yet in the plan
@@ -118,11 +101,7 @@ class SearchDriver(Driver):
         return super().waiting or (not self.ending and self.left > 0)
 
     def next_trial(self) -> Trial | None:
-        """The next trial: one that waits, else a new suggestion.
-
-        Returns:
-            As `Driver.next_trial`.
-        """
+        """The next trial: one that waits, else a new suggestion."""
         trial = super().next_trial()
         while trial is None and not self.ending and self.left > 0:
             suggestion = self.study.ask()
@@ -138,7 +117,7 @@ class SearchDriver(Driver):
                 continue
             except OSError as error:
                 self.study.tell(suggestion, state=_FAIL)
-                self.disk(error)
+                self.disk_error(error)
                 return None
             suggestion.set_user_attr(_RUN, added.id)
             if added.id in known:  # the same values again: the same run
@@ -162,11 +141,7 @@ class SearchDriver(Driver):
         return suggestion.suggest_float(name, float(entry["low"]), float(entry["high"]), log=entry["log"])
 
     def watch(self, process: TrialProcess) -> None:
-        """Report a running trial's validation accuracy; stop it where the others are ahead of it.
-
-        Args:
-            process: of a running trial.
-        """
+        """Report a running trial's validation accuracy to the pruner; stop the trial where others are ahead of it."""
         live = self._live.get(process.trial.id)
         if live is None or process.asked:
             return
@@ -176,21 +151,15 @@ class SearchDriver(Driver):
                 live.report(value, epoch)
                 self._reported[process.trial.id] = epoch
                 if live.should_prune():
-                    process.hopeless = True
+                    process.pruned = True
                     process.stop()
                     return
 
-    def settle(self, trial: Trial, verdict: Verdict | None, state: dict[str, Any]) -> None:
-        """Count a trial's end and tell Optuna.
-
-        Args:
-            trial: as `next_trial` gave it.
-            verdict: as for `Driver.settle`.
-            state: of the trial.
-        """
-        super().settle(trial, verdict, state)
-        if verdict is not None and verdict.status in ("done", "failed", "pruned"):
-            self._tell(trial, verdict.status)
+    def settle(self, trial: Trial, action: Action | None, state: dict[str, Any]) -> None:
+        """Count a trial's end and tell Optuna."""
+        super().settle(trial, action, state)
+        if action is not None and action.status in ("done", "failed", "pruned"):
+            self._tell(trial, action.status)
 
     def _tell(self, trial: Trial, status: str) -> None:
         live = self._live.pop(trial.id, None)
@@ -203,25 +172,12 @@ class SearchDriver(Driver):
             self.study.tell(live, state=optuna.trial.TrialState.PRUNED if status == "pruned" else _FAIL)
 
     def snapshot(self, running: list[Running], trials: list[Trial], slots: int) -> Snapshot:
-        """How far the search is.
-
-        Args:
-            running: this driver's trials.
-            trials: the same, as the plan has them.
-            slots: trials at a time.
-
-        Returns:
-            As `Driver.snapshot`; suggestions still to be made count as queued.
-        """
+        """As of a sweep; suggestions still to be made count as queued."""
         found = super().snapshot(running, trials, slots)
         return dataclasses.replace(found, queued=found.queued + self.left)
 
     def exit_code(self) -> int:
-        """How the search ended, with the best trial in a line.
-
-        Returns:
-            As `Driver.exit_code`.
-        """
+        """As of a sweep; the best trial is said in a line."""
         complete = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
         if complete:
             best = max(complete, key=lambda t: float(t.value or 0.0))

@@ -1,11 +1,11 @@
-"""The text of a sweep: a TOML file enters; its fields, cells and seeds leave, or every mistake in it at once."""
+"""Sweep specs: base recipe, axes, zips, exceptions, seeds and [search] from TOML; every mistake is told at once."""
 
 from __future__ import annotations
 
 import copy
 import difflib
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -13,8 +13,106 @@ from typing import Any
 
 from srat_fast.errors import UserError
 from srat_fast.published import published_sets
-from srat_fast.recipe import FIELDS, nested_to_dotted, require_field
-from srat_fast.sweep.space import Search, read_search
+from srat_fast.recipe import FIELDS, Recipe, nested_to_dotted, require_field
+
+SAMPLERS = ("tpe", "random")
+_SEARCH_KEYS = {"trials": 1, "sampler": "tpe", "seed": 0, "after": 0, "factor": 3, "space": {}}
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search over recipe fields."""
+
+    trials: int  # how many runs
+    sampler: str  # "tpe" (Optuna's tree-structured Parzen estimator) or "random"
+    seed: int  # of the sampler
+    after: int  # epochs before a trial may be stopped early; 0 never stops one
+    factor: int  # of the trials at a rung, one in so many goes on
+    space: dict[str, dict[str, Any]]  # dotted field -> {"low", "high", "log"} or {"choices"}
+
+
+def is_integer(field: str) -> bool:
+    """Whether a recipe field holds an integer."""
+    return "int" in str(FIELDS[field][0]) and "tuple" not in str(FIELDS[field][0])
+
+
+def _range(name: str, entry: Any, wrong: Callable[..., None]) -> dict[str, Any] | None:
+    where = f"search.space: {name}"
+    if isinstance(entry, list):
+        entry = {"choices": entry}
+    if not isinstance(entry, dict) or not (
+        set(entry) == {"choices"} or {"low", "high"} <= set(entry) <= {"low", "high", "log"}
+    ):
+        wrong(where, "{ low = .., high = .., log = false } or a list of choices is needed", entry)
+        return None
+    if "choices" in entry:
+        if not isinstance(entry["choices"], list) or len(entry["choices"]) < 2:
+            wrong(where, "at least two choices are needed", entry["choices"])
+            return None
+        return entry
+    low, high, log = entry["low"], entry["high"], entry.get("log", False)
+    numbers = all(isinstance(bound, (int, float)) and not isinstance(bound, bool) for bound in (low, high))
+    if not numbers or not isinstance(log, bool) or not low < high or (log and low <= 0):
+        wrong(where, "numbers low < high are needed (low > 0 with log = true)", entry)
+        return None
+    return {"low": low, "high": high, "log": log}
+
+
+def read_search(table: Any, names: Callable[[str, dict], dict], wrong: Callable[..., None]) -> Search | None:
+    """The [search] table; `names` spells field names out, `wrong` is told of every problem."""
+    if not isinstance(table, dict):
+        wrong("search", "a table [search] is needed", table)
+        return None
+    for key in table:
+        if key not in _SEARCH_KEYS:
+            near = difflib.get_close_matches(key, _SEARCH_KEYS, n=1)
+            wrong(
+                f"search: {key}",
+                f"did you mean {near[0]}?" if near else "known are " + ", ".join(_SEARCH_KEYS),
+            )
+    values = {key: table.get(key, default) for key, default in _SEARCH_KEYS.items()}
+    for key, low in (("trials", 1), ("seed", 0), ("after", 0), ("factor", 2)):
+        if type(values[key]) is not int or values[key] < low:
+            wrong(f"search: {key}", f"an integer >= {low}", values[key])
+    if "trials" not in table:
+        wrong("search: trials", "is missing: how many runs?")
+    if values["sampler"] not in SAMPLERS:
+        wrong("search: sampler", f"one of {', '.join(SAMPLERS)}", values["sampler"])
+    space = values.pop("space")
+    if not isinstance(space, dict) or not space:
+        wrong("search: space", "a table [search.space] of fields is needed", space)
+        return None
+    # { low = .., high = .. } must not be taken for the fields x.low and x.high: ranges travel as one-element lists
+    wrapped = names("search.space", _wrapped(space))
+    ranges = {name: _range(name, entry[0], wrong) for name, entry in wrapped.items()}
+    return Search(**values, space={name: entry for name, entry in ranges.items() if entry is not None})
+
+
+def _wrapped(tree: dict[str, Any]) -> dict[str, Any]:
+    leaves = ("low", "high", "log", "choices")
+    return {
+        key: _wrapped(value) if isinstance(value, dict) and not any(k in leaves for k in value) else [value]
+        for key, value in tree.items()
+    }
+
+
+def check_search(search: Search, recipe: Recipe, wrong: Callable[..., None]) -> None:
+    """Refuse a space that the recipe does not allow, and a search that would look at the test set."""
+    if recipe.data.val_fraction <= 0:
+        wrong(
+            "data.val_fraction",
+            "a number > 0: a search judges by validation images, never by the test set",
+            0.0,
+        )
+    if search.after and search.after >= recipe.optim.epochs:
+        wrong("search: after", f"less than optim.epochs = {recipe.optim.epochs}", search.after)
+    for name, entry in search.space.items():
+        for value in entry.get("choices") or (entry["low"], entry["high"]):
+            try:
+                recipe.replace({name: value})
+            except UserError as error:
+                wrong(f"search.space: {name}", error.problem, value)
+
 
 #: Names of command-line options that a spec may use for recipe fields (tests hold them against the options).
 ABBREVIATIONS = {
@@ -52,12 +150,7 @@ Cell = dict[str, Any]
 
 
 class BadSpec(UserError):
-    """Everything that is wrong with a spec.
-
-    Args:
-        path: the spec's file.
-        problems: one line each.
-    """
+    """Everything that is wrong with a spec."""
 
     def __init__(self, path: str, problems: list[str]) -> None:
         self.problems = [f"{path}: {problem}" for problem in problems]
@@ -66,33 +159,20 @@ class BadSpec(UserError):
 
 @dataclass(frozen=True)
 class Spec:
-    """A sweep as it was written.
+    """A sweep as it was written."""
 
-    Attributes:
-        title: in words.
-        recipe: the recipe that every run starts from: a name, a file, or None for the data set's own.
-        base: dotted field -> value, of every run.
-        cells: dotted field -> value of each cell, in the order in which they will be run.
-        axes: fields in which cells differ, in the order of the file.
-        seeds: each cell is run once with each.
-        baseline: method that the table compares with; None for none.
-        retries: how often a failed trial is tried again.
-        problems: what is wrong with it, one line each.
-        search: where a search chooses the cells; None for the cells above.
-        published: data set whose published numbers stand beside, for the same images in another form; None for the
-            runs' own.
-    """
-
-    title: str
+    title: str  # in words
+    #: the recipe that every run starts from: a name, a file, or None for the data set's own
     recipe: str | None
-    base: dict[str, Any]
-    cells: list[Cell]
-    axes: list[str]
-    seeds: list[int]
-    baseline: str | None = None
-    retries: int = 2
-    problems: list[str] = field(default_factory=list)
-    search: Search | None = None
+    base: dict[str, Any]  # dotted field -> value, of every run
+    cells: list[Cell]  # dotted field -> value of each cell, in the order in which they will be run
+    axes: list[str]  # fields in which cells differ, in the order of the file
+    seeds: list[int]  # each cell is run once with each
+    baseline: str | None = None  # method that the table compares with; None for none
+    retries: int = 2  # how often a failed trial is tried again
+    problems: list[str] = field(default_factory=list)  # what is wrong with it, one line each
+    search: Search | None = None  # where a search chooses the cells; None for the cells above
+    #: data set whose published numbers stand beside, where the runs have its images in another form
     published: str | None = None
 
 
@@ -290,31 +370,12 @@ def _matches(cell: Cell, rule: dict[str, Any]) -> bool:
 
 
 def spec_from_tree(tree: dict[str, Any], directory: Path, title: str) -> Spec:
-    """The spec that a parsed TOML document describes.
-
-    Args:
-        tree: as tomllib gives it.
-        directory: against which a recipe file's path is read.
-        title: for a document without one.
-
-    Returns:
-        The spec; `problems` lists what is wrong with it, and only without any it is whole.
-    """
+    """The spec that a parsed TOML document describes."""
     return _Reader(copy.deepcopy(tree)).read(directory, title)
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """The TOML document of a spec.
-
-    Args:
-        path: its file.
-
-    Returns:
-        As tomllib gives it.
-
-    Raises:
-        UserError: it cannot be read, or is not TOML.
-    """
+    """The TOML document of a spec."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with a byte order mark too
     except OSError as error:

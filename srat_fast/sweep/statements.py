@@ -1,4 +1,4 @@
-"""What the paper's text says of its figures and tables: a sweep's records enter; kept or not, with figures, leaves."""
+"""What the paper's text says of its figures and tables, held against a sweep's records: kept or not, with figures."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from srat_fast.sweep.directory import SweepDirectory
 _ZERO = 1.0
 #: A fall that is no fall, in percent points: of the mean over seeds, between neighbouring weights.
 _FLAT = 0.5
+#: The paper's own lambda, which the others are held against.
+_LAMBDA = 2.0
+#: What words about size are taken to mean, in percent points: "stays" and "not sensitive", "falls a little", and how
+#: far from the best sum of both accuracies a good compromise lies.
+_STAYS, _LITTLE, _NEAR = 2.0, 5.0, 1.0
 _KINDS = ("standard", "robust")
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence of the paper held against runs.
-
-    Attributes:
-        text: what it says, with the rule by which it is judged.
-        figures: what the runs show.
-        kept: None where runs for it are missing.
-    """
+    """A sentence of the paper with the rule by which it is judged, what runs show, and whether they keep it (None: they
+    cannot tell)."""
 
     text: str
     figures: str
@@ -62,15 +62,7 @@ class _Cell:
 
 
 def statements(item: str, sweep: SweepDirectory) -> list[Statement]:
-    """The text's sentences about a table or figure, held against a sweep's finished runs.
-
-    Args:
-        item: such as "fig5".
-        sweep: of it, finished or not, at any scale.
-
-    Returns:
-        In the order of the text; [] where the text says nothing that figures could tell.
-    """
+    """The text's sentences about an item, held against a sweep's finished runs; [] where no figures could tell."""
     records: dict[int, list[dict[str, Any]]] = {}
     recipes: dict[int, Recipe] = {}
     for trial in sweep.plan.trials:
@@ -159,20 +151,75 @@ def _pair(sizes: bool) -> Callable[[list[_Cell]], list[Statement]]:
     return judge
 
 
-def _monotone(cells: list[_Cell]) -> list[Statement]:
-    """Fig. 5."""
+def _shown(points: Iterable[tuple[float, float]], sign: str = "") -> str:
+    return ", ".join(f"{x:g}: {y:{sign}.2f}" for x, y in points)
+
+
+def _weights(cells: list[_Cell]) -> list[Statement]:
+    """Fig. 5: standard accuracy rises, robust accuracy stays or falls a little, and what lies between."""
     found = []
     for method in paper_facts()["figures"]["fig5"]["methods"]:
-        text = (
-            f"standard accuracy rises with the weight, no step down by more than {_FLAT:g} points ({method})"
-        )
-        points = [(x, c.mean("standard", "overall")) for x, c in _along(cells, method, "loss.weight_ratio")]
-        if len(points) < 2:
-            found.append(_missing(text, f"{method} with two weights or more"))
+        stays = method == "srat-ldam"
+        texts = [
+            f"standard accuracy rises with the weight, no step down by more than {_FLAT:g} points ({method})",
+            f"robust accuracy stays within {_STAYS:g} points of that at the lowest weight ({method})"
+            if stays
+            else f"robust accuracy falls a little from the lowest to the highest weight, by at most {_LITTLE:g} points "
+            f"({method})",
+            f"weight 78 or 100 is a good compromise: standard + robust accuracy there is within {_NEAR:g} point of the "
+            f"best sum ({method})",
+        ]
+        along = _along(cells, method, "loss.weight_ratio")
+        if len(along) < 2:
+            found += [_missing(text, f"{method} with two weights or more") for text in texts]
             continue
-        rises = points[-1][1] > points[0][1] and all(b[1] >= a[1] - _FLAT for a, b in pairwise(points))
-        found.append(Statement(text, ", ".join(f"{x:g}: {y:.2f}" for x, y in points), rises))
+        standard, robust = ([(x, c.mean(kind, "overall")) for x, c in along] for kind in _KINDS)
+        rises = standard[-1][1] > standard[0][1] and all(b[1] >= a[1] - _FLAT for a, b in pairwise(standard))
+        change = robust[-1][1] - robust[0][1]
+        kept = all(abs(y - robust[0][1]) <= _STAYS for _, y in robust) if stays else -_LITTLE <= change < 0
+        sums = {x: a + b for (x, a), (_, b) in zip(standard, robust, strict=True)}
+        middle = [sums[x] for x in (78.0, 100.0) if x in sums]
+        found += [
+            Statement(texts[0], _shown(standard), rises),
+            Statement(texts[1], _shown(robust), kept),
+            Statement(texts[2], _shown(sums.items()), max(middle) >= max(sums.values()) - _NEAR)
+            if middle
+            else _missing(texts[2], f"{method} with weight 78 or 100"),
+        ]
     return found
+
+
+def _insensitive(cells: list[_Cell]) -> list[Statement]:
+    """Fig. 6: lambda matters little, and a large one may hurt."""
+    facts = paper_facts()["figures"]["fig6"]
+    found, large = [], []
+    for panel in facts["panels"]:
+        shape = [c for c in cells if f"{c.recipe.data.imbalance}-{c.recipe.data.ratio:g}" == panel]
+        for method in facts["methods"]:
+            text = (
+                f"not sensitive to lambda: between 0 and 8, overall accuracy stays within {_STAYS:g} points of that at "
+                f"lambda = {_LAMBDA:g} ({method}, {panel})"
+            )
+            along = dict(_along(shape, method, "loss.separation_weight"))
+            usual = along.pop(_LAMBDA, None)
+            off = {
+                kind: {x: c.mean(kind, "overall") - usual.mean(kind, "overall") for x, c in along.items()}
+                for kind in _KINDS
+                if usual is not None
+            }
+            large += [(f"{method}, {panel}, {kind}", line[8.0]) for kind, line in off.items() if 8.0 in line]
+            between = {kind: [(x, y) for x, y in line.items() if 0 < x < 8] for kind, line in off.items()}
+            if not any(between.values()):
+                found.append(_missing(text, f"{method} with lambda = {_LAMBDA:g} and another below 8"))
+                continue
+            figures = "; ".join(f"{kind} {_shown(line, '+')}" for kind, line in between.items())
+            kept = all(abs(y) <= _STAYS for line in between.values() for _, y in line)
+            found.append(Statement(text, figures, kept))
+    text = f"a large lambda (8) may hurt: somewhere more than {_FLAT:g} points below lambda = {_LAMBDA:g}"
+    if not large:
+        return [*found, _missing(text, f"one method with lambda = {_LAMBDA:g} and 8")]
+    figures = "; ".join(f"{name} {y:+.2f}" for name, y in large)
+    return [*found, Statement(text, figures, any(y < -_FLAT for _, y in large))]
 
 
 def _gain_and_loss(cells: list[_Cell]) -> list[Statement]:
@@ -234,7 +281,8 @@ def _table(cells: list[_Cell]) -> list[Statement]:
 _JUDGES: dict[str, Callable[[list[_Cell]], list[Statement]]] = {
     "fig1": _class_bars,
     "fig2": _pair(sizes=True),
-    "fig5": _monotone,
+    "fig5": _weights,
+    "fig6": _insensitive,
     "fig10": _pair(sizes=False),
     "fig11": _pair(sizes=False),
     "fig12": _pair(sizes=False),

@@ -1,18 +1,26 @@
-"""How far a sweep is: its directory enters; one short row a trial and counts leave. Quick for 10,000 trials."""
+"""Status of a sweep's trials, and its live view."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
-from srat_fast.record import METRICS
-from srat_fast.sweep.claim import Claims
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from srat_fast.console import interactive, unheard
+from srat_fast.record import METRICS, RECORD
+from srat_fast.sweep.claims import Claims, alive
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.hosts import alive
-from srat_fast.sweep.plan import Trial
+from srat_fast.sweep.plan import Estimate, Trial, clock, duration
 from srat_fast.sweep.process import finished_fields, last_line
+from srat_fast.tables import Table, visible
 
 #: In the order in which they are shown.
 STATUSES = ("done", "running", "interrupted", "queued", "pruned", "failed")
@@ -20,52 +28,33 @@ STATUSES = ("done", "running", "interrupted", "queued", "pruned", "failed")
 
 @dataclass
 class Row:
-    """One trial.
+    """One trial."""
 
-    Attributes:
-        trial: of the plan.
-        status: one of `STATUSES`; interrupted: has started and will be resumed; pruned: a search stopped it.
-        state: as `SweepDirectory.state` gives it.
-        epoch: epochs done, of a running trial.
-        speed: training images/s, of a running trial.
-    """
-
-    trial: Trial
+    trial: Trial  # of the plan
+    #: one of `STATUSES`; interrupted: has started and will be resumed; pruned: a search stopped it
     status: str
-    state: dict[str, Any]
-    epoch: int = 0
-    speed: float = 0.0
+    state: dict[str, Any]  # as `SweepDirectory.state` gives it
+    epoch: int = 0  # epochs done, of a running trial
+    speed: float = 0.0  # training images/s, of a running trial
 
 
 @dataclass
 class Status:
-    """A whole sweep.
+    """A whole sweep."""
 
-    Attributes:
-        rows: one a trial, in the plan's order.
-        counts: trials of each status.
-    """
-
-    rows: list[Row]
-    counts: Counter[str] = field(default_factory=Counter)
+    rows: list[Row]  # one a trial, in the plan's order
+    counts: Counter[str] = field(default_factory=Counter)  # trials of each status
 
     def of(self, status: str) -> list[Row]:
-        """The rows of one status.
-
-        Args:
-            status: one of `STATUSES`.
-
-        Returns:
-            In the plan's order.
-        """
+        """The rows of one of `STATUSES`."""
         return [row for row in self.rows if row.status == status]
 
-    def finished(self) -> list[tuple[Trial, float]]:
-        """Finished trials and how long they took, for `estimate`.
+    def left(self) -> list[Trial]:
+        """Trials that are still to be run."""
+        return [row.trial for row in self.rows if row.status not in ("done", "failed", "pruned")]
 
-        Returns:
-            (trial, seconds) pairs.
-        """
+    def finished(self) -> list[tuple[Trial, float]]:
+        """Finished trials with the seconds that each took."""
         return [(r.trial, float(r.state["seconds"])) for r in self.of("done") if r.state.get("seconds")]
 
 
@@ -77,15 +66,7 @@ def _names(directory: Any) -> set[str]:
 
 
 def read_status(sweep: SweepDirectory, *, progress: bool = True) -> Status:
-    """Every trial's status, by its state file, its record and whether its process lives.
-
-    Args:
-        sweep: the sweep.
-        progress: whether running trials' epochs and speeds are read.
-
-    Returns:
-        The status.
-    """
+    """Every trial's status, by its state file, its record and whether its process lives."""
     states, runs = _names(sweep.path / "state"), _names(sweep.path / "runs")
     claims: Claims | None = None
     status = Status([])
@@ -95,7 +76,7 @@ def read_status(sweep: SweepDirectory, *, progress: bool = True) -> Status:
             state = sweep.state(trial)
         found = state["status"]
         started = trial.name in runs
-        if found == "done" and not (started and (sweep.run(trial) / "record.json").exists()):
+        if found == "done" and not (started and (sweep.run(trial) / RECORD).exists()):
             found, started = "queued", False  # its directory was removed: it will run again
         elif found == "running":
             living = alive(state["running"])
@@ -114,12 +95,106 @@ def read_status(sweep: SweepDirectory, *, progress: bool = True) -> Status:
         if found == "running" and progress:
             try:
                 line = last_line(sweep.run(trial) / METRICS)
-                row.epoch, row.speed = (
-                    int(line.get("epoch", -1)) + 1,
-                    float(line.get("images_per_second") or 0),
-                )
+                row.epoch = int(line.get("epoch", -1)) + 1
+                row.speed = float(line.get("images_per_second") or 0)
             except OSError:
                 pass  # no epoch yet
         status.rows.append(row)
         status.counts[found] += 1
     return status
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that runs."""
+
+    name: str  # of its directory
+    where: str  # its slot
+    started: float  # seconds since the epoch
+    speed: float  # training images/s; 0 before its first epoch is done
+    attempt: int  # from 1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A sweep at a moment."""
+
+    done: int  # trials
+    failed: int  # trials
+    queued: int  # trials that wait here, or run under another driver
+    running: list[Running]  # trials of this driver
+    left: Estimate  # estimate for what is not done
+
+    def text(self) -> str:
+        """One line, such as "3 of 24 done, 2 running, 19 queued; 120 images/s; about 12 min left"."""
+        total = self.done + self.failed + self.queued + len(self.running)
+        parts = [f"{self.done} of {total} done", f"{len(self.running)} running", f"{self.queued} queued"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        speed = sum(trial.speed for trial in self.running)
+        line = ", ".join(parts) + (f"; {speed:,.0f} images/s" if speed else "")
+        if self.left.seconds is not None and (self.queued or self.running):
+            line += f"; about {duration(self.left.seconds)} left ({clock(self.left.seconds)})"
+        return line
+
+
+class SweepView:
+    """A sweep's progress: a live table on a terminal, a line every `every` seconds elsewhere."""
+
+    def __init__(self, title: str, console: Console, every: float = 60.0) -> None:
+        self._title, self._console, self._every = title, console, every
+        self._live: Live | None = None
+        self._shown = time.monotonic()
+
+    def __enter__(self) -> SweepView:
+        if interactive(self._console):
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            with unheard(self._console):
+                self._live.start()
+            if self._console.quiet:
+                self._live = None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            with unheard(self._console):
+                self._live.stop()
+
+    def line(self, text: str) -> None:
+        """One line that stays."""
+        with unheard(self._console):
+            self._console.print(
+                visible(text, lines=True), markup=False, emoji=False, highlight=False, soft_wrap=True
+            )
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a snapshot: twice a second on a terminal, once a minute elsewhere."""
+        return time.monotonic() - self._shown > (0.5 if self._live is not None else self._every)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show how far it is."""
+        self._shown = time.monotonic()
+        if self._live is None:
+            self.line(snapshot.text())
+        else:
+            with unheard(self._console):
+                self._live.update(self._render(snapshot), refresh=True)
+
+    def _render(self, snapshot: Snapshot) -> Group:
+        total = snapshot.done + snapshot.failed + snapshot.queued + len(snapshot.running)
+        parts: list[RenderableType] = [Text(visible(self._title))]
+        if snapshot.running:
+            table = Table(
+                "running", "slot", "attempt", "images/s", "for", right=(2, 3), spare=("attempt", "slot")
+            )
+            for trial in snapshot.running:
+                speed = f"{trial.speed:,.0f}" if trial.speed else "-"
+                table.add(
+                    trial.name, trial.where, str(trial.attempt), speed, duration(time.time() - trial.started)
+                )
+            parts.append(table)
+        bar = ProgressBar(total=total, completed=snapshot.done, width=min(60, self._console.width))
+        return Group(*parts, bar, Text(), Text(snapshot.text()))  # a bar by itself does not end its line

@@ -1,40 +1,101 @@
-"""The paper's table from a sweep: records enter; rows with statistics, the paper's numbers and marks leave."""
+"""The paper's table from a sweep: statistics over seeds; Markdown, LaTeX, CSV and Parquet."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from srat_fast.methods import METHODS
-from srat_fast.published import METRICS, Published, departures, differs, p_text, published
-from srat_fast.recipe import Recipe, flatten
-from srat_fast.record import RECORD, audit_verdict, has_accuracies
-from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.statistics import Comparison, Summary, compare, summarize
+import numpy as np
 
-#: Weights that a record may judge: of the last epoch, the best by validation, their moving average.
+from srat_fast.errors import MissingPackage, UserError
+from srat_fast.methods import METHODS
+from srat_fast.published import METRICS, SEEDS_TAKEN, Published, departures, differs, p_text, published
+from srat_fast.recipe import Recipe, flatten
+from srat_fast.record import RECORD, audit_verdict, has_accuracies, write_atomically
+from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.tables import Cell, Table, latex, visible
+
+_RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Several runs' values of one figure."""
+
+    n: int  # runs
+    mean: float  # of them; NaN without any
+    std: float | None = None  # sample standard deviation (n - 1); None for fewer than two
+    low: float | None = None  # lower end of the mean's interval; None for fewer than two
+    high: float | None = None  # upper end; None likewise
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods over the seeds that both have."""
+
+    n: int  # seeds in common
+    difference: float  # mean of the differences; NaN without a common seed
+    #: two-sided paired t-test; None for fewer than two seeds, or where all differences are the same
+    p: float | None
+
+
+def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
+    """Mean, sample deviation and the percentile bootstrap's interval of the mean.
+
+    With the few seeds that training affords, the interval is short of its nominal coverage: it lies between the
+    smallest and the largest value. It is given with n beside it, always from the same resamples.
+    """
+    from scipy.stats import bootstrap
+
+    data = np.asarray(values, dtype=np.float64)
+    if len(data) == 0:
+        return Summary(0, math.nan)
+    if len(data) == 1:
+        return Summary(1, float(data[0]))
+    interval = bootstrap(
+        (data,), np.mean, n_resamples=_RESAMPLES, confidence_level=confidence, method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return Summary(
+        len(data), float(data.mean()), float(data.std(ddof=1)), float(interval.low), float(interval.high)
+    )
+
+
+def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Comparison:
+    """A method against a baseline, seed by seed: equal seeds share the subset of images and the order."""
+    from scipy.stats import ttest_rel
+
+    common = sorted(values.keys() & baseline.keys())
+    if not common:
+        return Comparison(0, math.nan, None)
+    first = np.array([values[seed] for seed in common])
+    second = np.array([baseline[seed] for seed in common])
+    differences = first - second
+    p = None
+    if len(common) > 1 and float(np.ptp(differences)) > 1e-12:
+        p = float(ttest_rel(first, second).pvalue)
+    return Comparison(len(common), float(differences.mean()), p)
+
+
+#: Weights whose accuracies a record may hold: of the last epoch, the best by validation, their moving average.
 _WEIGHTS = ("last", "best", "ema")
 _SETTING = ("data.name", "data.root", "data.imbalance", "data.ratio", "data.classes", "data.imbalance_base")
 
 
 @dataclass
 class Entry:
-    """One figure of one row.
+    """One figure of one row."""
 
-    Attributes:
-        kind: standard or robust.
-        part: overall, under, or class:NAME.
-        summary: over seeds, in percent.
-        against: the baseline's comparison; None for the baseline itself, or without one.
-        paper: the paper's mean and deviation; None where there are none.
-    """
-
-    kind: str
-    part: str
-    summary: Summary
-    against: Comparison | None
-    paper: Published | None
+    kind: str  # standard or robust
+    part: str  # overall, under, or class:NAME
+    summary: Summary  # over seeds, in percent
+    against: Comparison | None  # the baseline's comparison; None for the baseline itself, or without one
+    paper: Published | None  # the paper's mean and deviation; None where there are none
 
     @property
     def off(self) -> float | None:
@@ -50,53 +111,31 @@ class Entry:
 
 @dataclass
 class Line:
-    """One method (and whatever else varies) on one data set.
+    """One method (and whatever else varies) on one data set."""
 
-    Attributes:
-        setting: the data set and its imbalance, in words.
-        label: the method and the other axes.
-        values: axis -> value, for files.
-        entries: in the order of `METRICS`, then classes.
-        seeds: of the finished runs.
-        seconds: wall time of a whole run, evaluation included.
-        speed: training images/s of a run, of its share of the processor where several trials shared it.
-        marks: what a reader must know: missing runs, audits, collapses, figures far from the paper's.
-    """
-
-    setting: str
-    label: str
-    values: dict[str, Any]
-    entries: list[Entry]
-    seeds: list[int]
-    seconds: Summary
-    speed: Summary
+    setting: str  # the data set and its imbalance, in words
+    label: str  # the method and the other axes
+    values: dict[str, Any]  # axis -> value, for files
+    entries: list[Entry]  # in the order of `METRICS`, then classes
+    seeds: list[int]  # of the finished runs
+    seconds: Summary  # wall time of a whole run, evaluation included
+    speed: Summary  # training images/s of a run, of its share of the processor where several trials shared it
+    #: what a reader must know: missing runs, audits, collapses, figures far from the paper's
     marks: list[str] = field(default_factory=list)
 
 
 @dataclass
 class TableData:
-    """A sweep's results.
+    """A sweep's results."""
 
-    Attributes:
-        title: of the sweep.
-        baseline: label that the others are compared with; None for none.
-        confidence: of the intervals.
-        lines: grouped by setting, methods in the paper's order.
-        notes: on the whole.
-    """
-
-    title: str
-    baseline: str | None
-    confidence: float
-    lines: list[Line]
-    notes: list[str]
+    title: str  # of the sweep
+    baseline: str | None  # label that the others are compared with; None for none
+    confidence: float  # of the intervals
+    lines: list[Line]  # grouped by setting, methods in the paper's order
+    notes: list[str]  # on the whole
 
     def settings(self) -> dict[str, list[Line]]:
-        """The lines of each data set.
-
-        Returns:
-            Setting -> lines.
-        """
+        """The lines of each data set."""
         groups: dict[str, list[Line]] = {}
         for line in self.lines:
             groups.setdefault(line.setting, []).append(line)
@@ -121,8 +160,8 @@ def _label(recipe: Recipe, axes: list[str]) -> str:
     return ", ".join([recipe.method, *rest])
 
 
-def _judged(record: dict[str, Any], weights: str) -> dict[str, Any]:
-    """The part of a record that judges one kind of weights."""
+def _part_of(record: dict[str, Any], weights: str) -> dict[str, Any]:
+    """The part of a record with the accuracies of one kind of weights."""
     return record if weights == "last" else record[weights]
 
 
@@ -131,7 +170,7 @@ def _marks(records: dict[int, dict[str, Any]], wanted: int, weights: str) -> lis
     if len(records) < wanted:
         marks.append(f"{len(records)} of {wanted} runs finished")
     verdicts = {seed: audit_verdict(record, weights) for seed, record in records.items()}
-    collapsed = [s for s, r in records.items() if _judged(r, weights).get("collapsed") is not None]
+    collapsed = [s for s, r in records.items() if _part_of(r, weights).get("collapsed") is not None]
     for name, seeds in (
         ("not audited", [s for s, v in verdicts.items() if v.startswith("not audited")]),
         ("audit suspicious", [s for s, v in verdicts.items() if v == "suspicious"]),
@@ -144,14 +183,7 @@ def _marks(records: dict[int, dict[str, Any]], wanted: int, weights: str) -> lis
 
 
 def far_from_paper(entries: list[Entry]) -> list[str]:
-    """The figures that want an explanation: set apart from the paper's by both deviations, or by `FAR` points.
-
-    Args:
-        entries: of a row whose recipe is the paper's.
-
-    Returns:
-        Such as ["beyond both deviations from the paper: robust under -3.42 (p = 0.01)"].
-    """
+    """The figures that want an explanation: set apart from the paper's by both deviations, or by `FAR` points."""
     found: dict[str, list[str]] = {}
     for entry in entries:
         if entry.off is not None and (why := differs(entry.off, entry.p_paper)) is not None:
@@ -164,7 +196,7 @@ def _values(records: dict[int, dict[str, Any]], kind: str, part: str, weights: s
     """Seed -> percent; a run that has nothing to measure there is left out."""
     found = {}
     for seed, record in records.items():
-        accuracy = _judged(record, weights)[kind]
+        accuracy = _part_of(record, weights)[kind]
         if part.startswith("class:"):
             value = accuracy["per_class"][list(record["classes"]).index(part.removeprefix("class:"))]
         else:
@@ -177,17 +209,7 @@ def _values(records: dict[int, dict[str, Any]], kind: str, part: str, weights: s
 def build_table(
     sweep: SweepDirectory, baseline: str | None = None, *, confidence: float = 0.95, per_class: bool = False
 ) -> TableData:
-    """The results of a sweep's finished runs.
-
-    Args:
-        sweep: finished or not.
-        baseline: method to compare with; None for the spec's.
-        confidence: of the intervals.
-        per_class: whether each class has its entries too.
-
-    Returns:
-        The table.
-    """
+    """The results of a sweep's finished runs."""
     plan = sweep.plan
     baseline = baseline or plan.baseline
     records: dict[int, dict[int, dict[str, Any]]] = {}
@@ -282,3 +304,216 @@ def _group(recipe: Recipe, axes: list[str]) -> tuple[str, ...]:
     """What two rows must share to be compared: everything that varies but the method."""
     values = flatten(recipe)
     return (_setting(recipe), *(str(values[name]) for name in axes if name != "method"))
+
+
+FORMATS = ("md", "csv", "parquet", "tex")
+_HEADS = [f"{kind} {part}" for kind, part in METRICS]
+
+
+def _spread(summary: Summary, plus_minus: str) -> str:
+    if not summary.n:
+        return "-"
+    return f"{summary.mean:.2f}" + ("" if summary.std is None else f"{plus_minus}{summary.std:.2f}")
+
+
+def _cell(entry: Entry) -> Cell:
+    """75.89 ± 0.41 (paper 76.25 ± 0.09: -0.36, p = 0.12)."""
+    text = _spread(entry.summary, " ± ")
+    if entry.paper is None:
+        return text
+    off = "" if entry.off is None else f": {entry.off:+.2f}, {p_text(entry.p_paper)}"
+    return text, f" (paper {entry.paper.text}{off})"
+
+
+def _whole(summary: Summary) -> str:
+    return f"{summary.mean:,.0f}" if summary.n else "-"
+
+
+def _grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], numbers: range, detail: str = "") -> Table:
+    """A table; columns in `numbers` are set to the right."""
+    made = Table(*heads, right=numbers, detail=detail)
+    for row in rows:
+        made.add(*row)
+    return made
+
+
+def _difference(line: Line) -> list[str]:
+    """Interval and comparison of each of the four figures."""
+    cells = []
+    for entry in line.entries[: len(METRICS)]:
+        text = "-" if entry.summary.low is None else f"[{entry.summary.low:.2f}, {entry.summary.high:.2f}]"
+        if entry.against is not None and entry.against.n:
+            p = "" if entry.against.p is None else f", p = {entry.against.p:.2g}"
+            text += f"; {entry.against.difference:+.2f}{p}"
+        cells.append(text)
+    return cells
+
+
+def to_markdown(table: TableData) -> str:
+    """The table as Markdown: for each data set the accuracies, then their intervals and the comparison."""
+    lines: list[str] = []
+    for part in to_parts(table):
+        lines += ["", visible(part) if isinstance(part, str) else part.markdown()]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def to_parts(table: TableData) -> list[str | Table]:
+    """The same as lines and tables, in order."""
+    parts: list[str | Table] = [f"## {table.title}"]
+    for setting, lines in table.settings().items():
+        with_paper = any(entry.paper is not None for line in lines for entry in line.entries)
+        beside = f"; beside the paper's, Welch's t-test ({SEEDS_TAKEN})" if with_paper else ""
+        parts.append(f"{setting}, accuracy in percent: mean ± sample deviation over n seeds{beside}")
+        cells = [
+            [line.label, str(len(line.seeds)), *map(_cell, line.entries[:4]), "; ".join(line.marks)]
+            for line in lines
+        ]
+        parts.append(_grid(["method", "n", *_HEADS, "marks"], cells, range(1, 6), "the paper's figures"))
+        against = (
+            f"; difference from {table.baseline} over common seeds, paired t-test" if table.baseline else ""
+        )
+        parts.append(f"{table.confidence:.0%} bootstrap interval of the mean{against}")
+        rows = [[line.label, *_difference(line)] for line in lines]
+        parts.append(_grid(["method", *_HEADS], rows, range(1, 5)))
+        rows = [
+            [line.label, str(line.speed.n), _whole(line.speed), _whole(line.seconds)]
+            for line in lines
+            if line.values["weights"] == "last"
+        ]
+        parts.append("speed of training and wall time of a run, evaluation included: mean over seeds")
+        parts.append(_grid(["method", "n", "images/s", "seconds"], rows, range(1, 4)))
+        classes = [e.part.removeprefix("class:") for e in lines[0].entries[4:] if e.kind == "standard"]
+        for kind in ("standard", "robust") if classes else ():
+            rows = [
+                [line.label, *(_spread(e.summary, " ± ") for e in line.entries[4:] if e.kind == kind)]
+                for line in lines
+            ]
+            parts.append(f"{kind} accuracy of each class")
+            parts.append(_grid(["method", *classes], rows, range(1, len(classes) + 1)))
+    return parts + [f"Note: {note}." for note in table.notes]
+
+
+def to_latex(table: TableData) -> str:
+    """The table for a paper: booktabs, standard and robust accuracy above overall and under; marks as footnotes."""
+    parts = [f"% {visible(table.title)}"]
+    for setting, lines in table.settings().items():
+        with_paper = any(entry.paper is not None for line in lines for entry in line.entries)
+        notes: dict[str, str] = {}
+        body = []
+        for line in lines:
+            method = str(line.values["method"])
+            label = latex(line.label.replace(method, METHODS[method].title, 1))
+            marks = [notes.setdefault(mark, chr(ord("a") + len(notes) % 26)) for mark in line.marks]
+            cells = [label + (f"\\tnote{{{','.join(marks)}}}" if marks else "")]
+            for entry in line.entries[:4]:
+                cells.append(latex(_spread(entry.summary, " ± ")))
+                if with_paper:
+                    cells.append("" if entry.paper is None else latex(entry.paper.text))
+            body.append("  " + " & ".join(cells) + " \\\\")
+        wide = 2 if with_paper else 1
+        group = 2 * wide
+        heads = " & ".join(
+            f"{part}" + (" & paper" if with_paper else "")
+            for part in ("Overall", "Under", "Overall", "Under")
+        )
+        parts += [
+            "\\begin{table}",
+            "  \\centering",
+            "  \\begin{threeparttable}",
+            f"  \\caption{{{latex(table.title)}: {latex(setting)}, accuracy in percent.}}",
+            f"  \\begin{{tabular}}{{l{'r' * (2 * group)}}}",
+            "  \\toprule",
+            f"  & \\multicolumn{{{group}}}{{c}}{{Standard}} & \\multicolumn{{{group}}}{{c}}{{Robust}} \\\\",
+            f"  \\cmidrule(lr){{2-{group + 1}}} \\cmidrule(lr){{{group + 2}-{2 * group + 1}}}",
+            f"  Method & {heads} \\\\",
+            "  \\midrule",
+            *body,
+            "  \\bottomrule",
+            "  \\end{tabular}",
+            *(["  \\begin{tablenotes}"] if notes else []),
+            *(f"  \\item[{letter}] {latex(text)}" for text, letter in notes.items()),
+            *(["  \\end{tablenotes}"] if notes else []),
+            "  \\end{threeparttable}",
+            "\\end{table}",
+        ]
+    if any(entry.paper is not None for line in table.lines for entry in line.entries):
+        parts.append(f"% p: Welch's t-test against the paper's deviation; {SEEDS_TAKEN}")
+    parts += [f"% {visible(note)}" for note in table.notes]
+    return "\n".join(parts) + "\n"
+
+
+def to_rows(table: TableData) -> list[dict[str, Any]]:
+    """One row a figure, for CSV and Parquet."""
+    rows: list[dict[str, Any]] = []
+    for line in table.lines:
+        for entry in line.entries:
+            against = entry.against
+            rows.append(
+                {
+                    name: value if value is None or isinstance(value, (int, float, str)) else str(value)
+                    for name, value in line.values.items()
+                }
+                | {
+                    "accuracy": entry.kind,
+                    "part": entry.part,
+                    "n": entry.summary.n,
+                    "mean": entry.summary.mean if entry.summary.n else None,
+                    "std": entry.summary.std,
+                    "low": entry.summary.low,
+                    "high": entry.summary.high,
+                    "confidence": table.confidence,
+                    "baseline": table.baseline if against is not None else None,
+                    "difference": against.difference if against is not None and against.n else None,
+                    "common_seeds": against.n if against is not None else None,
+                    "p": against.p if against is not None else None,
+                    "paper": entry.paper.mean if entry.paper is not None else None,
+                    "paper_std": entry.paper.std if entry.paper is not None else None,
+                    "off_paper": entry.off,
+                    "p_paper": entry.p_paper,
+                    "images_per_second": line.speed.mean if line.speed.n else None,
+                    "seconds": line.seconds.mean if line.seconds.n else None,
+                    "seeds": ",".join(map(str, line.seeds)),
+                    "marks": "; ".join(line.marks),
+                }
+            )
+    return rows
+
+
+def _to_csv(table: TableData) -> bytes:
+    rows = to_rows(table)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _to_parquet(table: TableData) -> bytes:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingPackage("pyarrow", "a Parquet table", "pip install 'srat-fast[parquet]'") from None
+    sink = pyarrow.BufferOutputStream()
+    content = pyarrow.Table.from_pylist(to_rows(table))
+    pyarrow.parquet.write_table(content.replace_schema_metadata({"title": table.title}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def write_table(table: TableData, path: Path) -> None:
+    """Write the table in the format that a file's ending names."""
+    kind = path.suffix[1:]
+    if kind not in FORMATS:
+        raise UserError(
+            "--out", f"a file ending in {', '.join('.' + f for f in FORMATS)} is needed", str(path)
+        )
+    if kind == "parquet":
+        data = _to_parquet(table)
+    elif kind == "csv":
+        data = _to_csv(table)
+    else:
+        data = (to_markdown(table) if kind == "md" else to_latex(table)).encode()
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise UserError("--out", f"cannot be written: {error.strerror}", str(path)) from None

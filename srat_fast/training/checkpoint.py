@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srat_fast.errors import TrainingFailure, UserError, is_full
+from srat_fast.errors import DiskFull, TrainingFailure, UserError, is_full
 
 #: Layout and meaning of the files; a change of either counts up, and `SCHEMAS` says what is still read.
 SCHEMA = 1
@@ -99,7 +99,8 @@ class Checkpoints:
             read(final)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise TrainingFailure(self._unwritten(error, total)) from None
+            failure = DiskFull if is_full(error) else TrainingFailure
+            raise failure(self._unwritten(error, total)) from None
         except Damaged as error:
             self._drop(final)
             raise TrainingFailure(

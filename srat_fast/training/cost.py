@@ -14,7 +14,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from srat_fast.errors import TrainingFailure
+from srat_fast.errors import OutOfMemory
 from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import Recipe
 
@@ -160,7 +160,7 @@ def memory_errors(where: str, lower: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise TrainingFailure(f"out of memory {where}; lower {lower}") from None
+        raise OutOfMemory(f"out of memory {where}; lower {lower}") from None
 
 
 def out_of_memory(error: BaseException) -> bool:

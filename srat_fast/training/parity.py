@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from srat_fast.errors import TrainingFailure
+from srat_fast.errors import OutOfMemory, TrainingFailure
 from srat_fast.training.capture import Function, preserved
 from srat_fast.training.cost import out_of_memory
 
@@ -57,7 +57,7 @@ def compile_errors() -> Iterator[None]:
         raise
     except Exception as error:
         if out_of_memory(error):
-            raise TrainingFailure("out of memory; lower --batch-size or --set model.width") from None
+            raise OutOfMemory("out of memory; lower --batch-size or --set model.width") from None
         # dynamo, inductor, triton and the CUDA runtime raise types of their own; all mean the same here
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TrainingFailure(f"compiling the training step failed: {first}; {WAY_OUT}") from error

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from srat_fast.data.arrays import ImageArrays
-from srat_fast.data.loader import Loader
-from srat_fast.data.loaders import require_loader, training_loader
+from srat_fast.data.loaders import Loader, require_loader, training_loader
 from srat_fast.data.plan import base_counts, planned_counts, sized
 from srat_fast.data.split import DataSplit, load_split
 from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision, use_device

@@ -37,11 +37,9 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
 
 
 class NotFinite(TrainingFailure):
-    """A loss or gradient that is not finite.
+    """A loss or gradient that is not finite."""
 
-    Args:
-        problem: which, in which step.
-    """
+    failure = "nonfinite"
 
 
 class StepGuard:

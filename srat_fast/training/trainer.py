@@ -13,12 +13,12 @@ from rich.console import Console
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.plan import sized
-from srat_fast.errors import Interrupted, TrainingFailure, UserError, is_full
+from srat_fast.errors import DiskFull, Interrupted, TrainingFailure, UserError, failure_of, is_full
 from srat_fast.hardware import device_name, neutral, numerics, peak_memory
 from srat_fast.plugins import plugin_errors, recorded
 from srat_fast.recipe import Recipe
 from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
-from srat_fast.training.cost import forward_flops, memory_errors, training_flops
+from srat_fast.training.cost import forward_flops, memory_errors, out_of_memory, training_flops
 from srat_fast.training.fit import Fit
 from srat_fast.training.progress import Curves, ProgressView
 from srat_fast.training.resume import Begin, begin, check_data
@@ -111,10 +111,11 @@ def _work(
     if start.entries:
         record["resumed"] = start.entries
 
-    def conclude(status: str, problem: str) -> None:
-        run.write_json(RECORD, record | {"status": status, "problem": problem})
+    def conclude(problem: str, failure: str | None) -> None:
+        status = "interrupted" if failure is None else "failed"
+        run.write_json(RECORD, record | {"status": status, "problem": problem, "failure": failure})
 
-    watchdog = Watchdog(recipe.run.watchdog_seconds, run.path, lambda problem: conclude("failed", problem))
+    watchdog = Watchdog(recipe.run.watchdog_seconds, run.path, lambda problem: conclude(problem, "hang"))
     with ProgressView(recipe.method, console) as view, watchdog:
         view.line(_headline(setup, run.path))
         fit = Fit(setup, run, start.checkpoints, view, curves, record["flops_per_image"], stops, watchdog)
@@ -131,8 +132,9 @@ def _work(
             problem = str(error) if known else type(error).__name__
             # on a full disk there may be no room for this either; the error itself is told in any case
             with contextlib.suppress(OSError):
-                stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-                conclude("interrupted" if stopped else "failed", problem)
+                asked = isinstance(error, (Interrupted, KeyboardInterrupt))
+                kind = None if asked else "memory" if out_of_memory(error) else failure_of(error)
+                conclude(problem, kind)
             raise
         finally:
             setup.loader.close()
@@ -165,7 +167,7 @@ def _full_disk(run: RunDirectory) -> Iterator[None]:
     except OSError as error:
         if not is_full(error):
             raise
-        raise TrainingFailure(
+        raise DiskFull(
             f"the disk of {run.path} is full; make room and go on with --resume from the last checkpoint"
         ) from None
 

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from srat_fast.sweep.child import end_with
+from srat_fast.sweep.child import end_with, load_data
 
 ACCURACY = {"ce": 0.27, "drcb-ldam": 0.32, "srat-ldam": 0.34}
 end_with(int(sys.argv[1]))
@@ -32,16 +32,15 @@ def part(share: float) -> dict:
     return {"overall": share, "well": share, "under": share / 2, "per_class": [share, share / 2]}
 
 
-if command in ("sweep", "prepare"):
+if command in ("sweep", "load-data"):
     from srat_fast.cli import main
     from srat_fast.sweep import process
-    from srat_fast.sweep.prepare import prepare
 
     process.CHILD = [sys.executable, __file__]
     if command == "sweep":
         main(sys.argv[2:])
     else:
-        prepare(arguments)
+        load_data(Path(arguments[0]))
     sys.exit(0)
 if command in setting["fails"]:
     print("error: this one is to fail", file=sys.stderr)

@@ -207,7 +207,7 @@ def test_everything_from_end_to_end_with_stand_ins(command, tmp_path, capsys) ->
     assert "-- exp: 3 of 3 runs finished" in said
     assert "-- judge: 7 of 7 commands done" in said
     kinds = [line.split()[0] for line in journal]
-    assert [k for k in kinds if k not in ("sweep", "prepare")] == [
+    assert [k for k in kinds if k not in ("sweep", "load-data")] == [
         *["train"] * 3, *["evaluate"] * 3, *["audit"] * 3, "analyse",
     ]  # fmt: skip
     archive = tmp_path / "out" / run.ARCHIVE

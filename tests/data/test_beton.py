@@ -17,7 +17,7 @@ from srat_fast import UserError, build_recipe
 from srat_fast.data import beton
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.beton import prepare_beton
-from srat_fast.data.files import load_files
+from srat_fast.data.folder import load_files
 from srat_fast.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("ffcv")

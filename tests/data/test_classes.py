@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from srat_fast import UserError, build_recipe
-from srat_fast.data.classes import chosen_labels, only_classes
+from srat_fast.data.imbalance import chosen_labels, only_classes
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.data.split import split_arrays
 

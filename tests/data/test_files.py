@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from srat_fast import UserError, build_recipe
-from srat_fast.data.arrays import checksum
-from srat_fast.data.files import FileImages, in_memory, load_files
-from srat_fast.data.folder import load_folder
+from srat_fast.data.arrays import checksum, in_memory
+from srat_fast.data.folder import FileImages, load_files, load_folder
 from srat_fast.data.split import load_split
 
 

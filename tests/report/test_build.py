@@ -16,7 +16,7 @@ from srat_fast.report.collect import find_runs
 from srat_fast.report.figures.axes import axis_drawings
 from srat_fast.report.figures.epsilon import epsilon_drawings
 from srat_fast.report.groups import group_runs
-from srat_fast.report.paper import PAPER_FIGURES
+from srat_fast.report.page import PAPER_FIGURES
 from tests.report.conftest import accuracies, make_record, write_run
 
 

@@ -47,7 +47,7 @@ def test_analysed_runs_are_set_side_by_side(tmp_path) -> None:
     missing = {name for name, _, _ in made.missing}
     assert "fig3" not in missing
     assert "fig4" in missing, "without srat-ldam there is no Fig. 4"
-    assert "natural: silhouette 0.625" in (made.directory / "report.html").read_text()
+    assert "natural training: silhouette 0.625" in (made.directory / "report.html").read_text()
 
 
 def test_fig3_is_of_training_images_and_fig4_of_three_methods(tmp_path) -> None:
@@ -61,7 +61,8 @@ def test_fig3_is_of_training_images_and_fig4_of_three_methods(tmp_path) -> None:
         "Penultimate features, t-SNE, clean imbalanced training images",
         ("fig3",),
     )
-    assert [axes.get_title().partition("\n")[0] for axes in training.draw().axes] == ["natural", "ce"]
+    titles = [axes.get_title().partition("\n")[0] for axes in training.draw().axes]
+    assert titles == ["natural training", "adversarial training"]
     assert (clean.paper, attacked.paper) == (("fig4",), ())
     for name, drawing in (("fig3", training), ("fig4", clean)):
         found = paper_drawing(name, find_runs([tmp_path]))

@@ -87,6 +87,16 @@ def test_three_panels_of_class_bars(name) -> None:
         assert (ticks[0], ticks[-1], len(ticks)) == ("airplane", "truck", 10)
 
 
+def test_class_names_are_turned_only_where_they_are_long() -> None:
+    for scale, turned in (("paper", 45), ("smoke", 0)):
+        drawing = paper_drawing("fig1", made_up("fig1", scale, 1))
+        assert drawing is not None
+        for axes in drawing.draw().axes:
+            assert {tick.get_rotation() for tick in axes.get_xticklabels()} == {turned}
+            tops = [axes.transData.transform((0, height))[1] for height in (100, axes.get_ylim()[1])]
+            assert tops[1] - tops[0] > 7, "the number above a bar of 100 % stays clear of the title"
+
+
 @pytest.mark.parametrize("name", ["fig2", "fig10", "fig11", "fig12"])
 def test_three_panels_against_the_weight_of_one_class(name) -> None:
     facts = FACTS[name]
@@ -140,6 +150,9 @@ def test_fig6_has_a_panel_for_each_imbalance() -> None:
     for _, curves, ticks in panels:
         assert curves == [f"{m}, {kind}" for m in FACTS["fig6"]["methods"] for kind in ("standard", "robust")]
         assert ticks == [str(k) for k in range(9)]
+    drawing = paper_drawing("fig6", made_up("fig6"))
+    assert drawing is not None
+    assert len({axes.get_ylim() for axes in drawing.draw().axes}) == 1, "the panels can be compared"
 
 
 def test_fig16_against_the_imbalance_ratio() -> None:

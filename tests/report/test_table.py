@@ -7,7 +7,7 @@ from rich.console import Console
 
 from srat_fast.report.collect import find_runs
 from srat_fast.report.groups import group_runs
-from srat_fast.report.table import summary_tables
+from srat_fast.report.summary import summary_tables
 from tests.report.conftest import accuracies, make_record, write_run
 
 

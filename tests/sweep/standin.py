@@ -14,14 +14,13 @@ import time
 import tomllib
 from pathlib import Path
 
-from srat_fast.sweep.child import end_with
+from srat_fast.sweep.child import end_with, failure_codes, load_data
+from srat_fast.sweep.outcome import FAILURE_CODES
 
 end_with(int(sys.argv[1]))
 arguments = sys.argv[3:]
-if sys.argv[2] == "prepare":  # the real one
-    from srat_fast.sweep.prepare import prepare
-
-    prepare(sys.argv[3:])
+if sys.argv[2] == "load-data":  # the real one
+    load_data(Path(sys.argv[3]))
     sys.exit(0)
 assert sys.argv[2] == "train"
 assert arguments[arguments.index("--resume") + 1] == "auto"
@@ -90,10 +89,15 @@ elif what == "validated":  # epochs with a validation accuracy that follows lamb
             )
 elif what == "crash":
     raise ValueError(value)
-elif what == "failed":
-    record("failed", problem=value)
-    print(f"error: {value}", file=sys.stderr)
+elif what == "silent":
     sys.exit(1)
+elif what in ("memory", "nonfinite"):
+    record("failed", problem=value, failure=what)
+    print(f"error: {value}", file=sys.stderr)
+    sys.exit(FAILURE_CODES[what])
+elif what == "locked":
+    print(f"error: {value}", file=sys.stderr)
+    sys.exit(FAILURE_CODES[what])
 elif what == "bad":
     print(f"error: {value}", file=sys.stderr)
     sys.exit(2)
@@ -103,7 +107,7 @@ elif what == "hang":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(60)
 elif what == "fill":  # the disk, for real
-    with (out / "big").open("wb") as file:
+    with failure_codes(), (out / "big").open("wb") as file:
         for _ in range(1024):
             file.write(b"\0" * 2**20)
             file.flush()

@@ -58,7 +58,7 @@ def test_a_removed_run_directory_is_run_again(stage) -> None:
 
 
 def test_killed_crashed_and_bad_trials(stage) -> None:
-    stage.spec(seeds=[0, 1, 2, 3, 4, 5], axes={"method": ["ce"]})
+    stage.spec(seeds=list(range(9)), axes={"method": ["ce"]})
     stage.behave(
         {
             "0": ["killed", "ok"],
@@ -66,31 +66,38 @@ def test_killed_crashed_and_bad_trials(stage) -> None:
             "2": ["crash:one", "crash:another", "ok"],
             "3": ["bad:no such thing"],
             "4": ["killed"],
-            "5": [
-                "failed:the loss is nan in epoch 1",
-                "failed:the loss is nan in epoch 2",
-                "failed:in epoch 3",
-            ],
+            "5": ["nonfinite:in epoch 1", "nonfinite:in epoch 2", "nonfinite:in epoch 3"],
+            "6": ["locked:by an earlier attempt", "locked:by an earlier attempt", "ok"],
+            "7": ["silent"],
+            "8": [
+                "nonfinite:in epoch 1",
+                "silent",
+                "ok",
+            ],  # the first one's record says nothing of the second
         }
     )
     code, text = stage.sweep()
     assert code == 1, text
-    assert "2 of 6 done" in text
+    assert "4 of 9 done" in text
     sweep = SweepDirectory.open(stage.out)
     kinds = {t.seed: [a["kind"] for a in sweep.state(t)["attempts"]] for t in sweep.plan.trials}
     assert kinds == {
         0: ["killed", "finished"],
-        1: ["crashed"] * 2,  # the same twice: a third time would be no better
-        2: ["crashed", "crashed", "finished"],
+        1: ["error"] * 2,  # the same twice: a third time would be no better
+        2: ["error", "error", "finished"],
         3: ["input"],
         4: ["killed"] * 3,
-        5: ["crashed"] * 3,
+        5: ["nonfinite"] * 3,
+        6: ["locked", "locked", "finished"],
+        7: ["error"] * 2,
+        8: ["nonfinite", "error", "finished"],
     }
     code, text = stage.call("sweep", "status", str(stage.out))
     assert "the same error twice: ValueError: always the same" in text
     assert "Traceback (most recent call last)" in text
     assert "bad input, not tried again: no such thing" in text
     assert "was killed (SIGKILL); 3 attempts" in text
+    assert "the same error twice: nothing was printed" in text
     before = stage.journal()
     assert stage.sweep()[0] == 1  # failed ones stay failed until asked for
     assert stage.journal() == before
@@ -98,10 +105,10 @@ def test_killed_crashed_and_bad_trials(stage) -> None:
     code, text = stage.call("sweep", "retry", str(stage.out), "1")
     assert code == 0, text
     assert "is queued again" in text
-    assert stage.counts() == {"done": 2, "failed": 3, "interrupted": 1}
+    assert stage.counts() == {"done": 4, "failed": 4, "interrupted": 1}
     assert stage.call("sweep", "retry", str(stage.out))[0] == 0
     assert stage.sweep()[0] == 0
-    assert stage.counts() == {"done": 6}
+    assert stage.counts() == {"done": 9}
 
 
 def test_a_hang_is_ended_and_tried_again(stage) -> None:
@@ -116,7 +123,7 @@ def test_a_hang_is_ended_and_tried_again(stage) -> None:
 
 def test_out_of_memory_takes_a_slot_away(stage) -> None:
     stage.spec(seeds=[0, 1, 2], axes={"method": ["ce"]})
-    problem = "failed:out of memory in epoch 1; lower --batch-size"
+    problem = "memory:too much in epoch 1"
     stage.behave({"0": [problem, "ok"], "1": ["epochs:10"], "2": [problem]})
     code, text = stage.sweep()
     assert code == 1, text
@@ -220,6 +227,9 @@ def test_run_one(stage) -> None:
     stage.behave({"0": ["bad:gone"]})
     assert stage.call("sweep", "run-one", str(stage.out), "0")[0] == 1
     assert stage.call("sweep", "run-one", str(stage.out), "0")[0] == 1
+    assert stage.call("sweep", "run-one", str(stage.out), "1")[0] == 0, (
+        "what became of another is not its failure"
+    )
 
 
 def test_data_that_cannot_be_prepared_stop_the_sweep_before_it_starts(stage, image_folder) -> None:

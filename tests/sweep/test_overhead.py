@@ -11,10 +11,9 @@ from rich.console import Console
 from srat_fast.sweep import process
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.driver import Options
-from srat_fast.sweep.local import LocalEngine
-from srat_fast.sweep.slots import Slot
+from srat_fast.sweep.local import LocalEngine, Slot
 from srat_fast.sweep.spec import spec_from_tree
-from srat_fast.sweep.view import SweepView
+from srat_fast.sweep.status import SweepView
 from tests.sweep.conftest import BASE, toml
 
 #: Ends at once, as a trial that has finished; written in sh, which starts in a millisecond.

@@ -11,9 +11,8 @@ import pytest
 from srat_fast.cli.options import OPTION_FIELDS
 from srat_fast.errors import UserError
 from srat_fast.recipe import FIELDS
-from srat_fast.sweep import identity
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.plan import make_plan
+from srat_fast.sweep.plan import code_version, data_identity, make_plan
 from srat_fast.sweep.spec import ABBREVIATIONS, BadSpec, read_tree, spec_from_tree
 from tests.sweep.conftest import BASE, toml
 
@@ -103,7 +102,7 @@ def test_the_id_follows_recipe_data_and_code(tmp_path, image_folder) -> None:
     before = only(folder)
     victim = image_folder / "train" / "cat" / "0.png"
     victim.write_bytes(victim.read_bytes() + b"x")
-    identity.data_identity.cache_clear()
+    data_identity.cache_clear()
     assert only(folder) != before
 
 
@@ -119,9 +118,9 @@ def test_code_version_follows_the_code_that_computes(tmp_path, monkeypatch) -> N
     for path in (None, "sweep/plan.py", "cli/app.py", "attacks/pgd.py"):
         if path is not None:
             (package / path).write_text((package / path).read_text() + "\n# changed\n")
-        identity.code_version.cache_clear()
-        versions.append(identity.code_version())
-    identity.code_version.cache_clear()
+        code_version.cache_clear()
+        versions.append(code_version())
+    code_version.cache_clear()
     assert versions[0] == versions[1] == versions[2] != versions[3]
 
 

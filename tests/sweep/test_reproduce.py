@@ -6,12 +6,18 @@ import json
 
 import pytest
 
+from srat_fast.console import Console
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.errors import UserError
 from srat_fast.published import paper_facts
 from srat_fast.recipe import Recipe, flatten
+from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.driver import Driver, Options
 from srat_fast.sweep.plan import Plan, make_plan
-from srat_fast.sweep.reproduce import item_names, item_spec, load_item
+from srat_fast.sweep.reproduce import item_names, item_spec, load_item, share_runs
+from srat_fast.sweep.status import read_status
+from srat_fast.sweep.view import SweepView
+from tests.report.conftest import make_record, write_run
 
 NAMES = [f"table{n}" for n in range(1, 11)] + [f"fig{n}" for n in range(1, 17)]
 FACTS = paper_facts()
@@ -151,6 +157,43 @@ def test_paper_scale_prints_the_plan_and_gpu_hours_only(stage) -> None:
     assert "as given" in text
     assert "not run: --run does" in text
     assert not (stage.path / "reproduce").exists()
+
+
+def smoke_sweep(place, name: str) -> SweepDirectory:
+    return SweepDirectory.create(place / name, item_spec(load_item(name), "smoke", 1), name)
+
+
+def test_equal_finished_runs_of_other_sweeps_are_linked(tmp_path) -> None:
+    first, second = smoke_sweep(tmp_path, "fig5"), smoke_sweep(tmp_path, "fig15")
+    mine = [trial for trial in first.plan.trials if trial.id in second.by_id]
+    assert len(mine) == len(second.plan.trials) == 3
+    for trial, status in zip(mine, ("finished", "finished", "interrupted"), strict=True):
+        recipe = first.plan.recipe(trial).resolve().to_dict()
+        write_run(first.run(trial), make_record(recipe=recipe, status=status))
+    assert share_runs(second, [first]) == 2, "one has not finished"
+    assert dict(read_status(second).counts) == {"done": 2, "queued": 1}
+    with SweepView("", Console()) as view:
+        driver = Driver(second, view, Options(min_free=0))
+        assert [trial.id for trial in driver.queue] == [mine[2].id]
+        driver.claims.close()
+    # the same again through a sweep that has links only; and a link whose run has gone is taken away
+    third = SweepDirectory.create(tmp_path / "third", item_spec(load_item("fig15"), "smoke", 1), "fig15")
+    assert share_runs(third, [second, first]) == 2
+    assert {path.resolve().parent for path in third.path.glob("runs/*")} == {(first.path / "runs").resolve()}
+    first.run(mine[0]).rename(tmp_path / "elsewhere")
+    assert share_runs(third, [second, first]) == 1
+    assert dict(read_status(third).counts) == {"done": 1, "queued": 2}
+    assert [path.name for path in third.path.glob("runs/*")] == [third.by_id[mine[1].id].name]
+
+
+def test_runs_that_have_begun_are_not_replaced(tmp_path) -> None:
+    first, second = smoke_sweep(tmp_path, "fig5"), smoke_sweep(tmp_path, "fig15")
+    trial = second.plan.trials[0]
+    same = first.by_id[trial.id]
+    write_run(first.run(same), make_record(recipe=first.plan.recipe(same).resolve().to_dict()))
+    second.run(trial).mkdir()
+    assert share_runs(second, [first]) == 0
+    assert dict(read_status(second).counts) == {"interrupted": 1, "queued": 2}
 
 
 @pytest.mark.slow

@@ -12,14 +12,12 @@ import pytest
 from rich.console import Console
 
 from srat_fast.errors import UserError
-from srat_fast.sweep import slots
+from srat_fast.sweep import local
+from srat_fast.sweep.claims import this_host
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.estimate import duration, estimate
-from srat_fast.sweep.hosts import this_host
-from srat_fast.sweep.plan import Trial
+from srat_fast.sweep.plan import Trial, duration, estimate
 from srat_fast.sweep.spec import spec_from_tree
-from srat_fast.sweep.status import read_status
-from srat_fast.sweep.view import Running, Snapshot, SweepView
+from srat_fast.sweep.status import Running, Snapshot, SweepView, read_status
 
 
 def sweep_of(path: Path, text: str) -> SweepDirectory:
@@ -54,7 +52,7 @@ def test_ten_thousand_trials_in_seconds(tmp_path) -> None:
 
 
 def test_each_status(tmp_path) -> None:
-    sweep = sweep_of(tmp_path / "s", "seeds = 7\n[base]\ndataset = 'digits'")
+    sweep = sweep_of(tmp_path / "s", "seeds = 9\n[base]\ndataset = 'digits'")
     trials = sweep.plan.trials
     dead = {"host": this_host(), "pid": 2**22 - 1, "ticks": 1, "where": "cpu 0", "started": 0}
     sweep.run(trials[1]).mkdir()  # begun, its driver died before it wrote a state
@@ -66,9 +64,14 @@ def test_each_status(tmp_path) -> None:
     sweep.run(trials[5]).mkdir()
     (sweep.run(trials[5]) / "record.json").write_text('{"status": "fini')
     sweep.state_path(trials[6]).write_text("{")  # torn by a power cut
+    for k, ended in ((7, "pruned"), (8, "failed")):
+        sweep.write_state(trials[k], {"status": ended, "attempts": []})
     status = read_status(sweep)
     found = [row.status for row in status.rows]
-    assert found == ["queued", "interrupted", "interrupted", "done", "queued", "interrupted", "queued"]
+    assert found == [
+        "queued", "interrupted", "interrupted", "done", "queued", "interrupted", "queued", "pruned", "failed"
+    ]  # fmt: skip
+    assert status.left() == [trials[k] for k in (0, 1, 2, 4, 5, 6)]
     assert status.finished() == [(trials[3], 3.0)]
 
 
@@ -91,26 +94,26 @@ def test_a_running_trial_is_shown_with_its_speed(stage) -> None:
 
 
 def test_slots(monkeypatch) -> None:
-    monkeypatch.setattr(slots, "visible_gpus", lambda: [])
-    monkeypatch.setattr(slots, "cores", lambda: 8)
-    found = slots.make_slots({"auto"}, cpu_slots=4)
+    monkeypatch.setattr(local, "visible_gpus", lambda: [])
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    found = local.make_slots({"auto"}, cpu_slots=4)
     assert [(s.gpu, s.threads, s.share) for s in found] == [(None, 2, 4)] * 4
-    assert 1 <= len(slots.make_slots({"cpu"})) <= 8
+    assert 1 <= len(local.make_slots({"cpu"})) <= 8
     for arguments, says in (
         ({"slots_per_gpu": 2}, "no trial runs on a GPU"),
         ({"gpus": "0"}, "visible here: none"),
         ({"cpu_slots": 0}, "an integer >= 1"),
     ):
         with pytest.raises(UserError, match=says):
-            slots.make_slots({"auto"}, **arguments)
+            local.make_slots({"auto"}, **arguments)
     with pytest.raises(UserError, match="has no GPU"):
-        slots.make_slots({"cuda"})
-    monkeypatch.setattr(slots, "visible_gpus", lambda: ["0", "3"])
-    found = slots.make_slots({"auto"}, slots_per_gpu=2)
+        local.make_slots({"cuda"})
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "3"])
+    found = local.make_slots({"auto"}, slots_per_gpu=2)
     assert [(s.gpu, s.share) for s in found] == [("0", 2), ("3", 2), ("0", 2), ("3", 2)]
-    assert [s.gpu for s in slots.make_slots({"cuda"}, gpus="3")] == ["3"]
-    assert slots.make_slots({"auto"}, gpus="none")[0].gpu is None
-    assert slots.make_slots({"cpu"})[0].gpu is None
+    assert [s.gpu for s in local.make_slots({"cuda"}, gpus="3")] == ["3"]
+    assert local.make_slots({"auto"}, gpus="none")[0].gpu is None
+    assert local.make_slots({"cpu"})[0].gpu is None
     for devices, arguments, says in (
         ({"auto"}, {"cpu_slots": 2}, "--gpus none"),
         ({"cpu"}, {"gpus": "0"}, "every run of this sweep has run.device = cpu"),
@@ -118,39 +121,39 @@ def test_slots(monkeypatch) -> None:
         ({"auto"}, {"gpus": "1"}, "visible here: 0, 3"),
     ):
         with pytest.raises(UserError, match=says):
-            slots.make_slots(devices, **arguments)
+            local.make_slots(devices, **arguments)
 
 
 def test_gpus_are_seen_without_cuda(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(slots, "_DRIVER", tmp_path)
+    monkeypatch.setattr(local, "_DRIVER", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for bus in ("0000:17:00.0", "0000:65:00.0"):
         (tmp_path / bus).mkdir()
-    assert slots.visible_gpus() == ["0", "1"]
+    assert local.visible_gpus() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-abc")
-    assert slots.visible_gpus() == ["GPU-abc"]
+    assert local.visible_gpus() == ["GPU-abc"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert slots.visible_gpus() == []
+    assert local.visible_gpus() == []
 
 
 def test_gpus_are_seen_where_a_container_hides_the_drivers_list(monkeypatch, tmp_path) -> None:
     (tmp_path / "proc").mkdir()  # there, but empty
-    monkeypatch.setattr(slots, "_DRIVER", tmp_path / "proc")
-    monkeypatch.setattr(slots, "_DEVICES", tmp_path / "dev")
+    monkeypatch.setattr(local, "_DRIVER", tmp_path / "proc")
+    monkeypatch.setattr(local, "_DEVICES", tmp_path / "dev")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for folder in ("bin", "dev"):
         (tmp_path / folder).mkdir()
-    assert slots.visible_gpus() == []
+    assert local.visible_gpus() == []
     tool = tmp_path / "bin" / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'GPU 0: Fake (UUID: GPU-1)'\necho 'GPU 1: Fake (UUID: GPU-2)'\n")
     tool.chmod(0o755)
-    assert slots.visible_gpus() == ["0", "1"]
+    assert local.visible_gpus() == ["0", "1"]
     tool.write_text("#!/bin/sh\necho no driver; exit 9\n")
-    assert slots.visible_gpus() == []
+    assert local.visible_gpus() == []
     for node in ("nvidiactl", "nvidia-uvm", "nvidia0", "nvidia10", "nvidia-caps"):
         (tmp_path / "dev" / node).touch()
-    assert slots.visible_gpus() == ["0", "1"]
+    assert local.visible_gpus() == ["0", "1"]
 
 
 def trial(work: float, images: int = 100) -> Trial:
@@ -160,7 +163,7 @@ def trial(work: float, images: int = 100) -> Trial:
 def test_estimates() -> None:
     left = [trial(4.0), trial(2.0), trial(2.0)]
     guess = estimate(left, 2, [(trial(1.0), 10.0), (trial(3.0), 30.0)])
-    assert (guess.trial_seconds, guess.seconds) == (80.0, 40.0)
+    assert guess.seconds == 40.0
     assert guess.source == "from 2 finished run(s) of this sweep"
     assert estimate(left, 8, [(trial(1.0), 10.0)]).seconds == 40.0, "not less than the longest trial"
     stated = estimate(left, 1, images_per_second=10.0)

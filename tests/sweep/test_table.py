@@ -17,10 +17,8 @@ from srat_fast.published import METRICS, Published, departures, published
 from srat_fast.recipe import Recipe
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.spec import spec_from_tree
-from srat_fast.sweep.statistics import compare, summarize
 from srat_fast.sweep.status import read_status
-from srat_fast.sweep.table import build_table
-from srat_fast.sweep.write import to_latex, to_markdown, write_table
+from srat_fast.sweep.table import build_table, compare, summarize, to_latex, to_markdown, write_table
 
 VALUES = {"ce": [0.48, 0.50, 0.52], "srat-ldam": [0.63, 0.64, 0.68]}
 

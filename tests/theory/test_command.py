@@ -8,7 +8,7 @@ import json
 import pytest
 
 from srat_fast.cli import main
-from srat_fast.theory import comparisons, mixture
+from srat_fast.theory import claims, mixture
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -81,8 +81,8 @@ def test_a_wrong_formula_is_found_and_is_code_1(wrong, capsys, monkeypatch) -> N
 
 
 def test_every_claim_can_fail(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(comparisons, "gap_ranges", lambda one, two: [(5.0, 9.0)])
-    monkeypatch.setattr(comparisons, "cost_ranges", lambda one, two, weight: [])
+    monkeypatch.setattr(claims, "gap_ranges", lambda one, two: [(5.0, 9.0)])
+    monkeypatch.setattr(claims, "cost_ranges", lambda one, two, weight: [])
     code, out, _ = call(capsys, "--samples", "1e4")
     assert code == 1
     assert "in 0 of 12 pairs" in out

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from srat_fast.theory.comparisons import describe_ranges
-from srat_fast.theory.mixture import Mixture, same_eta
-from srat_fast.theory.theorems import cost, cost_ranges, gap, gap_ranges
+from srat_fast.theory.claims import describe_ranges
+from srat_fast.theory.mixture import Mixture, cost, cost_ranges, gap, gap_ranges, same_eta
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "theory.md").read_text(encoding="utf-8")
 

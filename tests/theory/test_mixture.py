@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from srat_fast.errors import UserError
-from srat_fast.theory.minimise import _objective, best_linear
 from srat_fast.theory.mixture import Mixture, same_eta, same_sigma, weighted_error
+from srat_fast.theory.numerics import _objective, best_linear
 
 #: Mixtures whose classes are told apart neither by chance only nor without any error.
 mixtures = st.builds(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from srat_fast.errors import UserError
-from srat_fast.theory.claim import SIGMAS, deviations
+from srat_fast.theory.claims import SIGMAS, deviations
 from srat_fast.theory.mixture import Mixture
-from srat_fast.theory.sampling import CHUNK, parse_samples, simulate
+from srat_fast.theory.numerics import CHUNK, parse_samples, simulate
 
 MIXTURE = Mixture(1.0, 2.0, 4)
 THRESHOLDS = np.array([MIXTURE.threshold(10, weight) for weight in (1, 3, 10)])
@@ -51,7 +51,7 @@ def test_memory_does_not_grow_with_the_samples() -> None:
     code = (
         "import resource, numpy as np\n"
         "from srat_fast.theory.mixture import Mixture\n"
-        "from srat_fast.theory.sampling import simulate\n"
+        "from srat_fast.theory.numerics import simulate\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "b = np.zeros(1)\n"
         "simulate(Mixture(1.0, 2.0, 4), b, 2_000_000, seed=0, vectors=True)\n"

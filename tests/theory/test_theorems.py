@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from srat_fast.theory.comparisons import describe_ranges
-from srat_fast.theory.mixture import Mixture
-from srat_fast.theory.theorems import (
+from srat_fast.theory.claims import describe_ranges
+from srat_fast.theory.mixture import (
+    Mixture,
     cost,
     cost_margin,
     cost_ranges,
@@ -37,7 +37,7 @@ def difference(high, low) -> tuple[mpmath.mpf, mpmath.mpf]:
 
 
 def gaps_and_costs(a: float, log_ratio: float, log_weight: float):
-    """G and C of `theorems`, each with what it lacks of 1."""
+    """G and C of `mixture`, each with what it lacks of 1."""
     a, level, shift = mpmath.mpf(a), mpmath.mpf(log_ratio), mpmath.mpf(log_weight)
     low = -a - level / (2 * a)
     return difference(-a + level / (2 * a), low), difference(-a + (shift - level) / (2 * a), low)

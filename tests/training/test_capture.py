@@ -16,13 +16,12 @@ from torch import Tensor
 from srat_fast.attacks.engine import compile_settings
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
-from srat_fast.errors import TrainingFailure
+from srat_fast.errors import TrainingFailure, failure_of
 from srat_fast.hardware import numerics
 from srat_fast.methods import METHODS
 from srat_fast.models.build import build_model
 from srat_fast.models.resnet import BasicBlock, ResNet18
 from srat_fast.recipe import Recipe, build_recipe
-from srat_fast.sweep.outcome import read_ending
 from srat_fast.training import trainer
 from srat_fast.training.capture import Captured, capturing
 from srat_fast.training.parity import check_parity, compile_errors
@@ -344,5 +343,4 @@ def test_full_memory_inside_a_capture_is_called_so(how) -> None:
         compile_errors(),
     ):
         raised(how)
-    record = {"status": "failed", "problem": str(error.value)}
-    assert read_ending(1, record, "").kind == "memory"  # a sweep then tries with fewer beside it
+    assert failure_of(error.value) == "memory"  # a sweep then tries with fewer beside it

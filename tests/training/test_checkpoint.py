@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from srat_fast import TrainingFailure, train
-from srat_fast.errors import Interrupted, UserError
+from srat_fast.errors import DiskFull, Interrupted, UserError
 from srat_fast.record import RunDirectory
 from srat_fast.training.checkpoint import MANIFEST, Checkpoints, Damaged, read
 from tests.training.short_runs import StopAfter, assert_equal_runs, metrics, record, short
@@ -105,6 +105,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_what_is_needed(disk_of) 
     with pytest.raises(TrainingFailure) as failure:
         checkpoints.save("003", big, {})
     said = str(failure.value)
+    assert isinstance(failure.value, DiskFull)
     assert "the disk is full: a checkpoint of 1,200," in said
     assert str(checkpoints.directory) in said
     assert "the one before it (002) is intact" in said
@@ -124,6 +125,7 @@ def test_a_run_on_a_full_disk_fails_in_words_and_goes_on_when_there_is_room(disk
         train(recipe, out, resume="auto")
     assert record(out)["status"] == "failed"
     assert "is full" in record(out)["problem"]
+    assert record(out)["failure"] == "disk"
     (disk / "ballast").unlink()
     train(recipe, out, resume="auto")
     assert_equal_runs(tmp_path / "whole", out)

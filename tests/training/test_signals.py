@@ -74,6 +74,7 @@ def test_each_signal_saves_and_the_run_goes_on(whole, tmp_path) -> None:
         assert errors.count("\n") == 1
         assert record(out)["status"] == "interrupted"
         assert number.name in record(out)["problem"]
+        assert record(out)["failure"] is None
         assert list((out / "checkpoint").glob("0*"))
     assert finish(out, "--resume", recipe={}).returncode == 0  # no option but --out: the run's own recipe
     assert_equal_runs(whole, out)

@@ -164,6 +164,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_recorded(tmp_path) -> Non
     record = json.loads((out / "record.json").read_text())
     assert record["status"] == "failed"
     assert "lower optim.lr" in record["problem"]
+    assert record["failure"] == "nonfinite"
     assert not (out / "model.safetensors").exists()
 
 
@@ -272,7 +273,8 @@ def test_out_of_memory_says_what_to_lower(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("srat_fast.training.step.FastEngine.step", full)
     with pytest.raises(TrainingFailure, match="out of memory in epoch 1; lower --batch-size"):
         train(short(), tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "failed"
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["status"], record["failure"]) == ("failed", "memory")
 
 
 def test_capture_needs_cuda(tmp_path) -> None:

@@ -55,6 +55,7 @@ def test_a_hang_is_ended_with_stacks_and_on_record(tmp_path) -> None:
     assert "where_it_hangs" in ended.stderr
     assert record(out)["status"] == "failed"
     assert record(out)["problem"].startswith("hang: no step ended for 2 s")
+    assert record(out)["failure"] == "hang"
     assert list((out / "checkpoint").glob("000001-*")), "the last checkpoint stays"
 
 

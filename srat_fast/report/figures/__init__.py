@@ -1,1 +1,1 @@
-"""The paper's figures, drawn from records: runs enter, drawings leave."""
+"""The paper's figures, drawn from runs' records."""

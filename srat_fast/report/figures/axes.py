@@ -1,4 +1,4 @@
-"""Accuracy against one field: runs that differ in nothing else enter, curves leave. forms.py has the paper's own."""
+"""Accuracy against one field, of runs that differ in nothing else; forms.py has the paper's own figures."""
 
 from __future__ import annotations
 
@@ -48,14 +48,7 @@ class Sweep:
 
 
 def axis_drawings(runs: list[Run]) -> list[Drawing]:
-    """One drawing for every field in which otherwise equal runs differ, with at least three values of numbers.
-
-    Args:
-        runs: of any groups.
-
-    Returns:
-        Drawings in the order of the recipe's fields.
-    """
+    """One drawing for every numeric field in which otherwise equal runs differ, with at least three values."""
     finished = [run for run in runs if run.finished]
     drawings = []
     for field, (annotation, _) in FIELDS.items():
@@ -66,15 +59,7 @@ def axis_drawings(runs: list[Run]) -> list[Drawing]:
 
 
 def find_sweeps(runs: list[Run], field: str) -> list[Sweep]:
-    """Runs that differ in one field (and method and seed) only, with three values or more.
-
-    Args:
-        runs: finished ones.
-        field: dotted name.
-
-    Returns:
-        One sweep for each setting of the other fields.
-    """
+    """Runs that differ in one field (and method and seed) only, with three values or more."""
     moving = {field, "method"} | _REPETITION | _FOLLOWERS.get(field, set())
     gathered: dict[Hashable, dict[str, dict[Any, list[Run]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))

@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from srat_fast.figures.canvas import SERIES, UNDER, WELL, Axes, Figure, figure, named, style
-from srat_fast.report.figures.drawing import Drawing, percent, stem
+from srat_fast.figures.canvas import SERIES, UNDER, WELL, Axes, Figure, class_ticks, figure, style
+from srat_fast.report.figures.drawing import TRAINING, Drawing, percent, stem
 from srat_fast.report.groups import Group, Row
 
 #: Panels a figure; what does not fit is in the tables.
@@ -16,14 +16,7 @@ _NAMED_CLASSES = 20
 
 
 def class_drawings(group: Group) -> list[Drawing]:
-    """Per-class accuracies of every method, and natural against adversarial training where both are there.
-
-    Args:
-        group: runs under equal conditions.
-
-    Returns:
-        Up to two drawings.
-    """
+    """Per-class accuracies of every method, and natural against adversarial training where both are there."""
     rows = [row for row in group.rows if row.finished and row.weights == "last"]
     if not rows:
         return []
@@ -73,9 +66,9 @@ def _contrast(rows: list[Row], group: Group) -> Figure:
     width = 3.4 if len(group.classes) <= _NAMED_CLASSES else 4.4
     drawn, axes = figure(1, 3, width=3 * width, height=3.2, sharey=True)
     panels = (
-        (natural, "standard", "natural training, standard"),
-        (adversarial, "standard", "adversarial training, standard"),
-        (adversarial, "robust", "adversarial training, robust"),
+        (natural, "standard", f"{TRAINING['natural']}, standard"),
+        (adversarial, "standard", f"{TRAINING['ce']}, standard"),
+        (adversarial, "robust", f"{TRAINING['ce']}, robust"),
     )
     low = set(group.under)
     with style():
@@ -91,7 +84,7 @@ def _contrast(rows: list[Row], group: Group) -> Figure:
             place.set_title(title)
             _class_axis(place, group)
         axes[0, 0].set_ylabel("accuracy, %")
-        drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return drawn
 
 
@@ -119,7 +112,7 @@ def _panels(rows: list[Row], group: Group) -> Figure:
             unused.set_axis_off()
         for first in axes[:, 0]:
             first.set_ylabel("accuracy, %")
-        drawn.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        drawn.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return drawn
 
 
@@ -135,14 +128,11 @@ def _bars(axes: Axes, row: Row, group: Group) -> None:
 
 def _class_axis(axes: Axes, group: Group) -> None:
     """Classes below, 0 to 100 % beside."""
-    classes = range(len(group.classes))
-    axes.set_ylim(0, 104)
+    axes.set_ylim(0, 108)  # room for the number above a bar of 100 %
     axes.set_yticks(range(0, 101, 20))
     axes.grid(axis="x", visible=False)
-    if len(classes) <= _NAMED_CLASSES:
-        axes.set_xticks(
-            classes, [named(name) for name in group.classes], rotation=60, ha="right", rotation_mode="anchor"
-        )
+    if len(group.classes) <= _NAMED_CLASSES:
+        class_ticks(axes, group.classes)
     else:
         axes.set_xlabel("class label")
 

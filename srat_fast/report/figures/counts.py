@@ -1,4 +1,4 @@
-"""Class counts (Figs. 13, 14): a group of runs enters, bars of its training images leave."""
+"""Bars of the training images of each class (Figs. 13, 14)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training curves: metrics.jsonl of a group's runs enters, loss, accuracy, rate and speed by epoch leave."""
+"""Training curves: losses, accuracy and learning rate by epoch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,7 @@ _CURVES = 8
 
 
 def curve_drawings(group: Group) -> list[Drawing]:
-    """Curves of one run (the first seed) of each row.
-
-    Args:
-        group: runs under equal conditions.
-
-    Returns:
-        One drawing, or none where nothing has been trained.
-    """
+    """Curves of one run (the first seed) of each row; none where nothing has been trained."""
     rows = [row for row in group.rows if row.weights == "last"]
     curves: dict[str, list[dict[str, Any]]] = {}
     terms: dict[str, None] = {}  # further ones of any row, in order

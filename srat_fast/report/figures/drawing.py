@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from srat_fast.figures.canvas import Figure
 
+#: What the paper calls the two methods that Figs. 1 to 3 and 7 to 12 set side by side.
+TRAINING = {"natural": "natural training", "ce": "adversarial training"}
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -31,24 +34,10 @@ class Drawing:
 
 
 def stem(*parts: str) -> str:
-    """A file name from texts.
-
-    Args:
-        *parts: such as a title.
-
-    Returns:
-        Lower-case letters, digits, dots and dashes.
-    """
+    """A file name of lower-case letters, digits, dots and dashes, from texts."""
     return "-".join(re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-") for part in parts if part)
 
 
 def percent(value: float) -> float:
-    """A fraction as a number of percent.
-
-    Args:
-        value: in [0, 1] or NaN.
-
-    Returns:
-        100 times as much.
-    """
+    """A fraction as a number of percent."""
     return 100.0 * value

@@ -1,4 +1,4 @@
-"""Robust accuracy against the attack's radius: the evaluations in a group's records enter, curves leave."""
+"""Robust accuracy against the attack's radius, from the evaluations in records."""
 
 from __future__ import annotations
 
@@ -15,14 +15,7 @@ Curve = dict[float, tuple[float, float]]
 
 
 def epsilon_drawings(group: Group) -> list[Drawing]:
-    """One drawing of the attack that was evaluated at the most radii (`srat-fast evaluate RUN --eps A,B,C`).
-
-    Args:
-        group: runs under equal conditions.
-
-    Returns:
-        One drawing, or none where no run was evaluated at three radii.
-    """
+    """The attack that was evaluated at the most radii (`srat-fast evaluate RUN --eps A,B,C`), if at three or more."""
     found = {
         row.label: curves_of(row.finished[0]) for row in group.rows if row.finished and row.weights == "last"
     }
@@ -57,14 +50,7 @@ def epsilon_drawings(group: Group) -> list[Drawing]:
 
 
 def curves_of(run: Run) -> dict[str, Curve]:
-    """Every attack that a run's record has at some radius; a later evaluation replaces an earlier one.
-
-    Args:
-        run: finished.
-
-    Returns:
-        Attack -> curve; evaluations of other weights, or of a part of the images, are left out.
-    """
+    """Each attack's curve, of the last weights on all test images; a later evaluation replaces an earlier one."""
     curves: dict[str, Curve] = {}
     for entry in run.record.get("evaluations", []):
         if entry.get("weights", "last") != "last":

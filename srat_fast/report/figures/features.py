@@ -1,4 +1,4 @@
-"""t-SNE of penultimate features (Figs. 3 and 4): runs that were analysed enter, one panel a method leaves."""
+"""t-SNE of penultimate features (Figs. 3 and 4): a panel for each method whose runs were analysed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from srat_fast.errors import UserError
 from srat_fast.figures.analysis import Panel, draw_panels, panel, read_analysis
-from srat_fast.report.figures.drawing import Drawing, stem
+from srat_fast.report.figures.drawing import TRAINING, Drawing, stem
 from srat_fast.report.groups import Group
 
 #: Panels a figure.
@@ -53,9 +53,10 @@ def _drawings(group: Group, images: str, views: tuple[str, ...]) -> list[Drawing
         if (images == "test" and "fig3" in paper)
         else ""
     )
+    words = TRAINING if methods == set(TRAINING) else {}
     drawings = []
     for view in views:
-        panels = [panel(analysis, arrays, view, label) for label, analysis, arrays in found]
+        panels = [panel(analysis, arrays, view, words.get(label, label)) for label, analysis, arrays in found]
         drawings.append(
             Drawing(
                 stem("features", view, "training" if images == "train" else "", group.name),

@@ -12,7 +12,7 @@ from srat_fast.figures.canvas import SERIES, UNDER, WELL, Figure, figure, named,
 from srat_fast.methods import METHODS
 from srat_fast.report.collect import Run
 from srat_fast.report.figures.axes import Sweep, conditions, find_sweeps, summary
-from srat_fast.report.figures.drawing import Drawing, stem
+from srat_fast.report.figures.drawing import TRAINING, Drawing, stem
 from srat_fast.report.groups import chosen_classes
 
 _WEIGHT, _LAMBDA, _RATIO = "loss.weight_ratio", "loss.separation_weight", "data.ratio"
@@ -23,7 +23,6 @@ _PAIRS = {
     ("bird", "frog"): "fig11",
     ("dog", "deer"): "fig12",
 }
-_TRAINING = {"natural": "natural training", "ce": "adversarial training"}
 #: Drawings like Fig. 15 of one sweep, one a method.
 _HALVES = 4
 _BLACK = SERIES[6]
@@ -101,6 +100,14 @@ def _compared(sweep: Sweep, *seen: tuple[str, str, str]) -> tuple[Curve, ...]:
     )
 
 
+def _both(sweep: Sweep, **words: str) -> list[Panel]:
+    """A standard and a robust panel with a curve of each method and part; `words` stand behind a method's name."""
+    return [
+        Panel(f"{kind} accuracy", _compared(sweep, *((kind, part, text) for part, text in words.items())))
+        for kind in ("standard", "robust")
+    ]
+
+
 def pairs(runs: Sequence[Run]) -> list[Drawing]:
     """Figs. 2, 10, 11, 12: two classes, accuracy overall, well and under against the weight of the rare one."""
     drawings = []
@@ -110,7 +117,7 @@ def pairs(runs: Sequence[Run]) -> list[Drawing]:
         labels = {"overall": "overall", "well": f"{named(well)} (well)", "under": f"{named(under)} (under)"}
         exact = _PAIRS.get((well, under)) if fixed.get("data.name") == "cifar10" else None
         panels = [
-            Panel(f"{_TRAINING.get(method, method)}, {kind}", _parts(sweep.points[method], kind, labels))
+            Panel(f"{TRAINING.get(method, method)}, {kind}", _parts(sweep.points[method], kind, labels))
             for method in _ordered(sweep)
             for kind in (("standard",) if method == "natural" else ("standard", "robust"))
         ]
@@ -122,7 +129,8 @@ def pairs(runs: Sequence[Run]) -> list[Drawing]:
                 [sweep],
                 panels,
                 f"weight of {named(under)}",
-                whole=True,
+                level=True,
+                top=102,
             )
         )
     return drawings
@@ -136,10 +144,7 @@ def methods(runs: Sequence[Run]) -> list[Drawing]:
             "Accuracy against the weight of the under-represented classes",
             ("fig5",),
             [sweep],
-            [
-                Panel(f"{kind} accuracy", _compared(sweep, (kind, "overall", "")))
-                for kind in ("standard", "robust")
-            ],
+            _both(sweep, overall=""),
             "weight of the under-represented classes",
         )
         for sweep in _sweeps(runs, _WEIGHT)
@@ -193,7 +198,7 @@ def lambdas(runs: Sequence[Run]) -> list[Drawing]:
         ]
         drawings.append(
             _drawing("lambda", "Accuracy against lambda, the weight of the separation loss", ("fig6",), sweeps,
-                     panels, "lambda")
+                     panels, "lambda", level=True)
         )  # fmt: skip
     return drawings
 
@@ -206,13 +211,7 @@ def ratios(runs: Sequence[Run]) -> list[Drawing]:
             "Accuracy against the imbalance ratio",
             ("fig16",),
             [sweep],
-            [
-                Panel(
-                    f"{kind} accuracy",
-                    _compared(sweep, (kind, "overall", ""), (kind, "under", ", under")),
-                )
-                for kind in ("standard", "robust")
-            ],
+            _both(sweep, overall="", under=", under"),
             "imbalance ratio K",
         )
         for sweep in _sweeps(runs, _RATIO)
@@ -232,20 +231,21 @@ def _drawing(
     panels: Sequence[Panel],
     xlabel: str,
     *,
-    whole: bool = False,
+    level: bool = False,
+    top: float | None = None,
 ) -> Drawing:
     where = "; ".join(map(conditions, sweeps))
     present = sorted({method for sweep in sweeps for method in sweep.points})
-    draw: Callable[[], Figure] = partial(_draw, panels, xlabel, whole)
+    draw: Callable[[], Figure] = partial(_draw, panels, xlabel, level, top)
     caption = f"{where}. Mean over seeds, bars: one standard deviation."
     return Drawing(stem(name, where, *present)[:150], title, paper, caption, _words(panels), draw)
 
 
-def _draw(panels: Sequence[Panel], xlabel: str, whole: bool) -> Figure:
-    """Panels side by side, at most three in a row; `whole`: from 0 to 100 %."""
+def _draw(panels: Sequence[Panel], xlabel: str, level: bool, top: float | None) -> Figure:
+    """Panels side by side, at most three in a row; `level`: on one vertical axis, that ends at `top`."""
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    drawn, axes = figure(rows, columns, width=3.6 * columns + 0.6, height=3.0 * rows + 0.5, sharey=whole)
+    drawn, axes = figure(rows, columns, width=3.6 * columns + 0.6, height=3.0 * rows + 0.5, sharey=level)
     with style():
         for place, panel in zip(axes.flat, panels, strict=False):
             for curve in panel.curves:
@@ -259,8 +259,8 @@ def _draw(panels: Sequence[Panel], xlabel: str, whole: bool) -> Figure:
                 place.set_xticks(ticks, [f"{x:g}" for x in ticks], fontsize=7)
             place.set_xlabel(xlabel)
             place.set_title(panel.title)
-            if whole:
-                place.set_ylim(-2, 102)
+            if top is not None:
+                place.set_ylim(-2, top)
         for unused in axes.flat[len(panels) :]:
             unused.set_axis_off()
         for first in axes[:, 0]:

@@ -1,4 +1,4 @@
-"""Clean images, adversarial ones and what lies between them: samples.npz of runs enters, grids of pictures leave."""
+"""Clean images, adversarial ones and the difference between them, from samples.npz."""
 
 from __future__ import annotations
 
@@ -19,14 +19,7 @@ _RUNS = 3
 
 
 def image_drawings(group: Group) -> list[Drawing]:
-    """One grid for the first run of each of a few rows that kept samples.
-
-    Args:
-        group: runs under equal conditions.
-
-    Returns:
-        Drawings, at most three.
-    """
+    """One grid for the first run of each of a few rows that kept samples."""
     drawings = []
     for row in group.rows:
         if row.weights != "last":
@@ -54,14 +47,7 @@ def image_drawings(group: Group) -> list[Drawing]:
 
 
 def read_samples(run: Run) -> dict[str, np.ndarray] | None:
-    """The samples that a run kept.
-
-    Args:
-        run: any.
-
-    Returns:
-        As `srat_fast.evaluation.samples` wrote them; None where the file is damaged.
-    """
+    """What `srat_fast.evaluation.samples` kept of a run; None where the file is damaged."""
     try:
         with np.load(run.path / SAMPLES, allow_pickle=False) as stored:
             samples = {name: stored[name] for name in stored.files}

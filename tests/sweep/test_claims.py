@@ -9,13 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from srat_fast.sweep import hosts
-from srat_fast.sweep.claim import Claims
+from srat_fast.sweep.claims import Claims, alive, process_identity
 
 RACER = """
 import sys, time
 from pathlib import Path
-from srat_fast.sweep.claim import Claims
+from srat_fast.sweep.claims import Claims
 claims = Claims(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -48,7 +47,7 @@ def test_of_many_processes_one_wins(tmp_path) -> None:
 
 def test_a_dead_holder_is_followed_once(tmp_path) -> None:
     code = (
-        "import sys, os; from pathlib import Path; from srat_fast.sweep.claim import Claims; "
+        "import sys, os; from pathlib import Path; from srat_fast.sweep.claims import Claims; "
         "assert Claims(Path(sys.argv[1])).take('a'); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
@@ -105,11 +104,11 @@ def test_a_claim_that_is_just_being_made_counts(tmp_path) -> None:
 
 
 def test_a_process_is_not_its_successor() -> None:
-    mine = hosts.identity_of(os.getpid())
-    assert hosts.alive(mine) is True
-    assert hosts.alive(mine | {"ticks": mine["ticks"] - 1}) is False
-    assert hosts.alive(mine | {"host": "elsewhere:0:0"}) is None
+    mine = process_identity(os.getpid())
+    assert alive(mine) is True
+    assert alive(mine | {"ticks": mine["ticks"] - 1}) is False
+    assert alive(mine | {"host": "elsewhere:0:0"}) is None
     child = subprocess.Popen([sys.executable, "-c", ""])
-    identity = hosts.identity_of(child.pid)
+    identity = process_identity(child.pid)
     child.wait()
-    assert hosts.alive(identity) is False
+    assert alive(identity) is False

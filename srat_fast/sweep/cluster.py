@@ -1,4 +1,4 @@
-"""The Ray engine: a sweep and a running cluster enter; trials run as tasks on its nodes, and their verdicts leave.
+"""Ray engine: trials as tasks on the nodes of a running cluster.
 
 The only file that imports ray. The driver holds the claims; a task runs one attempt on whichever node has room. A task
 whose node dies is an attempt that was killed: the next one resumes from the last checkpoint. Run directories lie on a
@@ -8,22 +8,27 @@ attempt.
 
 from __future__ import annotations
 
+import io
 import logging
+import shutil
 import socket
+import tarfile
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import MissingPackage, UserError
+from srat_fast.record import METRICS
+from srat_fast.sweep.claims import BEAT, this_host
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.driver import Driver, Options, stopped_by_signals
-from srat_fast.sweep.identity import code_version
-from srat_fast.sweep.outcome import Ending, Verdict, attempt_entry, judge
-from srat_fast.sweep.plan import Plan, Trial
-from srat_fast.sweep.process import last_line
-from srat_fast.sweep.remote import attempt, pack, unpack
-from srat_fast.sweep.slots import Slot
-from srat_fast.sweep.view import Running, Snapshot, SweepView
+from srat_fast.sweep.local import Slot
+from srat_fast.sweep.outcome import Action, Exit, attempt_entry, next_action
+from srat_fast.sweep.plan import Plan, Trial, code_version
+from srat_fast.sweep.process import TrialProcess, child_environment, last_line, still_running
+from srat_fast.sweep.status import Running, Snapshot, SweepView
 
 try:
     import ray
@@ -33,26 +38,18 @@ except ImportError:
     raise MissingPackage("ray", "--engine ray", "pip install 'srat-fast[ray]'") from None
 
 _POLL = 0.1
+#: Seconds that trials have for saving when the sweep is stopped.
 _GRACE = 120.0
+#: Seconds between two looks at whether to stop.
+_ASK = 1.0
+#: Seconds between two collections of a run directory that has changed.
+_COLLECT = 10.0
 
 
 def cluster_slots(
     address: str, devices: set[str], slots_per_gpu: int | None, cpu_slots: int | None
 ) -> list[Slot]:
-    """Connect to a cluster and see what it has room for.
-
-    Args:
-        address: HOST:PORT, or "auto" for the one that this machine belongs to.
-        devices: `run.device` of the trials.
-        slots_per_gpu: trials on one GPU at a time; None for 1.
-        cpu_slots: at most so many trials at a time; None for one a core of the cluster.
-
-    Returns:
-        One slot a trial that fits now; nodes that join later are used too.
-
-    Raises:
-        UserError: no cluster there, or none with the devices.
-    """
+    """Connect to a cluster; one slot per trial that fits now (nodes that join later are used too)."""
     for option, value in (("--slots-per-gpu", slots_per_gpu), ("--cpu-slots", cpu_slots)):
         if value is not None and value < 1:
             raise UserError(option, "an integer >= 1", value)
@@ -93,7 +90,7 @@ def _reachable(address: str) -> None:
         raise UserError("--address", problem, address) from None
 
 
-class _Desk:
+class _Coordinator:
     """An actor beside the driver: tasks ask it whether to stop, and hand it what they have to bring back."""
 
     def __init__(self, path: str) -> None:
@@ -109,34 +106,26 @@ class _Desk:
         unpack(content, self._path / "runs" / run)
 
 
-def _attempt(
-    path: str, plan: Plan, index: int, desk: Any, options: dict[str, Any]
-) -> tuple[Verdict, dict[str, Any]]:
-    """`remote.attempt` as a task: a driver that is gone counts as one that asks to stop."""
+def _attempt_task(
+    path: str, plan: Plan, index: int, coordinator: Any, options: dict[str, Any]
+) -> tuple[Action, dict[str, Any]]:
+    """`run_attempt` as a Ray task; a driver that is gone counts as one that asks to stop."""
 
     def asked() -> bool:
         try:
-            return bool(ray.get(desk.asked.remote(), timeout=30))
+            return bool(ray.get(coordinator.asked.remote(), timeout=30))
         except RayError:
             return True
 
     def deliver(run: str, content: bytes) -> None:
-        ray.get(desk.deliver.remote(run, content))
+        ray.get(coordinator.deliver.remote(run, content))
 
     where = f"ray node {ray.get_runtime_context().get_node_id()[:8]}"
-    return attempt(path, plan, index, asked, deliver, where=where, **options)
+    return run_attempt(path, plan, index, asked, deliver, where=where, **options)
 
 
 class RayEngine:
-    """One task a trial.
-
-    Args:
-        sweep: what to run.
-        slots: as `cluster_slots` found them.
-        view: told of everything.
-        options: how.
-        collect: whether the nodes do not see the sweep's directory.
-    """
+    """One Ray task per trial; `collect`: the nodes do not see the sweep's directory."""
 
     def __init__(
         self,
@@ -150,21 +139,17 @@ class RayEngine:
         self.driver = Driver(sweep, view, options)
         self.sweep, self.slots, self.view, self.collect = sweep, slots, view, collect
         self._share = slots[0].share if slots[0].gpu is not None else 0
-        self._task = ray.remote(_attempt)
+        self._task = ray.remote(_attempt_task)
         self._running: dict[Any, tuple[Trial, float]] = {}
-        self._desk: Any = None
+        self._coordinator: Any = None
         self._stopping = 0.0
 
     def run(self) -> int:
-        """Run until nothing is left, or until a signal or a full disk.
-
-        Returns:
-            The exit code, as of the local engine.
-        """
+        """Run until nothing is left, a signal comes or the disk is full; the exit code."""
         driver = self.driver
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._desk = (
-            ray.remote(_Desk)
+        self._coordinator = (
+            ray.remote(_Coordinator)
             .options(num_cpus=0, scheduling_strategy=here)
             .remote(str(self.sweep.path.absolute()))
         )
@@ -196,7 +181,7 @@ class RayEngine:
             path, options["packed"] = "", (pack(self.sweep.run(trial)), self.sweep.state(trial))
         gpu = 1.0 / self._share if self._share else 0.0
         task = self._task.options(num_cpus=1, num_gpus=gpu, max_retries=0, name=trial.name)
-        reference = task.remote(path, plan, trial.index, self._desk, options)
+        reference = task.remote(path, plan, trial.index, self._coordinator, options)
         self._running[reference] = trial, time.time()
 
     def _gather(self) -> None:
@@ -206,36 +191,35 @@ class RayEngine:
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_POLL)
         for reference in ready:
             trial, started = self._running.pop(reference)
-            verdict: Verdict | None = None
+            action: Action | None = None
             state: dict[str, Any] = {}
             try:
-                verdict, state = ray.get(reference)
+                action, state = ray.get(reference)
                 if self.collect:
                     self.sweep.write_state(trial, state)
             except RayTaskError as error:  # raised by our own code there
                 if not isinstance(error.cause, OSError):
                     raise error.cause from None
-                self.driver.disk(error.cause)
+                self.driver.disk_error(error.cause)
             except RayError as error:
-                verdict, state = self._lost(trial, started, error)
+                action, state = self._lost(trial, started, error)
             except OSError as error:
-                self.driver.disk(error)
-            self.driver.settle(trial, verdict, state)
+                self.driver.disk_error(error)
+            self.driver.settle(trial, action, state)
 
-    def _lost(self, trial: Trial, started: float, error: RayError) -> tuple[Verdict, dict[str, Any]]:
+    def _lost(self, trial: Trial, started: float, error: RayError) -> tuple[Action, dict[str, Any]]:
         """A node or its worker died under a trial: an attempt that was killed."""
         state = self.sweep.state(trial)
-        ending = Ending("killed", f"its node or worker died ({type(error).__name__})")
-        verdict = judge(ending, state["attempts"], self.sweep.plan.retries, alone=True)
-        state["attempts"].append(attempt_entry(ending, -1, started, time.time(), "ray"))
+        exit = Exit("killed", f"its node or worker died ({type(error).__name__})")
+        action = next_action(exit, state["attempts"], self.sweep.plan.retries, alone=True)
+        state["attempts"].append(attempt_entry(exit, -1, started, time.time(), "ray"))
         state |= {
-            "status": "queued" if verdict.status == "retry" else verdict.status,
-            "reason": verdict.reason,
+            "status": "queued" if action.status == "retry" else action.status,
+            "reason": action.reason,
         }
-        self.sweep.write_state(
-            trial, state
-        )  # "running" stays: the next attempt waits until that process has ended
-        return verdict, state
+        # "running" stays: the next attempt waits until that process has ended
+        self.sweep.write_state(trial, state)
+        return action, state
 
     def _end_if_asked(self) -> None:
         if not self.driver.ending:
@@ -245,7 +229,7 @@ class RayEngine:
             self.view.line(
                 f"stopping: {len(self._running)} trial(s) save and exit; once more ends them at once"
             )
-            ray.get(self._desk.stop.remote())
+            ray.get(self._coordinator.stop.remote())
         if self.driver.stop.times > 1 or time.monotonic() - self._stopping > _GRACE:
             for reference, (trial, _) in self._running.items():
                 ray.cancel(reference, force=True)
@@ -253,20 +237,132 @@ class RayEngine:
             self._running.clear()
 
     def snapshot(self) -> Snapshot:
-        """How far it is.
-
-        Returns:
-            The counts, the running trials and an estimate for the rest.
-        """
+        """Counts, running trials and an estimate for the rest."""
         running = []
         for trial, started in self._running.values():
             state = self.sweep.state(trial)
             try:
-                speed = float(
-                    last_line(self.sweep.run(trial) / "metrics.jsonl").get("images_per_second") or 0
-                )
+                speed = float(last_line(self.sweep.run(trial) / METRICS).get("images_per_second") or 0)
             except OSError:
                 speed = 0.0
             where = str(state.get("running", {}).get("where", "ray"))
             running.append(Running(trial.name, where, started, speed, len(state["attempts"]) + 1))
         return self.driver.snapshot(running, [trial for trial, _ in self._running.values()], len(self.slots))
+
+
+def pack(directory: Path) -> bytes | None:
+    """A directory as a tar archive, without files that vanish meanwhile; None where there is none."""
+    if not directory.is_dir():
+        return None
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+            try:
+                archive.add(path, str(path.relative_to(directory)))
+            except FileNotFoundError:
+                continue
+    return buffer.getvalue()
+
+
+def unpack(content: bytes, directory: Path) -> None:
+    """Put a packed directory in the place of another, which stays where that fails."""
+    new = directory.with_name(f".{directory.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        archive.extractall(new, filter="data")
+    shutil.rmtree(directory, ignore_errors=True)
+    new.rename(directory)
+
+
+class _Uploader:
+    """Sends a run directory to the driver when it has changed."""
+
+    def __init__(self, deliver: Callable[[str, bytes], None], directory: Path) -> None:
+        self._deliver, self._directory = deliver, directory
+        self._sent: list[tuple[str, int]] = []
+        self._at = time.monotonic()
+
+    def bring(self, now: bool = False) -> None:
+        if not now and time.monotonic() - self._at < _COLLECT:
+            return
+        self._at = time.monotonic()
+        stamp = []
+        for path in sorted(self._directory.rglob("*")):
+            try:
+                stamp.append((str(path), path.stat().st_mtime_ns))
+            except FileNotFoundError:
+                continue
+        content = pack(self._directory) if stamp and stamp != self._sent else None
+        if content is not None:
+            self._deliver(self._directory.name, content)
+            self._sent = stamp
+
+
+def run_attempt(
+    path: str,
+    plan: Plan,
+    index: int,
+    asked: Callable[[], bool],
+    deliver: Callable[[str, bytes], None],
+    *,
+    where: str,
+    code: str,
+    stall: float | None = None,
+    gpu: bool = False,
+    alone: bool = True,
+    packed: tuple[bytes | None, dict[str, Any]] | None = None,
+) -> tuple[Action, dict[str, Any]]:
+    """Run one attempt on this node; without a shared disk (`path` is "") in a directory of its own, `packed` so far."""
+    if code_version() != code:
+        host = this_host().partition(":")[0]
+        raise UserError("--engine", f"node {host} has code {code_version()}, the driver has {code}", "ray")
+    trial = plan.trials[index]
+    scratch = None if path else tempfile.mkdtemp(prefix="srat-fast-")
+    sweep = SweepDirectory(Path(scratch or path), plan)
+    try:
+        if packed is not None:
+            for name in ("runs", "logs", "state", "recipes"):
+                (sweep.path / name).mkdir()
+            content, state = packed
+            sweep.write_state(trial, {key: value for key, value in state.items() if key != "running"})
+            if content is not None:
+                unpack(content, sweep.run(trial))
+        while still_running(sweep, trial, sweep.state(trial)):  # its node died, but it has yet to end
+            time.sleep(_POLL)
+        environment = child_environment(sweep.path, None if gpu else 1, None, not gpu)
+        process = TrialProcess(sweep, trial, environment, where, alone)
+        uploader = _Uploader(deliver, sweep.run(trial)) if packed is not None else None
+        try:
+            return _watch(process, asked, stall, uploader), process.state
+        except BaseException:
+            process.kill()
+            raise
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _watch(
+    process: TrialProcess, asked: Callable[[], bool], stall: float | None, uploader: _Uploader | None
+) -> Action:
+    looked = beaten = time.monotonic()
+    while process.process.poll() is None:
+        time.sleep(_POLL)
+        now = time.monotonic()
+        if now - beaten > BEAT:
+            beaten = now
+            process.beat()
+        if now - looked > _ASK:
+            looked = now
+            if asked():
+                process.stop()
+            elif uploader is not None:
+                uploader.bring()
+            if stall is not None:
+                process.check_progress(stall)
+    action = process.finish()
+    assert action is not None, "the process has ended"
+    if uploader is not None:
+        uploader.bring(now=True)
+    return action

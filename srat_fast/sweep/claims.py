@@ -1,4 +1,4 @@
-"""No trial is run twice: a trial's id enters; the right to run it, or none, leaves.
+"""Claims: which driver may run a trial, by hard links and leases, so that no trial is run twice.
 
 A claim is the file `claims/<id>.<n>`, made by a hard link, which fails where the name exists: on a network file
 system too, where locks may not hold. Taking over a dead driver's claim n means making n + 1, so of two that try one
@@ -11,27 +11,72 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
+import socket
 import threading
 import uuid
 from pathlib import Path
 from typing import Any
-
-from srat_fast.sweep.hosts import alive, identity_of
 
 #: Seconds without a sign of life after which a driver on another host counts as dead.
 LEASE = 60.0
 BEAT = LEASE / 6
 
 
-class Claim:
-    """The right to run one trial.
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
-    Args:
-        path: its file.
-        number: n.
-    """
+
+@functools.cache
+def this_host() -> str:
+    """Where a process id means something: host name, boot and pid namespace (containers may share a name)."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()}:{_read('/proc/sys/kernel/random/boot_id')[:8]}:{namespace}"
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on; the name before them may hold anything."""
+    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+
+
+def _started_at(pid: int) -> int:
+    """When a process started, in the kernel's ticks: tells it from a later one with the same id."""
+    fields = _stat(pid)
+    return int(fields[19]) if len(fields) > 19 else 0
+
+
+def process_identity(pid: int) -> dict[str, Any]:
+    """What tells a process of this host from every other one, also from a later one with its id."""
+    return {"host": this_host(), "pid": pid, "ticks": _started_at(pid)}
+
+
+def alive(identity: dict[str, Any]) -> bool | None:
+    """Whether a process still lives; None for another host's, of which nothing is known here."""
+    if identity.get("host") != this_host():
+        return None
+    pid = int(identity["pid"])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    fields = _stat(pid)
+    if fields and fields[0] in ("Z", "X"):
+        return False
+    return identity.get("ticks", 0) in (0, _started_at(pid))
+
+
+class Claim:
+    """The right to run one trial."""
 
     def __init__(self, path: Path, number: int) -> None:
         self.path, self.number = path, number
@@ -53,12 +98,7 @@ class Claim:
 
 
 class Claims:
-    """The claims of a sweep.
-
-    Args:
-        directory: where they lie; made if needed.
-        lease: seconds, as `LEASE`.
-    """
+    """The claims in a directory, and those of them that this process holds."""
 
     def __init__(self, directory: Path, lease: float = LEASE) -> None:
         self._directory, self._lease = directory, lease
@@ -83,14 +123,7 @@ class Claims:
         return number
 
     def holder(self, trial: str) -> dict[str, Any] | None:
-        """Who runs a trial now.
-
-        Args:
-            trial: its id.
-
-        Returns:
-            What the live claim says; None where nobody does.
-        """
+        """What the live claim of a trial says; None where nobody holds it."""
         number = self._latest(trial)
         if number < 0:
             return None
@@ -116,22 +149,12 @@ class Claims:
             probe.unlink(missing_ok=True)
 
     def take(self, trial: str) -> Claim | None:
-        """Claim a trial.
-
-        Args:
-            trial: its id.
-
-        Returns:
-            The claim, kept alive by a thread until it is released; None where another has it.
-
-        Raises:
-            OSError: the file system refuses, such as when it is full.
-        """
+        """Claim a trial, and keep the claim alive by a thread until its release; None where another has it."""
         if self.holder(trial) is not None:
             return None
         number = self._known.get(trial, -1) + 1
         path = self._path(trial, number)
-        text = json.dumps({"driver": identity_of(os.getpid())}).encode()
+        text = json.dumps({"driver": process_identity(os.getpid())}).encode()
         if not _create(path, text):
             return None
         self._known[trial] = number
@@ -142,22 +165,11 @@ class Claims:
         return claim
 
     def lost(self, trial: str) -> bool:
-        """Whether another driver has taken over a trial that we hold.
-
-        Args:
-            trial: its id.
-
-        Returns:
-            True if this host was away for longer than a lease.
-        """
+        """Whether another driver has taken over a trial that we hold: this host slept for longer than a lease."""
         return self._held[trial].lost
 
     def release(self, trial: str) -> None:
-        """Give a claim back.
-
-        Args:
-            trial: its id.
-        """
+        """Give a claim back."""
         self._held.pop(trial).release()
 
     def _beat(self) -> None:
