@@ -33,12 +33,13 @@ _REGISTRIES = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """A file that was run: what it was, and what it registered as (registry, name)."""
+    """A file that was run, or only described: what it was, and what it registered as (registry, name)."""
 
     path: str
     sha256: str
     content: bytes
     names: tuple[tuple[str, str], ...]
+    ran: bool = True
 
 
 #: What `plugin=` of a function takes.
@@ -65,18 +66,55 @@ def load(path: str | Path) -> Plugin:
     absolute = str(Path(path).expanduser().absolute())
     try:
         content = Path(absolute).read_bytes()
+        content.decode()
     except OSError as error:
         raise UserError("--plugin", f"cannot be read: {error.strerror}", str(path)) from None
+    except UnicodeDecodeError:
+        raise UserError("--plugin", "is not UTF-8", str(path)) from None
     sha256 = hashlib.sha256(content).hexdigest()
     known = _by_path.get(absolute)
     if known is not None and known.sha256 != sha256:
         raise UserError(
             "--plugin", "has changed since this process loaded it; start a new process", str(path)
         )
-    if sha256 not in _by_content:
+    if not _has_run(sha256):
+        if sha256 in _by_content:
+            _remove(_by_content[sha256].names)
         _by_content[sha256] = Plugin(absolute, sha256, content, _run(absolute, content, sha256))
     _by_path[absolute] = _by_content[sha256]
     return _by_path[absolute]
+
+
+def _has_run(sha256: str) -> bool:
+    return sha256 in _by_content and _by_content[sha256].ran
+
+
+def describe(entry: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
+    """Make known what a plug-in registers without running it: for plans and tables of runs that have it.
+
+    Args:
+        entry: as `description` gave it.
+        rows: name -> row, of its methods; its other entries can be named, and not used.
+    """
+    if entry["sha256"] not in _by_content:
+        names = [(kind, name) for kind, name in entry["names"] if name not in _REGISTRIES[kind]]
+        for kind, name in names:
+            if kind == "method":
+                registry.method(name)(rows[name])
+            else:
+                _REGISTRIES[kind].declare(__name__, name)
+        content = entry["text"].encode()
+        _by_content[entry["sha256"]] = Plugin(
+            entry["path"], entry["sha256"], content, tuple(names), ran=False
+        )
+    _by_path.setdefault(entry["path"], _by_content[entry["sha256"]])
+
+
+def description(path: str) -> dict[str, Any]:
+    """A plug-in of a recipe as plain values, its methods aside."""
+    plugin = loaded(path)
+    names = [list(name) for name in plugin.names]
+    return {"path": path, "sha256": plugin.sha256, "text": plugin.content.decode(), "names": names}
 
 
 def load_all(paths: Plugins) -> None:
@@ -168,7 +206,7 @@ def of_run(
             if not others:
                 raise UserError("RUN", f"its plug-in {name} is missing", str(directory))
             expected = others[-1].sha256
-        if expected not in _by_content:
+        if not _has_run(expected):
             other = f", not of {others[0].path} ({others[0].sha256[:12]}...)" if others else ""
             raise UserError(
                 "--plugin",

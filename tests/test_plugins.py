@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from srat_fast import analyse, audit_run, build_recipe, evaluate, export, load, 
 from srat_fast.cli import main
 from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.recipe import Recipe, to_toml
+from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.training.trainer import train
 
 HEAD = """\
@@ -313,3 +316,61 @@ def test_a_loss_that_fails_at_the_first_step_is_a_failed_run(
     assert "\n" not in text
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert (record["status"], record["problem"]) == ("failed", text)
+
+
+def spec_of(mine: Path, **more: Any) -> Path:
+    path = mine.with_name("spec.toml")
+    lines = [f"{name} = {json.dumps(value)}" for name, value in more.items()]
+    fields = [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in TINY.items()]
+    axes = ["[axes]", 'method = ["ce", "poly1-srat"]']
+    path.write_text("\n".join(['plugin = ["mine.py"]', *lines, "[base]", *fields, *axes]) + "\n")
+    return path
+
+
+def test_a_sweep_carries_it_to_its_trials_and_its_table_runs_none(
+    mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("sweep", "plan", spec_of(mine, baseline="poly1-srat"), "--out", tmp_path / "sweep") == 0
+    mine.unlink()
+    plugins.forget()
+    sweep = SweepDirectory.open(tmp_path / "sweep")
+    elsewhere = SweepDirectory(tmp_path / "node", pickle.loads(pickle.dumps(sweep.plan)))  # as Ray sends it
+    (tmp_path / "node" / "recipes").mkdir(parents=True)
+    trial = sweep.plan.trials[1]
+    recipe = elsewhere.write_recipe(trial)
+    assert not any(name.startswith("srat_fast_plugin") for name in sys.modules), "the driver runs none"
+    assert (recipe.parent / "plugin" / "mine.py").read_text() == SOUND
+    for each in sweep.plan.trials:  # what a trial's process is told
+        plugins.forget()
+        arguments = ["--recipe", sweep.write_recipe(each), "--out", sweep.run(each), "--resume", "auto"]
+        assert command("train", *arguments) == 0
+    record = sweep.record(trial)
+    assert record is not None
+    assert [entry["sha256"] for entry in record["plugins"]] == plugins.digests(
+        build_recipe(str(recipe)).plugin
+    )
+    plugins.forget()
+    capsys.readouterr()
+    assert command("sweep", "table", sweep.path, "--out", tmp_path / "table.tex") == 0
+    assert "poly1-srat" in capsys.readouterr().out
+    assert "Poly1-SRAT" in (tmp_path / "table.tex").read_text()
+    assert command("report", sweep.path / "runs", "--print-only") == 0
+    assert not any(name.startswith("srat_fast_plugin") for name in sys.modules)
+    plugins.load(sweep.path / "recipes" / "plugin" / "mine.py")  # over the description
+    assert registry.term["poly1"].__name__ == "Poly1"
+
+
+def test_a_spec_names_its_plug_ins_at_the_top(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = spec_of(mine)
+    for text, said in [
+        (spec.read_text().replace("mine.py", "none.py"), "none.py': cannot be read"),
+        (
+            spec.read_text().replace("[base]", '[base]\nplugin = ["mine.py"]'),
+            "stands at the top, for all runs",
+        ),
+        (spec.read_text().replace('["mine.py"]', "3"), "plugin = 3: a list of texts"),
+    ]:
+        spec.write_text(text)
+        assert command("sweep", "run", spec, "--dry-run") == 2
+        assert said in capsys.readouterr().err
+        spec_of(mine)

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from srat_fast import plugins
 from srat_fast.errors import UserError
 from srat_fast.published import published_sets
 from srat_fast.recipe import FIELDS, Recipe, nested_to_dotted, require_field
@@ -133,6 +134,7 @@ ABBREVIATIONS = {
 _KEYS = (
     "title",
     "recipe",
+    "plugin",
     "seeds",
     "baseline",
     "published",
@@ -218,6 +220,8 @@ class _Reader:
                     self.wrong(f"{key}: {name}", hint, value)
             elif full in found:
                 self.wrong(f"{key}: {full}", "is given twice", value)
+            elif full == "plugin":
+                self.wrong(f"{key}: plugin", "stands at the top, for all runs: plugin = [...]", value)
             elif full == "seed":
                 self.wrong(f"{key}: seed", "seeds have a list of their own: seeds = [0, 1, 2]", value)
             else:
@@ -267,6 +271,8 @@ class _Reader:
                 hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(_KEYS)
                 self.wrong(key, f"is not part of a sweep's spec; {hint}")
         base, axes = self.table("base"), self.lists("axes", self.table("axes"))
+        if "plugin" in self.tree:
+            base["plugin"] = plugins.beside(directory / "spec", self.tree["plugin"])
         groups = [self.lists("zip", table) for table in self.tables("zip")]
         for group in groups:
             if len({len(values) for values in group.values()}) > 1:
