@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from srat_fast import analyse, audit_run, build_recipe, evaluate, export, load, plugins, registry
@@ -18,6 +20,7 @@ from srat_fast.cli import main
 from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.recipe import Recipe, to_toml
 from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.training.plugin_checks import check_plugin
 from srat_fast.training.trainer import train
 
 HEAD = """\
@@ -374,3 +377,72 @@ def test_a_spec_names_its_plug_ins_at_the_top(mine: Path, capsys: pytest.Capture
         assert command("sweep", "run", spec, "--dry-run") == 2
         assert said in capsys.readouterr().err
         spec_of(mine)
+
+
+def checks_of(path: Path, text: str) -> dict[str, tuple[str, str]]:
+    path.write_text(text)
+    checks = itertools.takewhile(lambda c: c.entry == "term poly1", check_plugin(path, compiled=False))
+    return {f"{c.entry}: {c.what}": (c.verdict, c.result) for c in checks}
+
+
+def test_check_plugin_passes_a_sound_one_and_says_that_its_loss_is_compared_with_nothing(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("check-plugin", mine, "--no-compile", "--json") == 0
+    found = {f"{c['entry']}: {c['what']}": c for c in json.loads(capsys.readouterr().out)}
+    assert {c["verdict"] for c in found.values()} == {"passed", "left out"}
+    assert found["term poly1: gradient, float64"]["result"] == "96 derivatives agree with finite differences"
+    assert "compared with nothing" in found["term poly1: reference"]["result"]
+    assert found["method poly1-srat: steps, bf16"]["verdict"] == "passed"
+    assert "need a GPU" in found["method poly1-srat: steps, captured"]["result"] or torch.cuda.is_available()
+
+
+REFERENCE = """
+    def reference(self, batch):
+        p = batch.logits.softmax(1)[range(len(batch.labels)), batch.labels]
+        return 1 - p - p.log()
+"""
+WRONG_GRADIENT = """\
+class Half(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient / 2
+
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "check", "verdict", "said"),
+    [
+        (HEAD + BODY + REFERENCE + ROW, "reference", "passed", "value and gradient"),
+        (HEAD + BODY + REFERENCE.replace("1 - p", "2 - p") + ROW, "reference", "failed", "from its own reference"),
+        (HEAD + BODY + REFERENCE.replace("1 - p", "p.sum()") + ROW, "reference", "failed", "own reference"),
+        (HEAD + "        return losses\n" + ROW, "scalar and finite", "failed", "not torch.Size([12])"),
+        (HEAD + "        return losses[0] + losses.mean()\n" + ROW, "order of the batch", "failed", "with the order"),
+        (HEAD + "        return (batch.logits.exp().sum(1).exp()).mean()\n" + ROW, "scalar and finite", "failed",
+         "inf on confident logits"),
+        (HEAD + "        return losses.detach().mean()\n" + ROW, "gradient, float64", "failed", "expected to be zero"),
+        (HEAD + "        return undefined\n" + ROW, "scalar and finite", "failed",
+         "mine.py, line 15: NameError: name 'undefined' is not defined"),
+        (HEAD.replace("@term", WRONG_GRADIENT + "@term") + "        return Half.apply(losses).mean()\n" + ROW,
+         "gradient, float64", "failed", "Jacobian mismatch"),
+    ],
+)  # fmt: skip
+def test_check_plugin_finds(tmp_path: Path, text: str, check: str, verdict: str, said: str) -> None:
+    found = checks_of(tmp_path / "mine.py", text)
+    assert found[f"term poly1: {check}"][0] == verdict
+    assert said in found[f"term poly1: {check}"][1]
+
+
+def test_check_plugin_exits_with_1_where_a_check_fails(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine.write_text(HEAD + "        return losses\n" + ROW)
+    assert command("check-plugin", mine, "--no-compile") == 1
+    assert f"{mine}: 2 of 2 checks failed" in capsys.readouterr().out
+    assert command("check-plugin", mine.with_name("none.py")) == 2

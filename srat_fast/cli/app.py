@@ -11,6 +11,7 @@ import typer
 from srat_fast.cli import (
     analyse,
     audit,
+    check_plugin,
     data,
     doctor,
     evaluate,
@@ -45,6 +46,7 @@ app.add_typer(data.app, name="data")
 app.command()(theory.theory)
 app.add_typer(sweep.app, name="sweep")
 app.command()(reproduce.reproduce)
+app.command()(check_plugin.check_plugin)
 app.command()(doctor.doctor)
 
 
