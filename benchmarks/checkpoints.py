@@ -31,7 +31,7 @@ REPEATS = 5
 def measure(width: int, place: Path) -> dict[str, float]:
     """Median seconds of collecting, writing and loading a state, and of what the guard adds to a step; bytes."""
     recipe = build_recipe(None, {"data.name": "digits", "model.width": width, "optim.ema_decay": 0.999})
-    setup = prepare(*resolve_hardware(recipe))
+    setup = prepare(*resolve_hardware(recipe.resolve()))
     run = RunDirectory.create(place / f"run-{width}")
     runner = EpochRunner(setup, ProgressView("", Console(quiet=True)), 1, run.path)
     save_model(run.path / BEST, setup.engine.model.state_dict(), {})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,26 @@ class UserError(Exception):
         if self.value is not self._no_value:
             head = f"{head} = {self.value!r}"
         return f"{head}: {self.problem}" if head else self.problem
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or nothing."""
+    names = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(str(given).casefold(), names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
+
+
+def one_of(known: Iterable[str], given: object) -> str:
+    """What a name may be, as a message says it to who gave another."""
+    known = tuple(known)
+    return f"one of {', '.join(known)}{did_you_mean(given, known)}"
+
+
+def require_one_of(option: str, given: object, known: Iterable[str]) -> None:
+    """Refuse a name that is not in a list."""
+    known = tuple(known)
+    if given not in known:
+        raise UserError(option, one_of(known, given), given)
 
 
 def require_text(option: str, name: str) -> None:

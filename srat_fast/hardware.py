@@ -1,4 +1,4 @@
-"""The hardware of a run: a wish ("auto", "cuda:1", "bf16") enters, a device and a precision leave."""
+"""Device, precision and compilation of a run, and numerics that do not depend on what ran before."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ _PEAK = {
 _WORTHWHILE = {"cuda": (2e13, 120), "cpu": (1e11, 1800)}
 
 
-def resolve_device(wish: str) -> torch.device:
+def resolve_device(requested: str) -> torch.device:
     """The device of a run."""
-    wish = str(wish)  # a torch.device will do
-    if wish == "auto":
-        wish = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", wish):
-        raise UserError("run.device", "auto, cpu, cuda or cuda:N", wish)
-    device = torch.device(wish)
+    requested = str(requested)  # a torch.device will do
+    if requested == "auto":
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", requested):
+        raise UserError("run.device", "auto, cpu, cuda or cuda:N", requested)
+    device = torch.device(requested)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
             raise UserError(
-                "run.device", "this machine has no CUDA device that torch can use; cpu or auto", wish
+                "run.device", "this machine has no CUDA device that torch can use; cpu or auto", requested
             )
         if device.index is not None and device.index >= count:
-            raise UserError("run.device", f"cuda:0 to cuda:{count - 1} are there", wish)
+            raise UserError("run.device", f"cuda:0 to cuda:{count - 1} are there", requested)
     return device
 
 

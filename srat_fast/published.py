@@ -14,8 +14,8 @@ from srat_fast.recipe import FIELDS, Recipe, flatten
 
 Fields = Mapping[str, Any]
 
-#: The four columns of the paper's tables, in its order.
-METRICS = (("standard", "overall"), ("standard", "under"), ("robust", "overall"), ("robust", "under"))
+#: The four columns of the paper's tables, in its order: which accuracy of which test images.
+COLUMNS = (("standard", "overall"), ("standard", "under"), ("robust", "overall"), ("robust", "under"))
 #: A figure of ours this far from the paper's, in percent points, wants an explanation before it is reported, whatever
 #: a test over few seeds says.
 FAR = 2.0
@@ -102,7 +102,7 @@ def published_sets() -> list[str]:
 
 
 def published(recipe: Recipe | Fields, stands_for: str | None = None) -> list[Published] | None:
-    """The paper's accuracies in `METRICS`' order, None where it has none; `stands_for`: the set of the run's images."""
+    """The paper's accuracies in `COLUMNS`' order, None where it has none; `stands_for`: the set of the run's images."""
     mine = flatten(recipe) if isinstance(recipe, Recipe) else recipe
     if mine["data.classes"] != "all":
         return None
@@ -112,8 +112,8 @@ def published(recipe: Recipe | Fields, stands_for: str | None = None) -> list[Pu
 
 def departures(recipe: Recipe | Fields, stands_for: str | None = None) -> list[str]:
     """What a run does otherwise than the paper's, such as ["optim.epochs = 4"]: numbers need not agree then."""
-    mine = flatten(recipe.resolve()) if isinstance(recipe, Recipe) else recipe
-    paper = flatten(Recipe().replace({"data.name": stands_for or mine["data.name"]}).resolve())
+    mine = flatten(recipe.filled()) if isinstance(recipe, Recipe) else recipe
+    paper = flatten(Recipe().replace({"data.name": stands_for or mine["data.name"]}).filled())
     return [
         f"{name} = {value}"
         for name, value in mine.items()

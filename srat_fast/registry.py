@@ -8,12 +8,11 @@ class Poly1: ...
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, one_of
 
 T = TypeVar("T")
 
@@ -75,9 +74,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         self._read()
         if name not in self._entries:
-            near = difflib.get_close_matches(str(name), self._entries, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(self.field, f"one of {', '.join(self._entries)}{hint}", name)
+            raise UserError(self.field, one_of(self._entries, name), name)
         if self._entries[name] is None:
             importlib.import_module(self._modules[name])
         entry = self._entries[name]
@@ -108,7 +105,7 @@ method: Registry[Any] = Registry("method", "method", "srat_fast.methods")
 #: (channels, width) -> backbone (`srat_fast.models.classifier.Backbone`).
 model: Registry[Any] = Registry("network", "model.name", "srat_fast.models")
 #: radius -> `srat_fast.attacks.threat.Threat`.
-threat: Registry[Any] = Registry("threat model", "attack.threat", "srat_fast.attacks")
+threat: Registry[Any] = Registry("threat model", "attack.threat", "srat_fast.attacks.threat")
 #: context -> (batch -> scalar) (`srat_fast.losses.objective.Term`).
 term: Registry[Any] = Registry("term", "loss.base", "srat_fast.losses")
 #: batch -> scalar that an attack climbs (`srat_fast.attacks.inner`).

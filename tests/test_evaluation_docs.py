@@ -26,7 +26,10 @@ def test_every_attack_is_described() -> None:
     for name in named:
         spelled = name.replace("K", "20").replace("R", "2").replace("S", "30")
         if spelled not in (*FEWEST_CLASSES, "autoattack"):
-            assert named_attack(spelled, epsilon=0.1, step_size=0.02, classes=10).name == spelled
+            assert (
+                named_attack(spelled, threat_model="linf", epsilon=0.1, step_size=0.02, classes=10).name
+                == spelled
+            )
     assert {"autoattack", *FEWEST_CLASSES} <= set(named)
 
 

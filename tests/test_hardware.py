@@ -138,7 +138,7 @@ def test_the_device_is_current_before_anything_is_captured(tmp_path, monkeypatch
     use_device(GPU)  # whichever is current
     with pytest.raises(Chosen):
         prepare(short(), second)
-    monkeypatch.setattr(subject, "resolve_device", lambda wish: second)
+    monkeypatch.setattr(subject, "resolve_device", lambda requested: second)
     with pytest.raises(Chosen):
         subject.open_subject(tmp_path / "run", {}, weights="last", device="cuda:1")
 
@@ -151,7 +151,7 @@ def test_one_chip_has_one_peak(monkeypatch, part, rate) -> None:
     assert peak_flops(GPU, "bf16") == rate
 
 
-@pytest.mark.parametrize("wish", ["banana", "mps", "cuda:", "cuda:x", ""])
-def test_other_devices_are_one_line(wish) -> None:
+@pytest.mark.parametrize("requested", ["banana", "mps", "cuda:", "cuda:x", ""])
+def test_other_devices_are_one_line(requested) -> None:
     with pytest.raises(UserError, match=r"run\.device = .*: auto, cpu, cuda or cuda:N"):
-        resolve_device(wish)
+        resolve_device(requested)

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from srat_fast.attacks.engine import AttackEngine
-from srat_fast.attacks.pgd import cross_entropy, pgd
+from srat_fast.attacks.inner import ce
+from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.shadow import Shadow
 from srat_fast.training.step import FastEngine
 
@@ -42,10 +44,12 @@ class LossInside(AttackEngine):
     def __call__(self, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
         if options.pop("eager", False):
             return super().__call__(images, labels, **options, eager=True)
-        assert options.pop("loss") is cross_entropy, "the paper's attack"
+        assert options.pop("loss") is ce, "the paper's attack"
         self.shadow.refresh()
         self.shadow.count(options["steps"])
-        return pgd(lambda x: self._climbed(x, labels), images, labels, loss=lambda value, _: value, **options)
+        return pgd(
+            lambda x: self._climbed(x, labels), images, labels, loss=lambda batch: batch.logits, **options
+        )
 
 
 def loss_inside(engine: FastEngine) -> FastEngine:
@@ -58,7 +62,7 @@ def loss_inside(engine: FastEngine) -> FastEngine:
     attack.__class__ = LossInside
 
     def climbed(x: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(attack.shadow(x), labels)
+        return functional.cross_entropy(attack.shadow(x), labels)
 
     on = recipe.run.compile == "on"
     attack._climbed = torch.compile(climbed, fullgraph=True, dynamic=False) if on else climbed
@@ -75,9 +79,7 @@ class Halves(AttackEngine):
     def __call__(self, images: Tensor, labels: Tensor, **options: Any) -> Tensor:
         start = images if options.get("start") is None else options["start"]
         forward = self.shadow if options.get("eager", False) else self._forward
-        assert options.get("loss", cross_entropy) is cross_entropy, (
-            "a weighted mean would tie the halves together"
-        )
+        assert options.get("loss", ce) is ce, "a weighted mean would tie the halves together"
         self.shadow.refresh()
         kept = {name: options[name] for name in ("ball", "steps", "step_size")}
         middle, found = len(images) // 2, []

@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.engine.work import COUNTS, UNDER
-from srat_fast.attacks.pgd import cross_entropy, pgd
+from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.losses.objective import Objective
 from srat_fast.models.batch import Batch
 from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import ResolvedRecipe
 from srat_fast.training.step import learning_rate
 
 
@@ -50,7 +51,7 @@ class EagerLoop:
         tricks: see `Tricks`.
     """
 
-    def __init__(self, recipe: Recipe, model: ResNet18, tricks: Tricks) -> None:
+    def __init__(self, recipe: ResolvedRecipe, model: ResNet18, tricks: Tricks) -> None:
         self.recipe, self.model, self.tricks = recipe, model.train(), tricks
         self.device = model.linear.weight.device
         self.format = torch.channels_last if tricks.mixed else torch.contiguous_format
@@ -78,7 +79,6 @@ class EagerLoop:
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
         attack = self.recipe.attack
-        assert attack.step_size is not None, "the recipe is resolved"
         images = images.contiguous(memory_format=self.format)
         x = self.ball.random_start(images, self.noise)
         self.model.train(attack.bn == "batch")
@@ -95,7 +95,7 @@ class EagerLoop:
         else:
             for _ in range(attack.steps):
                 x = x.detach().requires_grad_(True)
-                cross_entropy(self.logits(x), labels).backward()
+                functional.cross_entropy(self.logits(x), labels).backward()
                 assert x.grad is not None
                 x = self.ball.step(x.detach(), x.grad, images, attack.step_size)
             self.optimizer.zero_grad()

@@ -15,7 +15,7 @@ from benchmarks.measure import wished_mode
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.hardware import resolve_precision
-from srat_fast.recipe import Recipe, build_recipe
+from srat_fast.recipe import Recipe, ResolvedRecipe, build_recipe
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
@@ -55,7 +55,7 @@ class Work(NamedTuple):
         """The method that the reference engine is measured with."""
         return self.method if self.batch <= LARGEST_SEPARATION else "ce"
 
-    def recipe(self, **changes: Any) -> Recipe:
+    def recipe(self, **changes: Any) -> ResolvedRecipe:
         """The `paper` recipe at this size; compile and capture are "off" unless changed, never chosen for us.
 
         The rate is tiny: the same batch is trained on again and again, and NaN or denormal numbers would be another

@@ -23,7 +23,7 @@ from benchmarks.engine.work import DEVICE, ON_GPU
 from srat_fast.data.loaders import Loader, training_loader
 from srat_fast.data.split import load_split
 from srat_fast.data.torchvision_import import torchvision_datasets
-from srat_fast.recipe import Recipe, build_recipe
+from srat_fast.recipe import ResolvedRecipe, build_recipe
 
 WORKERS = min(8, os.cpu_count() or 1)
 #: Without ffcv the others are measured.
@@ -32,7 +32,7 @@ HAS_FFCV = importlib.util.find_spec("ffcv") is not None
 ALIKE = 0.02
 
 
-def recipe_for(root: Path, size: int, batch: int, **data: Any) -> Recipe:
+def recipe_for(root: Path, size: int, batch: int, **data: Any) -> ResolvedRecipe:
     """A resolved recipe for a folder.
 
     Args:
@@ -48,7 +48,7 @@ def recipe_for(root: Path, size: int, batch: int, **data: Any) -> Recipe:
     return build_recipe(None, fields | {f"data.{name}": value for name, value in data.items()}).resolve()
 
 
-def started(recipe: Recipe) -> tuple[Loader, float]:
+def started(recipe: ResolvedRecipe) -> tuple[Loader, float]:
     """A loader, and the seconds to its first batch: files checked, decoders compiled; writing them is left out.
 
     Args:
@@ -62,7 +62,7 @@ def started(recipe: Recipe) -> tuple[Loader, float]:
     return loader, time.perf_counter() - begin
 
 
-def plain_loader(recipe: Recipe, augmented: bool = True) -> DataLoader[Any]:
+def plain_loader(recipe: ResolvedRecipe, augmented: bool = True) -> DataLoader[Any]:
     """torchvision's way to the same images.
 
     Args:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.paper.rows import Row, Setting, test_images
 from srat_fast.evaluation.intervals import wilson
-from srat_fast.published import METRICS
+from srat_fast.published import COLUMNS
 
 #: Methods whose default is compared with their variants.
 DEFAULTS = ("srat-ldam", "srat-focal")
@@ -130,17 +130,17 @@ def choice_lines(setting: Setting, slots: dict[str, set[int]]) -> list[str]:
     """
     if not pairs(setting):
         return []
-    heads = [f"{kind} {part}" for kind, part in METRICS]
+    heads = [f"{kind} {part}" for kind, part in COLUMNS]
     lines = [f"| choice | {' | '.join(heads)} | images/s | seconds |", "|---|" + "--:|" * (len(heads) + 2)]
     shown: set[str] = set()
     allowed = []
     for row, default in pairs(setting):
         if default.label not in shown:
             shown.add(default.label)
-            cells = [f"{default.mean(*metric):.2f}" for metric in METRICS]
+            cells = [f"{default.mean(*metric):.2f}" for metric in COLUMNS]
             lines.append(f"| {default.label}: the default | {' | '.join(cells)} | {_cost(default)} |")
-        found = {metric: difference(row, default, *metric) for metric in METRICS}
-        cells = [_cell(row.mean(*metric), found[metric]) for metric in METRICS]
+        found = {metric: difference(row, default, *metric) for metric in COLUMNS}
+        cells = [_cell(row.mean(*metric), found[metric]) for metric in COLUMNS]
         ratio = speed_ratio(row, default, slots)
         beside = "" if ratio is None else f" ({ratio:.2f} x)"
         lines.append(f"| {row.label} | {' | '.join(cells)} | {_cost(row, beside)} |")

@@ -9,13 +9,13 @@ from typing import Any
 
 from benchmarks.paper.choices import Difference, difference, newcombe
 from benchmarks.paper.rows import Setting
-from srat_fast.published import FAR, LEVEL, METRICS, differs, p_text
+from srat_fast.published import COLUMNS, FAR, LEVEL, differs, p_text
 from srat_fast.record import audit_verdict
 from srat_fast.report.groups import judged
 from srat_fast.report.summary import notes
 
 _PARTS = ("overall", "under")
-_HEADS = [f"{kind} {part}" for kind, part in METRICS]
+_HEADS = [f"{kind} {part}" for kind, part in COLUMNS]
 
 
 def grid(heads: list[str], rows: list[list[str]], left: int = 1) -> list[str]:
@@ -46,7 +46,7 @@ def accuracy_lines(setting: Setting) -> list[str]:
     for row in (r for r in setting.rows if not r.variant):
         paper = None if setting.departures else row.paper()
         cells = []
-        for k, metric in enumerate(METRICS):
+        for k, metric in enumerate(COLUMNS):
             ours = row.mean(*metric)
             if paper is None:
                 cells.append(f"{ours:.2f}")
@@ -86,7 +86,7 @@ def claim_lines(setting: Setting) -> list[str]:
         other = setting.row(name)
         if own is None or other is None:
             continue
-        found = [difference(own, other, *metric) for metric in METRICS]
+        found = [difference(own, other, *metric) for metric in COLUMNS]
         papers = (None, None) if setting.departures else (own.paper(), other.paper())
         cells = []
         for k, each in enumerate(found):

@@ -1,4 +1,4 @@
-"""AutoAttack's four parts through pyautoattack: still-right images enter, adversarial images leave, quietly."""
+"""AutoAttack's four parts (Croce and Hein 2020) through pyautoattack, quietly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srat_fast.attacks.threat import LInfBall
+from srat_fast.attacks.threat import Threat
 from srat_fast.errors import MissingPackage
 
 #: The standard version (Croce and Hein 2020), in its order; apgd-dlr is the untargeted attack of its first release.
@@ -22,17 +22,7 @@ FEWEST_CLASSES = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab-t": 2, "square"
 
 
 def require_pyautoattack(purpose: str) -> Any:
-    """The package, imported.
-
-    Args:
-        purpose: what needs it, for the message.
-
-    Returns:
-        The module pyautoattack.
-
-    Raises:
-        MissingPackage: it is not installed.
-    """
+    """The module pyautoattack; `purpose` is what needs it, for the message where it is not installed."""
     try:
         import pyautoattack
     except ImportError:
@@ -45,29 +35,24 @@ class PackageRound:
     """One part of AutoAttack with the standard version's parameters.
 
     Attributes:
-        ball: the threat model.
+        ball: the threat model, one that the package has.
         part: a key of `FEWEST_CLASSES`.
         classes: C; at most C - 1 target classes are tried.
         queries: of the Square attack.
     """
 
-    ball: LInfBall
+    ball: Threat
     part: str
     classes: int
     queries: int = 5000
 
     @property
     def stream(self) -> str:
-        """The name of its random numbers."""
+        """Name of the RNG stream."""
         return self.part
 
     def start(self, images: Tensor, generator: torch.Generator) -> None:
-        """The package draws its own start, from the seed of `examples`.
-
-        Args:
-            images: [B, C, H, W].
-            generator: not drawn from.
-        """
+        """The package draws its own start, from the seed of `examples`."""
 
     def examples(
         self, model: nn.Module, images: Tensor, labels: Tensor, start: Tensor | None, seed: int
@@ -76,16 +61,6 @@ class PackageRound:
 
         The package seeds torch's global generators and, in FAB, lets gradients flow into the parameters: both are
         kept from the caller. Its images must be contiguous in the usual order.
-
-        Args:
-            model: images -> logits.
-            images: [B, C, H, W].
-            labels: [B].
-            start: None.
-            seed: of the part's random numbers.
-
-        Returns:
-            [B, C, H, W].
         """
         package = require_pyautoattack(f"the attack {self.part}")
         devices = [images.device] if images.device.type == "cuda" else []
@@ -93,7 +68,7 @@ class PackageRound:
             # float32 logits whatever the model gives: the package mixes them with float32 of its own
             whole = package.AutoAttack(
                 lambda x: model(x).float(),
-                norm="Linf",
+                norm=self.ball.autoattack,
                 eps=self.ball.epsilon,
                 seed=seed,
                 device=images.device,

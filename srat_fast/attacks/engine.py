@@ -1,7 +1,7 @@
-"""PGD at speed, with the signature of `attacks/pgd.py`: images and labels enter, adversarial images leave.
+"""PGD at speed: `attacks/pgd.py` on a `Shadow` of the model in training.
 
-What makes it fast: a `Shadow` instead of the model (weights cast once a batch, no weight gradients, BatchNorm folded
-with `bn="running"`), whose forward and backward may be compiled. The k steps are `pgd` itself: its semantics hold.
+The shadow casts weights once a batch, has no weight gradients and folds BatchNorm with `bn="running"`; its forward and
+backward may be compiled. The k steps are `pgd` itself: its semantics hold.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from srat_fast.attacks.pgd import cross_entropy, pgd
+from srat_fast.attacks.inner import ce
+from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.shadow import Shadow
-from srat_fast.attacks.threat import LInfBall
+from srat_fast.attacks.threat import Threat
+from srat_fast.models.batch import Batch
 from srat_fast.models.resnet import ResNet18
 
 
@@ -43,36 +45,30 @@ class AttackEngine:
         images: Tensor,
         labels: Tensor,
         *,
-        ball: LInfBall,
+        ball: Threat,
         steps: int,
-        step_size: float,
+        step_size: float | Tensor,
         start: Tensor | None = None,
-        loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        loss: Callable[[Batch], Tensor] = ce,
+        objective: Any = None,
         nonfinite: Tensor | None = None,
         zero: Tensor | None = None,
         eager: bool = False,
     ) -> Tensor:
-        """`attacks.pgd.pgd` on the model's present weights.
+        """`attacks.pgd.pgd` on the model's present weights, in the images' own precision.
 
-        Args:
-            images: [B, C, H, W] in [0, 1].
-            labels: [B].
-            ball: the threat model.
-            steps: k >= 1.
-            step_size: alpha.
-            start: the first x'; None starts at `images`.
-            loss: (logits, labels) -> scalar to maximise.
-            nonfinite: counter of non-finite gradient entries.
-            zero: counter of zero gradient entries.
-            eager: do not use the compiled forward: for the start-up check, and for shapes not worth a compilation.
-
-        Returns:
-            Adversarial images, detached, in the images' own precision.
+        `eager` does without the compiled forward: for the start-up check, and for shapes not worth a compilation.
         """
         self.shadow.refresh()
-        self.shadow.count(steps)
-        return pgd(
-            self.shadow if eager else self._forward,
+        chosen, passes = self.shadow if eager else self._forward, 0
+
+        def forward(given: Tensor) -> Tensor:
+            nonlocal passes  # a loss may ask for the clean images' too
+            passes += 1
+            return chosen(given)
+
+        adversarial = pgd(
+            forward,
             images,
             labels,
             ball=ball,
@@ -80,22 +76,21 @@ class AttackEngine:
             step_size=step_size,
             start=start,
             loss=loss,
+            objective=objective,
             nonfinite=nonfinite,
             zero=zero,
         )
+        self.shadow.count(passes)
+        return adversarial
 
 
-def compile_mode(wish: str) -> str:
-    """How torch.compile is asked to work: never with its own CUDA graphs, which do not suit a loop that feeds itself.
+def compile_mode(requested: str) -> str:
+    """torch.compile's mode for `run.compile_mode`: never its own CUDA graphs, unfit for a loop that feeds itself.
 
-    Args:
-        wish: `run.compile_mode`. "auto" is "default": most of the time is in convolutions, which either mode leaves to
-            cuDNN unless a Triton one wins, and a run of minutes does not earn back minutes of search.
-
-    Returns:
-        A mode of torch.compile.
+    "auto" is "default": most of the time is in convolutions, which either mode leaves to cuDNN unless a Triton one
+    wins, and a run of minutes does not earn back minutes of search.
     """
-    return "max-autotune-no-cudagraphs" if wish == "max-autotune" else "default"
+    return "max-autotune-no-cudagraphs" if requested == "max-autotune" else "default"
 
 
 @contextmanager

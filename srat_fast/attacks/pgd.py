@@ -1,46 +1,17 @@
-"""FGSM and projected gradient descent, readable and eager: images and a loss enter, adversarial images leave."""
+"""FGSM and projected gradient descent, readable and eager."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from srat_fast.attacks.threat import LInfBall
+from srat_fast.attacks.inner import ce
+from srat_fast.attacks.threat import Threat
 from srat_fast.errors import EvaluationFailure
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """What every method's attack maximises: unweighted cross-entropy on raw logits (method.md "inner maximisation").
-
-    Args:
-        logits: [B, C].
-        labels: [B].
-
-    Returns:
-        Scalar mean.
-    """
-    return functional.cross_entropy(logits, labels)
-
-
-def carlini_wagner(logits: Tensor, labels: Tensor) -> Tensor:
-    """The margin that PGD maximises as "CW" in the adversarial-training literature (Carlini and Wagner 2017, f_6).
-
-    max_{j != y} logit_j - logit_y: positive where the image is already misclassified. Scaling the logits scales its
-    gradient and leaves the gradient's sign as it is, which cannot be said of cross-entropy.
-
-    Args:
-        logits: [B, C], C >= 2.
-        labels: [B].
-
-    Returns:
-        Scalar mean.
-    """
-    own = logits.gather(1, labels[:, None]).squeeze(1)  # [B]
-    others = logits.scatter(1, labels[:, None], float("-inf"))  # [B, C]
-    return (others.amax(dim=1) - own).mean()
+from srat_fast.models.batch import Batch
 
 
 def fgsm(
@@ -48,21 +19,10 @@ def fgsm(
     images: Tensor,
     labels: Tensor,
     *,
-    ball: LInfBall,
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    ball: Threat,
+    loss: Callable[[Batch], Tensor] = ce,
 ) -> Tensor:
-    """The fast gradient sign method (Goodfellow et al. 2015): one step of length epsilon from the clean image.
-
-    Args:
-        model: images -> logits [B, C].
-        images: [B, C, H, W] in [0, 1].
-        labels: [B].
-        ball: the threat model.
-        loss: (logits, labels) -> scalar to maximise.
-
-    Returns:
-        Adversarial images [B, C, H, W], detached.
-    """
+    """The fast gradient sign method (Goodfellow et al. 2015): one step of length epsilon from the clean image."""
     return pgd(model, images, labels, ball=ball, steps=1, step_size=ball.epsilon, loss=loss)
 
 
@@ -71,15 +31,16 @@ def pgd(
     images: Tensor,
     labels: Tensor,
     *,
-    ball: LInfBall,
+    ball: Threat,
     steps: int,
-    step_size: float,
+    step_size: float | Tensor,
     start: Tensor | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    loss: Callable[[Batch], Tensor] = ce,
+    objective: Any = None,
     nonfinite: Tensor | None = None,
     zero: Tensor | None = None,
 ) -> Tensor:
-    """PGD-k (Madry et al. 2018): k sign steps, each projected onto the ball and [0, 1].
+    """PGD-k (Madry et al. 2018): k steps up the loss, each projected onto the ball and [0, 1].
 
     Only the gradient of the images is computed: parameters get none, and their `.grad` is untouched.
 
@@ -89,11 +50,12 @@ def pgd(
         labels: [B].
         ball: the threat model.
         steps: k >= 1.
-        step_size: alpha.
+        step_size: alpha, or [B] of them.
         start: the first x', such as `ball.random_start(...)`; None starts at `images`.
-        loss: (logits, labels) -> scalar to maximise.
+        loss: what is climbed, of `srat_fast.attacks.inner` or one's own: batch -> scalar.
+        objective: the batch's, for a loss that reads it.
         nonfinite: one-element int64 counter of non-finite gradient entries.
-        zero: one-element int64 counter of gradient entries that are exactly zero, and so do not move their pixel.
+        zero: one-element int64 counter of gradient entries that are exactly zero.
 
     Returns:
         Adversarial images [B, C, H, W], detached.
@@ -102,10 +64,11 @@ def pgd(
         EvaluationFailure: the loss does not depend on the images through any gradient.
     """
     adversarial = (images if start is None else start).detach().clone()
+    batch = Batch(None, adversarial, labels, images, forward=model, objective=objective)
     for _ in range(steps):
-        adversarial.requires_grad_(True)
+        batch.move(adversarial.requires_grad_(True))
         with torch.enable_grad():
-            value = loss(model(adversarial), labels)
+            value = loss(batch)
         found = torch.autograd.grad(value, adversarial, allow_unused=True) if value.requires_grad else (None,)
         if found[0] is None:
             raise EvaluationFailure("no gradient reaches the images: the model is cut off from its input")

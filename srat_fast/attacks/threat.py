@@ -1,24 +1,102 @@
-"""The threat model: an L-infinity ball in pixel space. Images enter, a start, a step or a distance leaves."""
+"""Threat models: which images count as the same one, and how an attack moves among them.
+
+A second one is a second class here (or in a plug-in). Recipes and reports read titles and bounds, so that this file
+imports no torch before an attack runs.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-import torch
-from torch import Tensor
+from srat_fast.registry import threat
 
-from srat_kernels import linf_step
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class LInfBall:
-    """All images within `epsilon` of a clean one, inside [0, 1].
+class Threat(Protocol):
+    """What `srat_fast.registry.threat` registers: a class built from a radius, images [B, C, H, W] in [0, 1].
 
     Attributes:
-        epsilon: radius in (0, 1], pixel range [0, 1].
+        title: in tables and titles.
+        autoattack: pyautoattack's name of it; None where it has none.
+        largest: radius up to which a recipe may go.
+        tolerance: what rounding may add to the radius; an example farther out is refused.
+        epsilon: the radius, or [B] radii, one an image.
     """
 
-    epsilon: float
+    title: ClassVar[str]
+    autoattack: ClassVar[str | None]
+    largest: ClassVar[float]
+    tolerance: ClassVar[float]
+
+    def __init__(self, epsilon: float | Tensor) -> None: ...
+
+    @property
+    def epsilon(self) -> float | Tensor:
+        """The radius."""
+
+    @staticmethod
+    def diameter(shape: Sequence[int]) -> float:
+        """The largest distance of two images [C, H, W]: at this radius every image counts as the same."""
+
+    def random_start(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """A random point of the ball in [0, 1]; equal for equal generators, shaped and laid out like `clean`."""
+
+    def noise(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """As far from `clean` as the ball allows, in a random direction, clipped to [0, 1]."""
+
+    def step(
+        self,
+        adversarial: Tensor,
+        gradient: Tensor,
+        clean: Tensor,
+        step_size: float | Tensor,
+        nonfinite: Tensor | None = None,
+        zero: Tensor | None = None,
+    ) -> Tensor:
+        """Ascend by the distance `step_size` (or [B] of them) and project onto the ball and [0, 1], in place.
+
+        Args:
+            adversarial: [B, C, H, W], overwritten.
+            gradient: same shape; an entry that is NaN must not move its pixel.
+            clean: same shape, the centre.
+            step_size: alpha, measured as the radius is: a step of the radius reaches the sphere.
+            nonfinite: one-element int64 counter, increased by the number of non-finite entries of `gradient`.
+            zero: likewise, by the number of those that are exactly zero.
+
+        Returns:
+            `adversarial`.
+        """
+
+    def overshoot(self, adversarial: Tensor, clean: Tensor) -> Tensor:
+        """[B]: how far images leave the ball or [0, 1], 0 where they do not; NaN counts as far beyond any tolerance."""
+
+
+@threat("linf")
+@dataclass(frozen=True)
+class LInfBall:
+    """L-infinity: all images within `epsilon` of a clean one in every pixel, inside [0, 1].
+
+    Attributes:
+        epsilon: radius in (0, 1], pixel range [0, 1]; or [B] radii, one an image.
+    """
+
+    epsilon: float | Tensor
+
+    title: ClassVar[str] = "L-inf"
+    autoattack: ClassVar[str | None] = "Linf"
+    largest: ClassVar[float] = 1.0
+    tolerance: ClassVar[float] = 1e-6  # rounding of x + epsilon - x in float32
+
+    @staticmethod
+    def diameter(shape: Sequence[int]) -> float:
+        """1: the whole range of pixels."""
+        return 1.0
 
     def random_start(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """A uniform point of the ball, clipped to [0, 1].
@@ -30,10 +108,13 @@ class LInfBall:
         Returns:
             Images shaped and laid out like `clean`; equal for equal generators, whatever the memory format.
         """
-        noise = torch.rand(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
-        # strides too are those of `clean`: with one channel both memory formats fit, and compiled code tells them apart
-        start = torch.empty_like(clean).copy_(noise).mul_(2 * self.epsilon).sub_(self.epsilon)
-        return start.add_(clean).clamp_(0.0, 1.0)
+        radius = _each(self.epsilon, clean)
+        return _uniform(clean, generator).mul_(2 * radius).sub_(radius).add_(clean).clamp_(0.0, 1.0)
+
+    def noise(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """A random corner of the ball: every pixel moved by epsilon, up or down, and clipped to [0, 1]."""
+        signs = _uniform(clean, generator).sub_(0.5).sign_()
+        return (clean + _each(self.epsilon, clean) * signs).clamp_(0.0, 1.0)
 
     def overshoot(self, adversarial: Tensor, clean: Tensor) -> Tensor:
         """How far images leave the ball or [0, 1]: what every examined attack is held against.
@@ -45,41 +126,69 @@ class LInfBall:
         Returns:
             [B]: the largest excess over all pixels, 0 where there is none; NaN counts as infinitely far.
         """
-        beyond = torch.stack(
-            [(adversarial - clean).abs() - self.epsilon, -adversarial, adversarial - 1.0]
-        )  # [3, B, C, H, W]
-        excess = beyond.nan_to_num(nan=float("inf")).amax(dim=0).flatten(1).amax(dim=1)
-        return excess.clamp_(min=0.0)
+        moved = (adversarial - clean).abs() - _each(self.epsilon, clean)
+        excess = moved.maximum(-adversarial).maximum(adversarial - 1.0).nan_to_num(nan=float("inf"))
+        return excess.flatten(1).amax(dim=1).clamp_(min=0.0)
 
     def step(
         self,
         adversarial: Tensor,
         gradient: Tensor,
         clean: Tensor,
-        step_size: float,
+        step_size: float | Tensor,
         nonfinite: Tensor | None = None,
         zero: Tensor | None = None,
     ) -> Tensor:
-        """Ascend by the gradient's sign and project (`srat_kernels.linf_step`), writing into `adversarial`.
+        """Ascend by the gradient's sign and project, in place: `srat_kernels.linf_step`, or for [B] its formula.
 
         Args:
             adversarial: [B, C, H, W], overwritten.
-            gradient: same shape.
+            gradient: same shape; sign(0) = 0, and a NaN entry does not move its pixel.
             clean: same shape, the centre.
-            step_size: alpha.
+            step_size: alpha, or [B] of them.
             nonfinite: counter of non-finite gradient entries.
             zero: counter of gradient entries that are exactly zero.
 
         Returns:
             `adversarial`.
         """
-        return linf_step(
+        from srat_kernels import linf_step
+        from srat_kernels.linf.reference import linf_step_reference
+
+        if isinstance(self.epsilon, float | int) and isinstance(step_size, float | int):
+            return linf_step(
+                adversarial,
+                gradient,
+                clean,
+                step_size=step_size,
+                epsilon=self.epsilon,
+                nonfinite=nonfinite,
+                zero=zero,
+                inplace=True,
+            )
+        return linf_step_reference(
             adversarial,
             gradient,
             clean,
-            step_size=step_size,
-            epsilon=self.epsilon,
+            step_size=_each(step_size, clean),
+            epsilon=_each(self.epsilon, clean),
             nonfinite=nonfinite,
             zero=zero,
             inplace=True,
         )
+
+
+def _each(number: float | Tensor, images: Tensor) -> float | Tensor:
+    """A number for all images as it is; [B] of them as [B, 1, 1, 1]."""
+    if isinstance(number, float | int):
+        return number
+    return number.to(images.dtype).view(-1, *[1] * (images.dim() - 1))
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform in [0, 1): equal for equal generators whatever the memory format, laid out like `like`."""
+    import torch
+
+    drawn = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    # strides too: with one channel both memory formats fit, and compiled code tells them apart
+    return torch.empty_like(like).copy_(drawn)

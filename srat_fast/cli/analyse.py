@@ -8,25 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from srat_fast.cli.options import PluginFiles, fields_given
+from srat_fast.cli.options import AsJson, Device, PluginFiles, RunDataRoot, Subset, Weights, fields_given
 from srat_fast.cli.show import rows_table
 from srat_fast.tables import Table, percent
 
 
 def analyse(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")],
-    weights: Annotated[str, typer.Option(help="last, best (by validation) or ema.")] = "last",
+    weights: Weights = "last",
     images: Annotated[
         str, typer.Option(help="test, or train: the imbalanced training images, as in the paper's Fig. 3.")
     ] = "test",
-    subset: Annotated[
-        str | None,
-        typer.Option(help="At most this many test images, evenly over the classes.", show_default="all"),
-    ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="Where the data set is.", show_default="the run's")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    subset: Subset = None,
+    data_root: RunDataRoot = None,
+    device: Device = "auto",
     points: Annotated[int, typer.Option(help="Of t-SNE at most; 0 leaves it out.")] = 1000,
     together: Annotated[
         Path | None,
@@ -35,7 +30,7 @@ def analyse(
         ),
     ] = None,
     plugin: PluginFiles = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """How separable a run's classes are, clean and attacked: features, t-SNE, confusion, accuracy against count."""
     changes = fields_given({"--subset": subset, "--data-root": data_root})

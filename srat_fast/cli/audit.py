@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli.options import PluginFiles, fields_given
+from srat_fast.cli.options import AsJson, Device, PluginFiles, RunDataRoot, Weights, fields_given
 from srat_fast.errors import Unrecorded, UserError
 
 #: Exit code of an audit that found something.
@@ -20,7 +20,7 @@ def audit(
     subset: Annotated[
         str, typer.Option(help="At most this many test images, evenly over the classes, or all.")
     ] = "200",
-    weights: Annotated[str, typer.Option(help="last, best (by validation) or ema.")] = "last",
+    weights: Weights = "last",
     surrogate: Annotated[
         Path | None,
         typer.Option(
@@ -32,12 +32,10 @@ def audit(
         typer.Option(min=0, help="Images for AutoAttack (pip install 'srat-fast[audit]'); 0 leaves it out."),
     ] = 64,
     queries: Annotated[int, typer.Option(min=1, help="Of the black-box attack, for each image.")] = 500,
-    data_root: Annotated[
-        str | None, typer.Option(help="Where the data set is.", show_default="the run's")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    data_root: RunDataRoot = None,
+    device: Device = "auto",
     plugin: PluginFiles = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Is the run's robust accuracy to be believed? Exit code 0: reliable, 3: suspicious.
 

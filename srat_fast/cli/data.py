@@ -1,4 +1,4 @@
-"""`srat-fast data show`: a data set and an imbalance enter; class counts, as text, JSON or pictures, leave."""
+"""`srat-fast data show`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srat_fast.cli import prepare
-from srat_fast.cli.options import recipe_from_options
+from srat_fast.cli.options import AsJson, Settings, Text, of_field, recipe_from_options
 from srat_fast.datasets import DATASETS, imbalance_title
 from srat_fast.tables import Table
 
@@ -33,19 +33,11 @@ app.command()(prepare.prepare)
 @app.command()
 def show(
     dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(DATASETS)}.", metavar="DATASET")],
-    imbalance: Annotated[str | None, typer.Option(help="none, exp or step.", show_default="exp")] = None,
-    ratio: Annotated[
-        str | None, typer.Option(help="Largest / smallest class.", show_default="100; digits 10")
-    ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="For folder: holds train/ and test/; for npz: the file.")
-    ] = None,
-    mirror: Annotated[
-        str | None, typer.Option(help="Base URL where --samples looks for archives first.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any recipe field; repeatable.")
-    ] = None,
+    imbalance: Annotated[Text, of_field("--imbalance")] = None,
+    ratio: Annotated[Text, of_field("--ratio")] = None,
+    data_root: Annotated[Text, of_field("--data-root")] = None,
+    mirror: Annotated[Text, of_field("--mirror")] = None,
+    settings: Settings = None,
     figure: Annotated[
         Path | None, typer.Option(help="Draw the class counts: FILE.svg, .png or .pdf.", metavar="FILE")
     ] = None,
@@ -54,24 +46,18 @@ def show(
         typer.Option(help="Draw some training images of each class; loads the images.", metavar="FILE"),
     ] = None,
     per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of each class in --samples.")] = 8,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Training images per class, with class-balanced weights and LDAM margins; only --samples needs the images."""
+    recipe = recipe_from_options(None, locals(), settings)
+
     from srat_fast.console import Console
-    from srat_fast.data.imbalance import halves
+    from srat_fast.data.imbalance import split_by_frequency
     from srat_fast.data.plan import base_counts, planned_counts
 
-    options = {
-        "--dataset": dataset,
-        "--imbalance": imbalance,
-        "--ratio": ratio,
-        "--data-root": data_root,
-        "--mirror": mirror,
-    }
-    recipe = recipe_from_options(None, options, settings or [])
     base, classes = base_counts(recipe, tell=True)
     counts = planned_counts(recipe, base)
-    _, under = halves(counts)
+    _, under = split_by_frequency(counts)
     _draw(recipe, classes, counts, under, figure, samples, per_class)
     if as_json:
         content = {
@@ -115,7 +101,7 @@ def _draw(
     if figure is None and samples is None:
         return
     from srat_fast.console import Console
-    from srat_fast.data.plan import sized
+    from srat_fast.data.plan import resolve_recipe
     from srat_fast.data.split import load_split
     from srat_fast.figures.canvas import save, suffix_of
     from srat_fast.figures.datasets import class_bars, sample_page
@@ -128,7 +114,7 @@ def _draw(
     if figure is not None:
         say(f"wrote {save(class_bars(classes, counts, under, title), figure)}")
     if samples is not None:
-        split = load_split(sized(recipe).resolve())
+        split = load_split(resolve_recipe(recipe))
         page = sample_page(split.train.images, split.train.labels, classes, per_class, title)
         say(f"wrote {save(page, samples, '--samples')}")
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srat_fast.cli.options import PluginFiles, fields_given
+from srat_fast.cli.options import AsJson, Device, PluginFiles, RunDataRoot, Subset, Weights, fields_given
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.errors import Unrecorded
+from srat_fast.registry import threat as THREATS
 
 if TYPE_CHECKING:
     from srat_fast.console import Console
@@ -33,23 +34,25 @@ def evaluate(
             show_default="the run's",
         ),
     ] = None,
-    subset: Annotated[
+    threat: Annotated[
         str | None,
-        typer.Option(help="At most this many test images, evenly over the classes.", show_default="all"),
+        typer.Option(
+            help=f"Threat model: {', '.join(THREATS)}; another than the run's with --eps.",
+            show_default="the run's",
+        ),
     ] = None,
-    weights: Annotated[str, typer.Option(help="last, best (by validation) or ema.")] = "last",
+    subset: Subset = None,
+    weights: Weights = "last",
     batch_size: Annotated[
         str | None, typer.Option(help="Images a step; decides PGD's noise too.", show_default="the run's")
     ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="Where the data set is.", show_default="the run's")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    data_root: RunDataRoot = None,
+    device: Device = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew where an evaluation was interrupted.")
     ] = False,
     plugin: PluginFiles = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Accuracies of a run's saved model: fp32, eager, eval mode; overall, well, under and per class.
 
@@ -58,7 +61,8 @@ def evaluate(
     """
     given = {"--subset": subset, "--data-root": data_root, "--batch-size": batch_size}
     changes = fields_given(given, {"--batch-size": "run.eval_batch_size"})
-    fields_given({"--eps": eps})  # for messages: one radius or several are no change of the recipe
+    # for messages: one radius or several are no change of the recipe
+    fields_given({"--eps": eps, "--threat": threat}, {"--threat": "eval_attack.threat"})
 
     from srat_fast.cli.watch import Watch
     from srat_fast.console import Console
@@ -73,6 +77,7 @@ def evaluate(
                 run,
                 attack,
                 epsilons=[] if eps is None else [part.strip() for part in eps.split(",")],
+                threat=threat,
                 weights=weights,
                 changes=changes,
                 device=device,

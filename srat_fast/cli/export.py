@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli.options import PluginFiles, fields_given
+from srat_fast.cli.options import AsJson, PluginFiles, RunDataRoot, Weights, fields_given
 from srat_fast.tables import Table
 
 
@@ -21,13 +21,11 @@ def export(
             help="Comma-separated: robustbench, safetensors, torch-export, onnx; or all.",
         ),
     ] = "safetensors",
-    weights: Annotated[str, typer.Option(help="last, best (by validation) or ema.")] = "last",
+    weights: Weights = "last",
     out: Annotated[
         Path | None, typer.Option(help="Directory of the export.", show_default="RUN/export")
     ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(help="Where the data set is.", show_default="the run's")
-    ] = None,
+    data_root: RunDataRoot = None,
     real_batch: Annotated[
         bool,
         typer.Option(
@@ -35,7 +33,7 @@ def export(
         ),
     ] = True,
     plugin: PluginFiles = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """The model of a run for other programs: each file is read back and its logits compared with the run's."""
     changes = fields_given({"--data-root": data_root})

@@ -1,28 +1,19 @@
-"""Options that abbreviate recipe fields: option values enter, a recipe leaves; and the way back, for messages."""
+"""Options that abbreviate recipe fields, and options that several commands have."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from srat_fast.errors import UserError
-from srat_fast.recipe import Recipe, build_recipe
+from srat_fast.recipe import DEFAULT_RECIPE, FIELDS, NAMED_RECIPES, Recipe, build_recipe, flatten
 
-#: Of the commands that read a run.
-PluginFiles = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugin",
-        metavar="FILE.py",
-        help="A plug-in that the run was made with; repeatable.",
-        show_default="none",
-    ),
-]
 #: option -> recipe field (docs/reference/commands.md).
 OPTION_FIELDS = {
     "--dataset": "data.name",
@@ -37,6 +28,7 @@ OPTION_FIELDS = {
     "--epochs": "optim.epochs",
     "--batch-size": "optim.batch_size",
     "--attack-bn": "attack.bn",
+    "--threat": "attack.threat",
     "--engine": "run.engine",
     "--precision": "run.precision",
     "--deterministic": "run.deterministic",
@@ -52,6 +44,67 @@ _OF_SOME = ("--subset", "--eps", "--no-compile")
 _FIELD_OPTIONS = {field: option for option, field in OPTION_FIELDS.items() if option not in _OF_SOME}
 #: field -> the option by which this command was given it.
 _given: dict[str, str] = {}
+
+
+def of_field(option: str, help: str = "", *, field: str = "", default: str = "", **how: Any) -> Any:
+    """An option that abbreviates a recipe field: meaning, choices and default are the field's unless told here."""
+    name = field or OPTION_FIELDS[option]
+    return typer.Option(option, help=help or _meaning(name), show_default=default or _default(name), **how)
+
+
+def _meaning(field: str) -> str:
+    """The field's line, with its choices where that does not name them."""
+    spec = FIELDS[field][1]
+    doc, names = spec.doc.replace("`", ""), spec.options()
+    first = re.match(r"[\w-]+(?= )", doc)  # of a sentence; a name that is allowed is left as it is written
+    sentence = doc[0].upper() + doc[1:] if first and first[0] not in names else doc
+    if {*names} <= {*re.findall(r"[\w-]+", doc.lower())}:
+        return f"{sentence}."
+    listed = f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+    return f"{sentence}: {listed}." if len(names) > 3 else f"{listed}: {doc}."
+
+
+def _default(field: str) -> str:
+    """The default, and those of the data sets that have a recipe of their own."""
+    value = flatten(Recipe())[field]
+    others = {
+        dataset: NAMED_RECIPES[recipe][1].get(field, value) for dataset, recipe in DEFAULT_RECIPE.items()
+    }
+    differing = [
+        f"{name} {_shown(field, other)}" for name, other in others.items() if other not in (value, name)
+    ]
+    return "; ".join([_shown(field, value), *differing])
+
+
+def _shown(field: str, value: Any) -> str:
+    if value is None:
+        return FIELDS[field][1].auto
+    return (
+        ("off", "on")[value]
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+#: Options of several commands.
+Text = str | None
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any recipe field; repeatable.")
+]
+Weights = Annotated[str, typer.Option("--weights", help="last, best (by validation) or ema.")]
+RunDataRoot = Annotated[Text, of_field("--data-root", "Where the data set is.", default="the run's")]
+Subset = Annotated[Text, of_field("--subset")]
+Device = Annotated[str, of_field("--device")]
+#: Of the commands that read a run.
+PluginFiles = Annotated[
+    list[Path] | None,
+    of_field(
+        "--plugin", "A plug-in that the run was made with; repeatable.", default="none", metavar="FILE.py"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def fields_given(options: dict[str, Any], fields: dict[str, str] | None = None) -> dict[str, Any]:
@@ -125,7 +178,13 @@ def parse_settings(settings: list[str]) -> dict[str, str]:
 
 
 def recipe_from_options(
-    recipe: str | None, options: dict[str, Any], settings: list[str], fields: dict[str, str] | None = None
+    recipe: str | None,
+    values: Mapping[str, Any],
+    settings: list[str] | None,
+    fields: dict[str, str] | None = None,
 ) -> Recipe:
-    """Named recipe or file < options (`fields` has those that only this command has) < `--set`."""
-    return build_recipe(recipe, fields_given(options, fields) | parse_settings(settings))
+    """Named recipe or file < options < `--set`; `values` are a command's parameters, `fields` its own options'."""
+    known = OPTION_FIELDS | (fields or {})
+    options = {f"--{name.replace('_', '-')}": value for name, value in values.items()}
+    given = {option: value for option, value in options.items() if option in known and value != []}
+    return build_recipe(recipe, fields_given(given, fields) | parse_settings(settings or []))

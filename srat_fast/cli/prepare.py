@@ -1,4 +1,4 @@
-"""`srat-fast data prepare`: a data set and an imbalance enter; files that training reads, with checksums, leave."""
+"""`srat-fast data prepare`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from srat_fast.cli.options import recipe_from_options
-from srat_fast.datasets import DATASETS
+from srat_fast.cli.options import AsJson, Settings, Text, of_field, recipe_from_options
 from srat_fast.recipe import Recipe
 from srat_fast.tables import Table
 
-_Text = str | None
 #: Options of this command only -> recipe field.
 _FIELDS = {
     "--storage": "data.storage",
@@ -24,78 +22,35 @@ _FIELDS = {
 
 
 def prepare(
-    dataset: Annotated[
-        _Text, typer.Option(help=f"One of {', '.join(DATASETS)}.", show_default="cifar10")
-    ] = None,
-    imbalance: Annotated[_Text, typer.Option(help="none, exp or step.", show_default="exp")] = None,
-    ratio: Annotated[
-        _Text, typer.Option(help="Largest / smallest class.", show_default="100; digits 10")
-    ] = None,
-    seed: Annotated[
-        _Text, typer.Option(help="Of the run; the subset is drawn by it.", show_default="0")
-    ] = None,
+    dataset: Annotated[Text, of_field("--dataset")] = None,
+    imbalance: Annotated[Text, of_field("--imbalance")] = None,
+    ratio: Annotated[Text, of_field("--ratio")] = None,
+    seed: Annotated[Text, of_field("--seed", "Of the run; the subset is drawn by it.")] = None,
     loader: Annotated[
         str, typer.Option(help="ffcv: write .beton files; memory: only download, check and decode.")
     ] = "ffcv",
-    storage: Annotated[
-        _Text, typer.Option(help="raw pixels, or jpeg for large folder images.", show_default="raw")
-    ] = None,
-    image_size: Annotated[
-        _Text, typer.Option(help="For folder: pixels of training.", show_default="32")
-    ] = None,
-    max_side: Annotated[
-        _Text, typer.Option(help="Longer side of a stored JPEG.", show_default="twice the image size")
-    ] = None,
-    jpeg_quality: Annotated[
-        _Text, typer.Option(help="Of a stored JPEG, 1 to 100.", show_default="90")
-    ] = None,
-    data_root: Annotated[
-        _Text,
-        typer.Option(
-            help="Where the data set is (or goes); for folder: holds train/ and test/.", show_default="data"
-        ),
-    ] = None,
-    mirror: Annotated[
-        _Text,
-        typer.Option(
-            help="Base URL where archives are looked for first.", show_default="$SRAT_FAST_MIRROR, publisher"
-        ),
-    ] = None,
+    storage: Annotated[Text, of_field("--storage", field="data.storage")] = None,
+    image_size: Annotated[Text, of_field("--image-size", field="data.image_size")] = None,
+    max_side: Annotated[Text, of_field("--max-side", field="data.max_side")] = None,
+    jpeg_quality: Annotated[Text, of_field("--jpeg-quality", field="data.jpeg_quality")] = None,
+    data_root: Annotated[Text, of_field("--data-root")] = None,
+    mirror: Annotated[Text, of_field("--mirror")] = None,
     out: Annotated[
-        _Text,
-        typer.Option(
-            help="Directory of the .beton files; train with --set data.prepared=DIR.",
-            show_default="the cache",
+        Text,
+        of_field(
+            "--out",
+            "Directory of the .beton files; train with --set data.prepared=DIR.",
+            field="data.prepared",
         ),
     ] = None,
     recipe: Annotated[
-        _Text, typer.Option(help="A named recipe or a FILE.toml.", show_default="as train")
+        Text, typer.Option(help="A named recipe or a FILE.toml.", show_default="as train")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any recipe field; repeatable.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    settings: Settings = None,
+    as_json: AsJson = False,
 ) -> None:
     """Download, check and decode the images of a run; write .beton files for --loader ffcv, each with its SHA-256."""
-    chosen = recipe_from_options(
-        recipe,
-        {
-            "--dataset": dataset,
-            "--imbalance": imbalance,
-            "--ratio": ratio,
-            "--seed": seed,
-            "--loader": loader,
-            "--data-root": data_root,
-            "--mirror": mirror,
-            "--storage": storage,
-            "--image-size": image_size,
-            "--max-side": max_side,
-            "--jpeg-quality": jpeg_quality,
-            "--out": out,
-        },
-        settings or [],
-        _FIELDS,
-    )
+    chosen = recipe_from_options(recipe, locals(), settings, _FIELDS)
     content = _prepared(chosen)
     if as_json:
         print(json.dumps(content, indent=2))
@@ -117,12 +72,12 @@ def _prepared(recipe: Recipe) -> dict[str, Any]:
     from srat_fast.data.arrays import checksum
     from srat_fast.data.loaders import require_loader
     from srat_fast.data.notices import bar
-    from srat_fast.data.plan import sized
+    from srat_fast.data.plan import resolve_recipe
     from srat_fast.data.split import load_split
     from srat_fast.data.verify import expanded
 
     require_loader(recipe)
-    recipe = sized(recipe).resolve()
+    recipe = resolve_recipe(recipe)
     split = load_split(recipe)
     files = []
     for part, images in (("train", split.train), ("test", split.test)):

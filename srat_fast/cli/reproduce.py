@@ -188,6 +188,7 @@ def _item(
     others: Sequence[Path] | None = None,
 ) -> _Outcome:
     """Run an item, draw and judge it; among `others`, with runs of those that are there, and printing less."""
+    from srat_fast.errors import path_errors
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.reproduce import share_runs
 
@@ -199,7 +200,8 @@ def _item(
         nonlocal shared
         assert others is not None
         there = [path for path in others if path != directory and (path / "plan.json").exists()]
-        shared = share_runs(sweep, map(SweepDirectory.open, there))
+        with path_errors("--out", directory, "cannot be written"):
+            shared = share_runs(sweep, map(SweepDirectory.open, there))
 
     code = run_spec(
         spec, item.name, directory, console, dry_run=False, collect=False, images_per_second=None, stall_timeout=None,
@@ -237,7 +239,7 @@ def _all(asked: _Asked, directory: Path, console: Console) -> int:
     table = Table("item", "runs", "of other items", "result", "statements kept", right=(1, 2))
     for name in names:
         item = load_item(name)
-        console.say(item.title)
+        console.say(item.title + (f" (note: {item.note})" if item.note else ""))
         place = directory / name
         try:
             outcome = _item(
@@ -324,7 +326,7 @@ def _list(console: Console, seeds: int, images_per_second: float | None) -> None
 
 def _counts(spec: Spec) -> Drawing:
     """Figs. 13 and 14: the class counts of every cell of a spec."""
-    from srat_fast.data.imbalance import halves
+    from srat_fast.data.imbalance import split_by_frequency
     from srat_fast.data.plan import base_counts, planned_counts
     from srat_fast.figures.datasets import ClassCounts
     from srat_fast.report.figures.counts import counts_drawing, shape_title
@@ -338,7 +340,7 @@ def _counts(spec: Spec) -> Drawing:
             counts = planned_counts(recipe, base)
             data = recipe.data
             title = shape_title(data.imbalance, data.ratio, data.imbalance_base)
-            shapes.append(ClassCounts(title, classes, counts, halves(counts)[1]))
+            shapes.append(ClassCounts(title, classes, counts, split_by_frequency(counts)[1]))
     return counts_drawing(recipe.data.name, shapes)
 
 

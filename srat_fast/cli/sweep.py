@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from srat_fast.cli.options import AsJson
 from srat_fast.cli.streams import recorded
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, did_you_mean, require_one_of
 from srat_fast.tables import visible
 
 ENGINES = ("local", "ray")
@@ -95,8 +96,7 @@ def run(
 
     parsed = spec_from_tree(read_tree(spec), spec.parent, spec.stem)
     if search is not None:
-        if search not in SAMPLERS:
-            raise UserError("--search", f"one of {', '.join(SAMPLERS)}", search)
+        require_one_of("--search", search, SAMPLERS)
         if parsed.search is None:
             raise UserError("--search", "the spec has no [search] table that says what is searched", search)
         parsed = dataclasses.replace(parsed, search=dataclasses.replace(parsed.search, sampler=search))
@@ -123,8 +123,7 @@ def run_spec(
     from srat_fast.sweep.spec import BadSpec
     from srat_fast.sweep.status import SweepView, read_status
 
-    if engine not in ENGINES:
-        raise UserError("--engine", f"one of {', '.join(ENGINES)}", engine)
+    require_one_of("--engine", engine, ENGINES)
     for option, value, low in (
         ("--images-per-second", images_per_second, 0),
         ("--stall-timeout", stall_timeout, 0),
@@ -220,7 +219,7 @@ def _all_of(error: Any) -> int:
 @app.command()
 def status(
     directory: _Directory,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     every: Annotated[bool, typer.Option("--all", help="A line for every trial.")] = False,
 ) -> None:
     """Counts, running trials, and the reason and traceback of each failed one."""
@@ -306,7 +305,9 @@ def print_table(
 
     methods = sorted({sweep.plan.recipe(trial).method for trial in sweep.plan.trials})
     if baseline is not None and baseline not in methods:
-        raise UserError("--baseline", f"this sweep runs {', '.join(methods)}", baseline)
+        raise UserError(
+            "--baseline", f"this sweep runs {', '.join(methods)}{did_you_mean(baseline, methods)}", baseline
+        )
     if not 0 < confidence < 1:
         raise UserError("--confidence", "a number > 0 and < 1", confidence)
     content = build_table(sweep, baseline, confidence=confidence, per_class=per_class)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from srat_fast.cli.options import AsJson
 from srat_fast.cli.show import rows_table
 
 
@@ -33,7 +34,7 @@ def theory(
     out: Annotated[
         Path | None, typer.Option(help="Write tables (CSV, JSON) and figures (SVG, PNG) there.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Lemma 3.1 and Theorems 3.1 and 3.2 against numerical minimisation, simulation and root finding.
 

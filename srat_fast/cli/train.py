@@ -1,4 +1,4 @@
-"""`srat-fast train`: options enter, a run directory and printed accuracies leave."""
+"""`srat-fast train`."""
 
 from __future__ import annotations
 
@@ -7,87 +7,51 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srat_fast.cli.options import recipe_from_options
+from srat_fast.cli.options import Settings, Text, of_field, recipe_from_options
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.cli.streams import recorded
-from srat_fast.datasets import DATASETS
-from srat_fast.methods import METHODS
 from srat_fast.plugins import load_all
-from srat_fast.recipe import NAMED_RECIPES, to_toml
+from srat_fast.recipe import NAMED_RECIPES, radius_title, to_toml
 from srat_fast.record import MUST, RECIPE, RunDirectory, audit_verdict
 from srat_fast.training.stops import Stops
 
 if TYPE_CHECKING:
     from srat_fast.console import Console
 
-_Text = str | None
-
 
 def train(
-    dataset: Annotated[
-        _Text, typer.Option(help=f"One of {', '.join(DATASETS)}.", show_default="cifar10")
-    ] = None,
-    imbalance: Annotated[_Text, typer.Option(help="none, exp or step.", show_default="exp")] = None,
-    ratio: Annotated[
-        _Text, typer.Option(help="Largest / smallest class.", show_default="100; digits 10")
-    ] = None,
-    method: Annotated[
-        _Text, typer.Option(help=f"One of {', '.join(METHODS)}.", show_default="srat-ldam")
-    ] = None,
+    dataset: Annotated[Text, of_field("--dataset")] = None,
+    imbalance: Annotated[Text, of_field("--imbalance")] = None,
+    ratio: Annotated[Text, of_field("--ratio")] = None,
+    method: Annotated[Text, of_field("--method")] = None,
     plugin: Annotated[
         list[Path] | None,
-        typer.Option(
+        of_field(
+            "--plugin",
+            "Your own file with a loss, a network or a method; it is run; repeatable.",
+            default="none",
             metavar="FILE.py",
-            help="Your own file with a loss, a network or a method; repeatable. It is run.",
-            show_default="none",
         ),
     ] = None,
-    seed: Annotated[
-        _Text, typer.Option(help="Of weights, order, augmentation, noise.", show_default="0")
-    ] = None,
-    epochs: Annotated[
-        _Text, typer.Option(help="Schedule and deferral scale along.", show_default="200")
-    ] = None,
-    batch_size: Annotated[_Text, typer.Option(help="Images a step.", show_default="128")] = None,
-    engine: Annotated[_Text, typer.Option(help="fast, or the slow reference.", show_default="fast")] = None,
-    loader: Annotated[
-        _Text,
-        typer.Option(help="memory: all images on the device; ffcv: read from a file.", show_default="memory"),
-    ] = None,
-    attack_bn: Annotated[
-        _Text, typer.Option(help="batch or running statistics in the attack.", show_default="batch")
-    ] = None,
-    precision: Annotated[_Text, typer.Option(help="bf16, fp32 or auto.", show_default="auto")] = None,
-    deterministic: Annotated[
-        bool | None,
-        typer.Option("--deterministic", help="Bit-equal weights for equal seeds.", show_default="off"),
-    ] = None,
+    seed: Annotated[Text, of_field("--seed")] = None,
+    epochs: Annotated[Text, of_field("--epochs", "Schedule and deferral scale along.")] = None,
+    batch_size: Annotated[Text, of_field("--batch-size")] = None,
+    engine: Annotated[Text, of_field("--engine")] = None,
+    loader: Annotated[Text, of_field("--loader")] = None,
+    attack_bn: Annotated[Text, of_field("--attack-bn")] = None,
+    threat: Annotated[Text, of_field("--threat")] = None,
+    precision: Annotated[Text, of_field("--precision", "bf16, fp32 or auto.")] = None,
+    deterministic: Annotated[bool | None, of_field("--deterministic")] = None,
     no_compile: Annotated[
-        bool, typer.Option("--no-compile", help="Run eagerly: run.compile = off.", show_default="off")
-    ] = False,
-    profile: Annotated[
-        bool | None,
-        typer.Option(
-            "--profile", help="Profile a few steps: trace and table in the run directory.", show_default="off"
-        ),
+        bool | None, of_field("--no-compile", "Run eagerly: run.compile = off.", default="off")
     ] = None,
-    device: Annotated[_Text, typer.Option(help="cpu, cuda, cuda:N or auto.", show_default="auto")] = None,
-    data_root: Annotated[
-        _Text,
-        typer.Option(
-            help="Where the data set is (or goes); for folder: holds train/ and test/; for npz: the file.",
-            show_default="data",
-        ),
-    ] = None,
-    mirror: Annotated[
-        _Text,
-        typer.Option(
-            help="Base URL where archives are looked for first.", show_default="$SRAT_FAST_MIRROR, publisher"
-        ),
-    ] = None,
+    profile: Annotated[bool | None, of_field("--profile")] = None,
+    device: Annotated[Text, of_field("--device")] = None,
+    data_root: Annotated[Text, of_field("--data-root")] = None,
+    mirror: Annotated[Text, of_field("--mirror")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/<what it is>")] = None,
     resume: Annotated[
-        _Text,
+        Text,
         typer.Option(
             metavar="[auto]",
             help="Continue the run in --out; auto: begin, continue or return at once, whichever fits.",
@@ -95,20 +59,18 @@ def train(
         ),
     ] = None,
     watchdog: Annotated[
-        _Text,
-        typer.Option(
-            metavar="SECONDS", help="End with code 124 when no step ends for so long.", show_default="off"
+        Text,
+        of_field(
+            "--watchdog", "End with code 124 when no step ends for so long.", default="off", metavar="SECONDS"
         ),
     ] = None,
     recipe: Annotated[
-        _Text,
+        Text,
         typer.Option(
             help=f"{', '.join(NAMED_RECIPES)} or a FILE.toml.", show_default="paper; digits for digits"
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any recipe field; repeatable.")
-    ] = None,
+    settings: Settings = None,
     print_recipe: Annotated[
         bool, typer.Option("--print-recipe", help="Print the resolved recipe as TOML and stop.")
     ] = False,
@@ -118,35 +80,12 @@ def train(
         load_all(plugin or ())
         RunDirectory(
             out
-        ).read_recipe()  # refused without the run's plug-ins: a run directory runs no code by itself
+        ).read_recipe()  # a run directory runs no code by itself: refused without its plug-ins
         recipe = str(out / RECIPE)  # the run's own; what is given beside it is compared with it
-    chosen = recipe_from_options(
-        recipe,
-        {
-            "--dataset": dataset,
-            "--imbalance": imbalance,
-            "--ratio": ratio,
-            "--plugin": plugin or None,
-            "--method": method,
-            "--seed": seed,
-            "--epochs": epochs,
-            "--batch-size": batch_size,
-            "--engine": engine,
-            "--loader": loader,
-            "--attack-bn": attack_bn,
-            "--precision": precision,
-            "--deterministic": deterministic,
-            "--no-compile": "off" if no_compile else None,
-            "--profile": profile,
-            "--device": device,
-            "--data-root": data_root,
-            "--mirror": mirror,
-            "--watchdog": watchdog,
-        },
-        settings or [],
-    )
+    given = locals() | {"no_compile": "off" if no_compile else None}
+    chosen = recipe_from_options(recipe, given, settings)
     if print_recipe:
-        print(to_toml(chosen.resolve()), end="")
+        print(to_toml(chosen.filled()), end="")
         return
 
     with Stops() as stops:  # before torch is imported, which takes seconds in which a signal may come
@@ -167,7 +106,7 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     last = "last: " if "best" in record else ""
     rows = {
         f"{last}clean": record["standard"],
-        f"{last}pgd-{attack['steps']} (eps {attack['epsilon']:.4g})": record["robust"],
+        f"{last}pgd-{attack['steps']} ({radius_title(attack)})": record["robust"],
     }
     for name in ("best", "ema"):
         if name in record:

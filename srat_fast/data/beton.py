@@ -122,7 +122,7 @@ def _make(path: Path, images: ImageSet, recipe: Recipe, library: Any, advance: C
         data, pixels = recipe.data, images.images
         source: Iterable[Any]
         if jpeg := isinstance(pixels, FileImages):
-            assert data.max_side is not None and data.jpeg_quality is not None, "the recipe is resolved"
+            assert data.max_side is not None and data.jpeg_quality is not None, "storage = jpeg"
             largest, quality = data.max_side, data.jpeg_quality
             shape = (largest, largest, 3)
             source = pixels.each(lambda image: library.to_jpeg(image, largest, quality), pixels.notes)

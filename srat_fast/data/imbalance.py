@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays, ImageSet
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, did_you_mean
 
 #: `data.classes` without a choice.
 ALL = "all"
@@ -25,6 +25,7 @@ def chosen_labels(text: str, names: Sequence[str]) -> list[int]:
             labels.append(int(part))
         else:
             known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            known += did_you_mean(part, names)
             raise UserError("data.classes", f"{part!r} is none of its classes: {known}", text)
     if len(set(labels)) < len(labels):
         raise UserError("data.classes", "names a class twice", text)
@@ -109,7 +110,7 @@ def draw_subset(labels: np.ndarray, counts: Sequence[int], seed: int) -> np.ndar
     return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
-def halves(counts: Sequence[int]) -> tuple[list[int], list[int]]:
+def split_by_frequency(counts: Sequence[int]) -> tuple[list[int], list[int]]:
     """Labels of the well- and the under-represented classes: "Under" is the half with the fewest training images.
 
     Ties go by label order (the earlier label counts as better represented); of an odd number of classes the

@@ -12,7 +12,7 @@ from srat_fast.data.augment import Augmentation
 from srat_fast.data.ffcv_loader import FfcvLoader, default_workers, ffcv_library
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, ResolvedRecipe
 
 
 class Loader(Protocol):
@@ -47,10 +47,9 @@ def require_loader(recipe: Recipe) -> None:
         ffcv_library()
 
 
-def training_loader(recipe: Recipe, split: DataSplit, device: torch.device) -> Loader:
+def training_loader(recipe: ResolvedRecipe, split: DataSplit, device: torch.device) -> Loader:
     """The loader of a run's training batches; to be closed."""
     data, batch_size = recipe.data, recipe.optim.batch_size
-    assert data.crop_padding is not None, "the recipe is resolved"
     if data.loader == "memory":
         return MemoryLoader(
             split.train,

@@ -13,15 +13,21 @@ from srat_fast.data.npz import npz_counts, npz_size
 from srat_fast.data.verify import expanded
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, ResolvedRecipe
 
 
-def sized(recipe: Recipe, arrays: ImageArrays | None = None) -> Recipe:
-    """The recipe with the image size that only the images tell."""
-    if recipe.resolve().data.image_size is not None or (recipe.data.name == "arrays" and arrays is None):
-        return recipe
-    size = npz_size(_root(recipe)) if arrays is None else arrays.train.images.shape[1]
-    return recipe.replace({"data.image_size": size})
+def resolve_recipe(recipe: Recipe, arrays: ImageArrays | None = None) -> ResolvedRecipe:
+    """The recipe as it is run, with the size that for `npz` and images in memory only these tell."""
+    if recipe.filled().data.image_size is None:
+        if arrays is None and recipe.data.name == "arrays":
+            raise _not_given()
+        size = npz_size(_root(recipe)) if arrays is None else arrays.train.images.shape[1]
+        recipe = recipe.replace({"data.image_size": size})
+    return recipe.resolve()
+
+
+def _not_given() -> UserError:
+    return UserError("data.name", "images in memory come through srat_fast.train(recipe, data=...)", "arrays")
 
 
 def _root(recipe: Recipe) -> Path:
@@ -46,9 +52,7 @@ def _whole_counts(recipe: Recipe, arrays: ImageArrays | None, tell: bool) -> tup
         counts = np.bincount(arrays.train.labels, minlength=len(arrays.classes))
         return counts.tolist(), list(arrays.classes)
     if recipe.data.name == "arrays":
-        raise UserError(
-            "data.name", "images in memory come through srat_fast.train(recipe, data=...)", "arrays"
-        )
+        raise _not_given()
     if recipe.data.name == "npz":
         return npz_counts(root)
     if recipe.data.name != "folder":

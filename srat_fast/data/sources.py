@@ -20,12 +20,11 @@ from srat_fast.datasets import DATASETS, DIGITS_TEST_PER_CLASS
 from srat_fast.errors import UserError
 
 
-def load_arrays(name: str, root: Path, image_size: int | None, mirror: str | None = None) -> ImageArrays:
+def load_arrays(name: str, root: Path, image_size: int, mirror: str | None = None) -> ImageArrays:
     """A whole data set, downloaded where it has to be; `root` is its directory, or the .npz file."""
     if name == "digits":
         return _digits()
     if name == "folder":
-        assert image_size is not None, "a resolved recipe has a size for folders"
         return load_folder(root, image_size)
     if name == "npz":
         return load_npz(root, image_size)

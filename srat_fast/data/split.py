@@ -8,12 +8,12 @@ import numpy as np
 
 from srat_fast.data.arrays import ImageArrays, ImageSet, checksum, in_memory
 from srat_fast.data.folder import load_files
-from srat_fast.data.imbalance import draw_subset, halves, limited_counts, only_classes
+from srat_fast.data.imbalance import draw_subset, limited_counts, only_classes, split_by_frequency
 from srat_fast.data.plan import planned_counts
 from srat_fast.data.sources import load_arrays
 from srat_fast.data.verify import expanded
 from srat_fast.errors import UserError
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import ResolvedRecipe
 from srat_fast.seeds import seed_for
 
 
@@ -42,24 +42,22 @@ class DataSplit:
     checksum: str
 
 
-def load_split(recipe: Recipe, arrays: ImageArrays | None = None) -> DataSplit:
+def load_split(recipe: ResolvedRecipe, arrays: ImageArrays | None = None) -> DataSplit:
     """The images of a run."""
     data = recipe.data
     if arrays is None:
         root = expanded("data.root", data.root)
         if data.storage == "jpeg":  # decoded while training goes on: the training images stay in their files
-            assert data.image_size is not None, "folder has a size"
             arrays = load_files(root, data.image_size)
         else:
             arrays = load_arrays(data.name, root, data.image_size, data.mirror)
     return split_arrays(arrays, recipe)
 
 
-def split_arrays(arrays: ImageArrays, recipe: Recipe) -> DataSplit:
+def split_arrays(arrays: ImageArrays, recipe: ResolvedRecipe) -> DataSplit:
     """Imbalance, limits and hold-out on images that are in memory."""
     arrays = only_classes(arrays, recipe.data.classes)
     data, classes = recipe.data, len(arrays.classes)
-    assert data.subset_seed is not None, "the recipe is resolved"
     counts = planned_counts(recipe, np.bincount(arrays.train.labels, minlength=classes).tolist())
     chosen = draw_subset(arrays.train.labels, counts, data.subset_seed)  # [n] indices into the full set
     held_out = _validation(arrays.train.labels, chosen, counts, recipe)
@@ -71,16 +69,17 @@ def split_arrays(arrays: ImageArrays, recipe: Recipe) -> DataSplit:
         wanted = limited_counts([min(available)] * classes, data.test_limit, "data.test_limit")
         test = test.select(draw_subset(test.labels, wanted, seed_for(0, "test")))
     validation = in_memory(arrays.train.select(held_out))
-    well, under = halves(counts)
+    well, under = split_by_frequency(counts)
     return DataSplit(
         train, validation, test, counts, arrays.classes, well, under, checksum(train, validation, test)
     )
 
 
-def _validation(labels: np.ndarray, chosen: np.ndarray, counts: list[int], recipe: Recipe) -> np.ndarray:
+def _validation(
+    labels: np.ndarray, chosen: np.ndarray, counts: list[int], recipe: ResolvedRecipe
+) -> np.ndarray:
     """Indices of the validation images; of `chosen` at least one image a class is not among them."""
     data = recipe.data
-    assert data.subset_seed is not None, "the recipe is resolved"
     seed = seed_for(data.subset_seed, "validation")
     if data.val_fraction == 0:
         return np.zeros(0, np.int64)

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srat_fast.attacks.named import NamedAttack
-from srat_fast.attacks.rounds import GradientRound
-from srat_fast.attacks.threat import LInfBall
+from srat_fast.attacks.named import GradientRound, NamedAttack
+from srat_fast.attacks.threat import Threat
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.evaluation.survivors import attack_images
+from srat_fast.recipe.sections import Attack
+from srat_fast.registry import threat
 
 #: A run is called collapsed where one class takes more than this share of the clean predictions (method.md).
 COLLAPSE_SHARE = 0.95
@@ -27,11 +28,18 @@ class PgdSettings:
         steps: k.
         step_size: alpha, pixel range [0, 1].
         epsilon: radius, pixel range [0, 1].
+        threat: threat model, by name.
     """
 
     steps: int
     step_size: float
     epsilon: float
+    threat: str = Attack.threat
+
+    @property
+    def ball(self) -> Threat:
+        """What an attack may do."""
+        return threat[self.threat](self.epsilon)
 
 
 def predict(
@@ -48,9 +56,8 @@ def predict(
     """
     named = NamedAttack("clean", None, (), {})
     if attack is not None:
-        ball = LInfBall(attack.epsilon)
-        one = GradientRound(ball, attack.steps, attack.step_size, "ce", "pgd/0")
-        named = NamedAttack(f"pgd-{attack.steps}", attack.epsilon, (one,), {})
+        one = GradientRound(attack.ball, attack.steps, attack.step_size, "ce", "pgd/0")
+        named = NamedAttack(f"pgd-{attack.steps}", attack.ball, (one,), {})
     outcome, labels = attack_images(model, loader, named, seed=seed, progress=progress)
     return outcome.predictions, labels
 

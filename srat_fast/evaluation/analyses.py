@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from srat_fast.data.arrays import in_memory
 from srat_fast.data.memory import MemoryLoader
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, require_one_of
 from srat_fast.evaluation import separability
 from srat_fast.evaluation.accuracy import PgdSettings, accuracies, predict
 from srat_fast.evaluation.judge import eval_settings
@@ -130,8 +131,7 @@ def analyse(
     """
     if points != 0 and points < _FEWEST:
         raise UserError("--points", f"0 or an integer >= {_FEWEST}", points)
-    if images not in IMAGES:
-        raise UserError("--images", f"one of {', '.join(IMAGES)}", images)
+    require_one_of("--images", images, IMAGES)
     started = time.perf_counter()
     load_all(plugin)
     subject = open_subject(run, changes or {}, weights=weights, device=device, data=data)
@@ -175,7 +175,7 @@ def analyse(
         "counts": split.counts,
         "well": split.well,
         "under": split.under,
-        "attack": {"steps": attack.steps, "step_size": attack.step_size, "epsilon": attack.epsilon},
+        "attack": dataclasses.asdict(attack),
         "data_checksum": split.checksum,
         "same_data": subject.same_data,
         "versions": versions(),

@@ -11,14 +11,13 @@ from torch import nn
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.evaluation.accuracy import PgdSettings, accuracies, collapsed_class, predict
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import ResolvedRecipe
 
 
-def eval_settings(recipe: Recipe) -> PgdSettings:
+def eval_settings(recipe: ResolvedRecipe) -> PgdSettings:
     """The recipe's evaluation attack."""
     attack = recipe.eval_attack
-    assert attack.step_size is not None and attack.epsilon is not None, "the recipe is resolved"
-    return PgdSettings(attack.steps, attack.step_size, attack.epsilon)
+    return PgdSettings(attack.steps, attack.step_size, attack.epsilon, attack.threat)
 
 
 def judge(

@@ -13,6 +13,7 @@ from torch import Tensor
 from srat_fast.attacks.named import NamedAttack, parse_attacks
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.notices import LOG
+from srat_fast.errors import UserError
 from srat_fast.evaluation.accuracy import accuracies, collapsed_class
 from srat_fast.evaluation.intervals import intervals
 from srat_fast.evaluation.judge import eval_settings
@@ -21,7 +22,7 @@ from srat_fast.evaluation.subject import Subject, amend_record, open_subject
 from srat_fast.evaluation.survivors import Outcome, attack_images
 from srat_fast.hardware import device_name, neutral, numerics
 from srat_fast.plugins import Plugins, load_all
-from srat_fast.recipe import recipe_from_dict
+from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
 from srat_fast.record import RECORD, RunDirectory, git_commit, versions
 
 #: A state is written at most this often; a killed evaluation loses no more than this and the round under way.
@@ -37,6 +38,7 @@ def evaluate(
     attacks: str = "clean,pgd-20",
     *,
     epsilons: Sequence[float | str] | float | str = (),
+    threat: str | None = None,
     weights: str = "last",
     changes: dict[str, Any] | None = None,
     device: str = "auto",
@@ -54,6 +56,7 @@ def evaluate(
         run: a run directory.
         attacks: comma-separated, as in `srat_fast.attacks.named.NAMES`.
         epsilons: radius or radii, such as ["4/255", 0.1]; none for the run's own. Step sizes of PGD and CW scale along.
+        threat: threat model; None for the run's own, another one needs `epsilons`.
         weights: "last", "best" (by validation) or "ema".
         changes: recipe fields to change, such as {"data.root": ..., "data.test_limit": 1000}.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -64,7 +67,8 @@ def evaluate(
 
     Returns:
         Row -> {"overall", "well", "under", "balanced", "per_class", "intervals", "seconds", "images", attack
-        parameters}. A row is an attack's name, with " eps E" behind it where there are several radii; `worst-case`
+        parameters}. A row is an attack's name, with the threat model behind it where that is not the run's own and
+        " eps E" where there are several radii; `worst-case`
         (an image counts as right where every attack of the call leaves it right) follows where several attacks are
         asked for. The same joins `evaluations` in the run's record.json, with weights, versions and whether the
         images are the run's own.
@@ -78,13 +82,20 @@ def evaluate(
         epsilons = [epsilons]
     load_all(plugin)
     directory = RunDirectory.open(Path(run))
-    own = recipe_from_dict(directory.read_recipe()).resolve()
     changes = changes or {}
-    radii = _radii(own.replace(changes).resolve(), epsilons)
-    settings = eval_settings(own.replace(changes).resolve())
+    own = recipe_from_dict(directory.read_recipe()).replace(changes).resolve()
+    settings = eval_settings(own)
+    ball = settings.threat if threat is None else threat
+    of_another = "" if ball == settings.threat else f" {ball}"
+    if of_another and not epsilons:
+        raise UserError(
+            "eval_attack.epsilon", f"a radius is needed: the run's own is one of {settings.threat}", "none"
+        )
+    radii = _radii(own, ball, epsilons)
     chosen = {
         radius: parse_attacks(
             attacks,
+            threat_model=ball,
             epsilon=radius,
             step_size=settings.step_size,
             classes=len(directory.read_json(RECORD)["classes"]),
@@ -98,8 +109,9 @@ def evaluate(
     partials: list[Path] = []
     for radius, of_radius in chosen.items():
         predictions: dict[str, Tensor] = {}
+        at = "" if len(radii) == 1 else f" eps {radius:.4g}"
         for name, attack in of_radius.items():
-            row = name if len(radii) == 1 or attack.epsilon is None else f"{name} eps {radius:.4g}"
+            row = name if attack.epsilon is None else name + of_another + at
             outcome, labels, path = _attacked(subject, attack, row, fresh, progress)
             partials.append(path)
             predictions[row] = outcome.predictions
@@ -110,9 +122,10 @@ def evaluate(
                 rows[row] |= attack.parameters | {"epsilon": attack.epsilon, "overshoot": outcome.overshoot}
         if len([a for a in of_radius.values() if a.epsilon is not None]) > 1:
             right = torch.stack([p == labels for p in predictions.values()]).all(dim=0)
-            row = "worst-case" if len(radii) == 1 else f"worst-case eps {radius:.4g}"
+            row = "worst-case" + of_another + at
             rows[row] = _row(torch.where(right, labels, -1), labels, subject, 0.0) | {
                 "of": list(predictions),
+                "threat": ball,
                 "epsilon": radius,
             }
     entry = _entry(subject, rows, time.perf_counter() - started)
@@ -125,10 +138,13 @@ def evaluate(
     return rows
 
 
-def _radii(recipe: Any, epsilons: Sequence[float | str]) -> list[float]:
+def _radii(recipe: ResolvedRecipe, ball: str, epsilons: Sequence[float | str]) -> list[float]:
     """The radii, checked as the recipe's field is; each once."""
-    radii = [eval_settings(recipe.replace({"eval_attack.epsilon": value})).epsilon for value in epsilons]
-    return list(dict.fromkeys(radii)) or [eval_settings(recipe).epsilon]
+    found = []
+    for value in epsilons:
+        changes = {"eval_attack.threat": ball, "eval_attack.epsilon": value, "eval_attack.step_size": None}
+        found.append(eval_settings(recipe.replace(changes)).epsilon)
+    return list(dict.fromkeys(found)) or [eval_settings(recipe).epsilon]
 
 
 def _attacked(

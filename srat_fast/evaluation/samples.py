@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from srat_fast.attacks.pgd import pgd
-from srat_fast.attacks.threat import LInfBall
 from srat_fast.data.arrays import ImageSet
 from srat_fast.evaluation.accuracy import PgdSettings
 from srat_fast.hardware import evaluating
@@ -38,7 +37,7 @@ def sample_examples(
     chosen = images.select(np.lexsort((images.labels, rank))[:count])
     clean = torch.from_numpy(chosen.images).permute(0, 3, 1, 2).to(device).float() / 255
     labels = torch.from_numpy(chosen.labels).to(device)
-    ball = LInfBall(attack.epsilon)
+    ball = attack.ball
     noise = torch.Generator(device).manual_seed(seed_for(seed, "samples"))
     with evaluating(model), torch.autocast(device.type, enabled=False):
         adversarial = pgd(

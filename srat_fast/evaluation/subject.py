@@ -13,12 +13,12 @@ import torch
 from srat_fast.data.cache import exclusive
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.split import DataSplit, load_split
-from srat_fast.errors import Unrecorded, UserError, is_full
+from srat_fast.errors import Unrecorded, UserError, is_full, require_one_of
 from srat_fast.evaluation.partial import FOLDER
 from srat_fast.hardware import resolve_device, use_device
 from srat_fast.models.files import model_from_bytes
 from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe, recipe_from_dict
+from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
 from srat_fast.record import RECORD, WEIGHTS, RunDirectory
 
 #: What keeps weights of a kind.
@@ -41,7 +41,7 @@ class Subject:
     """
 
     directory: RunDirectory
-    recipe: Recipe
+    recipe: ResolvedRecipe
     device: torch.device
     model: ResNet18
     weights: str
@@ -54,8 +54,7 @@ def open_subject(
     run: str | Path, changes: dict[str, Any], *, weights: str, device: str, data: Any = None
 ) -> Subject:
     """Load a run's weights and images."""
-    if weights not in WEIGHTS:
-        raise UserError("--weights", f"one of {', '.join(WEIGHTS)}", weights)
+    require_one_of("--weights", weights, WEIGHTS)
     directory = RunDirectory.open(Path(run))
     file = directory.path / WEIGHTS[weights]
     if not file.is_file():

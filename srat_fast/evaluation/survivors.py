@@ -19,9 +19,6 @@ from srat_fast.errors import EvaluationFailure
 from srat_fast.hardware import evaluating
 from srat_fast.seeds import seed_for
 
-#: Rounding of x + epsilon - x in float32; anything farther out is not an example of the threat model.
-TOLERANCE = 1e-6
-
 
 @dataclass
 class Outcome:
@@ -149,10 +146,10 @@ def _round(
         model, clean, labels if everything else labels[chosen], begin, seed
     )
     overshoot = ball.overshoot(examples, clean)
-    outside = int((overshoot > TOLERANCE).sum())
+    outside = int((overshoot > ball.tolerance).sum())
     if outside:
         raise EvaluationFailure(
-            f"{attack.name}: {outside} of {len(clean)} images left the ball of eps {ball.epsilon:.4g} or [0, 1]; "
+            f"{attack.name}: {outside} of {len(clean)} images left the ball of eps {attack.epsilon:.4g} or [0, 1]; "
             "no accuracy is reported"
         )
     predictions = known.clone()

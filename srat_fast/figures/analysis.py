@@ -103,7 +103,7 @@ def _scatter(axes: Axes, item: Panel) -> None:
     """One panel: a colour for each class, circles for the frequent half, triangles for the rare one."""
     colours = "tab10" if len(item.classes) <= 10 else "tab20" if len(item.classes) <= 20 else "nipy_spectral"
     top = max(len(item.classes) - 1, 9 if colours == "tab10" else 19 if colours == "tab20" else 1)
-    size = 9 if len(item.labels) <= 2500 else 5
+    size = 16 if len(item.labels) <= 500 else 9 if len(item.labels) <= 2500 else 5
     rare_last = sorted(range(len(item.classes)), key=lambda label: (label in item.under, label))
     for label in rare_last:  # 50 points among 5000 would be hidden below them
         name = named(item.classes[label])

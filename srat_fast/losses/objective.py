@@ -14,7 +14,7 @@ from srat_fast.errors import TrainingFailure
 from srat_fast.losses.weighting import class_balanced_weights, inverse_weights, ratio_weights
 from srat_fast.models.batch import Batch
 from srat_fast.plugins import described
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, ResolvedRecipe
 from srat_fast.registry import term
 from srat_kernels import srat_loss
 
@@ -31,7 +31,7 @@ class Context:
         class_weights: [C] float32, ones while the method's weighting rests; it changes in place.
     """
 
-    recipe: Recipe
+    recipe: ResolvedRecipe
     counts: Sequence[int]
     under: Sequence[int]
     device: torch.device
@@ -88,7 +88,7 @@ class Objective:
     """
 
     def __init__(
-        self, recipe: Recipe, counts: Sequence[int], under: Sequence[int], device: torch.device
+        self, recipe: ResolvedRecipe, counts: Sequence[int], under: Sequence[int], device: torch.device
     ) -> None:
         row = recipe.row
         self._weighting, self._defer_epoch = row.weighting, recipe.optim.defer_epoch
@@ -108,7 +108,6 @@ class Objective:
     def weights_active(self, epoch: int) -> bool:
         """Whether the class weights apply: always, never, or from `optim.defer_epoch` on (method.md)."""
         if self._weighting == "deferred":
-            assert self._defer_epoch is not None, "the recipe is resolved"
             return epoch >= self._defer_epoch
         return self._weighting == "balanced"
 

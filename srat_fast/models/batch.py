@@ -102,11 +102,14 @@ class Batch:
     @property
     def clean_probabilities(self) -> Tensor:
         """Softmax of `clean_logits` without gradient, [B, classes]; an attack computes it once."""
-        if self._clean_probabilities is None:
-            with torch.no_grad():
-                self._clean_probabilities = self.clean_logits.softmax(dim=1)
+        if (
+            self._clean_probabilities is None
+        ):  # detached, not no_grad: another term may want the logits' gradient
+            self._clean_probabilities = self.clean_logits.detach().softmax(dim=1)
         return self._clean_probabilities
 
     def _embed(self, images: Tensor) -> Tensor:
+        if self._forward is not None:
+            raise RuntimeError("an attack computes logits only: its loss cannot read features")
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._half):
             return self.model.features(images)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from srat_fast.errors import UserError
 from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, ResolvedRecipe
 from srat_fast.seeds import seed_for
 
 
@@ -39,7 +39,7 @@ def build_model(
         )
 
 
-def check_batch_norm(recipe: Recipe, images: int) -> None:
+def check_batch_norm(recipe: ResolvedRecipe, images: int) -> None:
     """Refuse batches of one image where the last stage is one pixel: BatchNorm has nothing to average there.
 
     Args:
@@ -50,7 +50,6 @@ def check_batch_norm(recipe: Recipe, images: int) -> None:
         UserError: naming the batch size.
     """
     size = recipe.data.image_size
-    assert size is not None, "the recipe is resolved"
     batch = recipe.optim.batch_size
     if size <= 8 and (batch == 1 or images % batch == 1):
         raise UserError(

@@ -1,8 +1,16 @@
-"""Recipes: what a run computes, as validated data. Enters names, TOML and options; leaves a frozen `Recipe`."""
+"""Recipes: everything that decides what a run computes, as checked data."""
 
-from srat_fast.recipe.files import build_recipe, load_fields, nested_to_dotted, recipe_from_dict, to_toml
-from srat_fast.recipe.named import DEFAULT_RECIPE, NAMED_RECIPES
-from srat_fast.recipe.recipe import FIELDS, SECTIONS, Recipe, flatten, require_field
+from srat_fast.recipe.files import (
+    DEFAULT_RECIPE,
+    NAMED_RECIPES,
+    build_recipe,
+    load_fields,
+    nested_to_dotted,
+    recipe_from_dict,
+    to_toml,
+)
+from srat_fast.recipe.recipe import FIELDS, SECTIONS, Recipe, ResolvedRecipe, flatten, require_field
+from srat_fast.recipe.sections import radius_title
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -10,10 +18,12 @@ __all__ = [
     "NAMED_RECIPES",
     "SECTIONS",
     "Recipe",
+    "ResolvedRecipe",
     "build_recipe",
     "flatten",
     "load_fields",
     "nested_to_dotted",
+    "radius_title",
     "recipe_from_dict",
     "require_field",
     "to_toml",

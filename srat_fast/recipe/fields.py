@@ -1,4 +1,4 @@
-"""One recipe field: its meaning, unit, source and bounds. A raw value (TOML, option) enters, a checked one leaves."""
+"""Fields of a recipe: meaning, unit, source and bounds, and the sections that check them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import functools
 import math
 import os
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class Spec:
         source: where the default comes from (paper, authors' code).
         choices: allowed strings, or what lists them (a registry), or ().
         low: smallest allowed number; `low_open` excludes it.
-        high: largest allowed number; `high_open` excludes it.
+        high: largest allowed number, or a function that knows it; `high_open` excludes it.
         fraction: whether "8/255" is accepted.
         auto: what None (written "auto") stands for; "" where the field cannot be None.
         identity: whether the field changes what is computed (else it is left out of the fingerprint).
+        before: what versions without the field did: with it, fingerprints are theirs.
     """
 
     doc: str
@@ -35,16 +36,21 @@ class Spec:
     source: str = ""
     choices: tuple[str | Iterable[str], ...] = ()
     low: float | None = None
-    high: float | None = None
+    high: float | Callable[[], float] | None = None
     low_open: bool = False
     high_open: bool = False
     fraction: bool = False
     auto: str = ""
     identity: bool = True
+    before: Any = None
 
     def options(self) -> tuple[str, ...]:
         """The allowed strings, those of plug-ins included."""
         return tuple(name for part in self.choices for name in ((part,) if isinstance(part, str) else part))
+
+    def most(self) -> float | None:
+        """The largest allowed number, those of plug-ins' entries included."""
+        return self.high() if callable(self.high) else self.high
 
 
 def setting(default: Any, doc: str, **spec: Any) -> Any:
@@ -75,7 +81,8 @@ def allowed(kind: type, spec: Spec) -> str:
     else:
         noun = {int: "an integer", float: "a number", tuple: "a list of integers"}[kind]
         low = "" if spec.low is None else f"{'>' if spec.low_open else '>='} {spec.low:g}"
-        high = "" if spec.high is None else f"{'<' if spec.high_open else '<='} {spec.high:g}"
+        most = spec.most()
+        high = "" if most is None else f"{'<' if spec.high_open else '<='} {most:g}"
         text = " ".join(part for part in (noun, " and ".join(b for b in (low, high) if b)) if part)
         if spec.fraction:
             text += ", fractions such as 8/255 too"
@@ -133,20 +140,51 @@ def _within(number: float, spec: Spec) -> bool:
     if not math.isfinite(number):
         return False
     above = spec.low is None or (number > spec.low if spec.low_open else number >= spec.low)
-    below = spec.high is None or (number < spec.high if spec.high_open else number <= spec.high)
+    most = spec.most()
+    below = most is None or (number < most if spec.high_open else number <= most)
     return above and below
 
 
 def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
     """`raw` as the field's type, or a one-line error."""
     kind = _kind(annotation)
-    if spec.auto and (raw is None or (isinstance(raw, str) and raw.lower() in ("auto", "none"))):
+    may_be_none = type(None) in typing.get_args(annotation)  # not in a resolved recipe
+    if may_be_none and (raw is None or (isinstance(raw, str) and raw.lower() in ("auto", "none"))):
         return None
     try:
         value = _parse(raw, kind, spec)
     except (ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError):
         raise UserError(name, allowed(kind, spec), raw) from None
     numbers = value if kind is tuple else (value,) if kind in (int, float) else ()
-    if not all(_within(n, spec) for n in numbers) or (spec.choices and value not in spec.options()):
+    if not all(_within(n, spec) for n in numbers):
         raise UserError(name, allowed(kind, spec), raw)
+    if spec.choices and value not in spec.options():
+        raise UserError(name, allowed(kind, spec) + did_you_mean(value, spec.options()), raw)
     return value
+
+
+class Section:
+    """Base of the sections: checks each field when an instance is made."""
+
+    prefix = ""
+
+    def __post_init__(self) -> None:
+        for name, annotation, spec in fields_of(type(self)):
+            value = checked(self.prefix + name, getattr(self, name), annotation, spec)
+            object.__setattr__(self, name, value)  # the only moment at which a frozen section is written
+
+
+#: Resolving annotations is slow, and a sweep's plan makes ten thousand recipes.
+_KNOWN: dict[type, list[tuple[str, Any, Spec]]] = {}
+
+
+def fields_of(section: type) -> list[tuple[str, Any, Spec]]:
+    """(name, annotation, spec) of each field of `section`, in order."""
+    if section not in _KNOWN:
+        hints = typing.get_type_hints(section)
+        _KNOWN[section] = [
+            (field.name, hints[field.name], field.metadata["spec"])
+            for field in dataclasses.fields(section)
+            if "spec" in field.metadata
+        ]
+    return _KNOWN[section]

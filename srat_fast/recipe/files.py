@@ -1,4 +1,4 @@
-"""Recipes as files: TOML or JSON text enters, a `Recipe` leaves, and back."""
+"""Recipes by name and in files (TOML, JSON)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,53 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast import plugins
-from srat_fast.errors import UserError
-from srat_fast.recipe.named import DEFAULT_RECIPE, named_fields
+from srat_fast.errors import UserError, did_you_mean
 from srat_fast.recipe.recipe import SECTIONS, Recipe, flatten
+
+#: name -> (what it is for, fields that differ from the defaults of the sections).
+NAMED_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "paper": ("the authors' semantics at full size: 200 epochs, ResNet-18 of width 64", {}),
+    "smoke": (
+        "minutes on a CPU: narrow network, few epochs and images; shows that everything runs, not the paper's numbers",
+        {
+            "model.width": 16,
+            "optim.epochs": 4,
+            "optim.lr": 0.05,
+            "optim.decay": 0.1,
+            "optim.clip_norm": 1.0,
+            "optim.batch_size": 64,
+            "data.limit": 12500,
+            "data.test_limit": 1000,
+            "attack.steps": 5,
+            "attack.step_size": 4 / 255,
+        },
+    ),
+    "digits": (
+        "scikit-learn's 8x8 digits: four batches an epoch, so a longer warm-up than the paper's and clipped gradients",
+        {
+            "data.name": "digits",
+            "data.ratio": 10,
+            "model.width": 16,
+            "optim.epochs": 80,
+            "optim.decay": 0.1,
+            "optim.clip_norm": 1.0,
+            "attack.epsilon": 0.1,
+            "attack.step_size": 0.025,
+            "eval_attack.step_size": 0.025,
+        },
+    ),
+}
+
+#: Recipe that `--dataset NAME` takes where no `--recipe` is given; the others take `paper`.
+DEFAULT_RECIPE = {"digits": "digits"}
+
+
+def named_fields(name: str) -> dict[str, Any]:
+    """The dotted fields in which a named recipe differs from the defaults."""
+    if name not in NAMED_RECIPES:
+        problem = f"one of {', '.join(NAMED_RECIPES)}, or a file ending in .toml"
+        raise UserError("--recipe", problem + did_you_mean(name, NAMED_RECIPES), name)
+    return dict(NAMED_RECIPES[name][1])
 
 
 def nested_to_dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -39,14 +83,20 @@ def load_fields(recipe: str | None, dataset: str | None = None) -> dict[str, Any
 
     A file's top-level key `base` names the recipe that it starts from (default: the data set's own).
     """
+    named, own = _layers(recipe, dataset)
+    return named | own
+
+
+def _layers(recipe: str | None, dataset: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of a named recipe, and those that a file adds."""
     if recipe is not None and Path(recipe).suffix in (".toml", ".json"):
         dotted = nested_to_dotted(_read(Path(recipe)))
         if "plugin" in dotted:
             dotted["plugin"] = plugins.beside(Path(recipe), dotted["plugin"])
         name = dataset or dotted.get("data.name")
         base = dotted.pop("base", DEFAULT_RECIPE.get(str(name), "paper"))
-        return named_fields(str(base)) | dotted
-    return named_fields(recipe or DEFAULT_RECIPE.get(str(dataset), "paper"))
+        return named_fields(str(base)), dotted
+    return named_fields(recipe or DEFAULT_RECIPE.get(str(dataset), "paper")), {}
 
 
 def build_recipe(recipe: str | None = None, changes: dict[str, Any] | None = None) -> Recipe:
@@ -63,8 +113,8 @@ def build_recipe(recipe: str | None = None, changes: dict[str, Any] | None = Non
         UserError: anything wrong with either.
     """
     changes = changes or {}
-    fields = load_fields(recipe, changes.get("data.name")) | changes
-    built = Recipe().replace(fields)
+    named, own = _layers(recipe, changes.get("data.name"))
+    built = Recipe().replace(named).replace(own | changes)
     plugins.load_all(built.plugin)  # refused where they have changed since
     return built
 

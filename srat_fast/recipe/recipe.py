@@ -1,4 +1,4 @@
-"""The whole recipe: sections and method enter, cross-checked and resolved they leave, with a fingerprint."""
+"""The whole recipe, as written and as resolved: sections that agree with each other, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -6,17 +6,31 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from srat_fast import plugins
 from srat_fast.datasets import DATASETS
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, did_you_mean
 from srat_fast.methods import METHODS, PLAIN_MEAN, Method
-from srat_fast.recipe.fields import checked, setting
-from srat_fast.recipe.section import Section, fields_of
-from srat_fast.recipe.sections import Attack, Data, EvalAttack, Loss, Model, Optim, Run
-from srat_fast.recipe.serving import check_serving, serving_defaults
+from srat_fast.recipe.fields import Section, checked, fields_of, setting
+from srat_fast.recipe.sections import (
+    Attack,
+    Data,
+    EvalAttack,
+    Loss,
+    Model,
+    Optim,
+    ResolvedAttack,
+    ResolvedData,
+    ResolvedEvalAttack,
+    ResolvedOptim,
+    Run,
+)
+from srat_fast.registry import threat
+
+R = TypeVar("R", bound="Recipe")
 
 
 @dataclass(frozen=True)
@@ -83,36 +97,54 @@ class Recipe(Section):
             return self.loss.reduction
         return "batch" if self.row.base in PLAIN_MEAN else "weighted_mean"
 
-    def resolve(self) -> Recipe:
-        """The recipe with every "auto" that depends on other fields replaced by its value.
+    def resolve(self) -> ResolvedRecipe:
+        """The recipe with every "auto" that other fields decide replaced by its value.
 
-        `data.limit` and `data.test_limit` stay None for "all", `loss.weight_ratio` for "not used", the size of images
-        that keep theirs until `srat_fast.data.plan.sized` has seen them; `run.device` and `run.precision` are
-        resolved by the trainer, which sees the hardware.
+        `data.limit` and `data.test_limit` stay None for "all", `loss.weight_ratio` and the fields of JPEG and resized
+        crops for "not used"; `run.device`, `run.precision`, `run.compile` and `run.capture` wait for the hardware.
+
+        Raises:
+            UserError: only the images tell their size (`srat_fast.data.plan.resolve_recipe` asks them).
         """
-        facts = DATASETS[self.data.name]
-        size = self.data.image_size or facts.image_size or facts.resize_to  # None: only the images tell
-        epochs = self.optim.epochs
-        milestones = self.optim.milestones
+        filled = self.filled()
+        if filled.data.image_size is None:
+            raise UserError(
+                "data.image_size", f"only the images of {self.data.name} tell it: give it", "auto"
+            )
+        return _rebuilt(ResolvedRecipe, filled, _RESOLVED)
+
+    def filled(self) -> Recipe:
+        """As `resolve`, but where only the images tell their size, it stays None with what follows from it."""
+        facts, data, optim = DATASETS[self.data.name], self.data, self.optim
+        size = data.image_size or facts.image_size or facts.resize_to
+        epochs, milestones = optim.epochs, optim.milestones
         if milestones is None:
             # of a run too short for two drops, the ones that fall inside it remain
             milestones = tuple(sorted({m for m in (epochs * 8 // 10, epochs * 9 // 10) if 0 < m < epochs}))
-        return self.replace(
-            {
-                "data.subset_seed": _or(self.data.subset_seed, self.seed),
-                "data.image_size": size,
-                "data.flip": ("on" if facts.flip else "off") if self.data.flip == "auto" else self.data.flip,
-                **serving_defaults(self.data, size),
-                "attack.step_size": _or(self.attack.step_size, facts.step_size),
-                "eval_attack.step_size": _or(self.eval_attack.step_size, facts.step_size),
-                "eval_attack.epsilon": _or(self.eval_attack.epsilon, self.attack.epsilon),
-                "optim.warmup_epochs": _or(
-                    self.optim.warmup_epochs, min(facts.warmup_cap, math.ceil(epochs / 4))
-                ),
-                "optim.milestones": milestones,
-                "optim.defer_epoch": _or(self.optim.defer_epoch, milestones[0] if milestones else epochs),
-            }
-        )
+        jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
+        defaults: dict[str, Any] = {
+            "data.subset_seed": self.seed,
+            "data.image_size": size,
+            "data.crop_padding": 0 if resized else None if size is None else size // 8,
+            "data.crop_area": 0.08 if resized else None,
+            "data.max_side": 2 * size if jpeg and size else None,
+            "data.jpeg_quality": 90 if jpeg else None,
+            "attack.step_size": _step(self.attack.threat, self.attack.epsilon, facts),
+            "eval_attack.threat": self.attack.threat,
+            "eval_attack.epsilon": self.attack.epsilon,
+            "eval_attack.step_size": _step(
+                self.eval_attack.threat or self.attack.threat,
+                self.eval_attack.epsilon or self.attack.epsilon,
+                facts,
+            ),
+            "optim.warmup_epochs": min(facts.warmup_cap, math.ceil(epochs / 4)),
+            "optim.milestones": milestones,
+            "optim.defer_epoch": milestones[0] if milestones else epochs,
+        }
+        if data.flip == "auto":
+            defaults["data.flip"] = "on" if facts.flip else "off"
+        values = flatten(self)
+        return self.replace({n: v for n, v in defaults.items() if values[n] in (None, "auto")})
 
     def replace(self, changes: dict[str, Any]) -> Recipe:
         """A copy with dotted fields changed."""
@@ -124,7 +156,14 @@ class Recipe(Section):
             section, _, leaf = name.rpartition(".")
             (sections.setdefault(section, {}) if section else top)[leaf] = value
         parts = {s: dataclasses.replace(getattr(self, s), **leaves) for s, leaves in sections.items()}
-        return dataclasses.replace(self, **top, **parts)
+        changed = dataclasses.replace(self, **top, **parts)
+        for section in ("attack", "eval_attack"):  # lengths mean something else in another ball
+            before, after = (getattr(r, section).threat or r.attack.threat for r in (self, changed))
+            for leaf in ("epsilon", "step_size") if before != after else ():
+                name, value = f"{section}.{leaf}", getattr(getattr(changed, section), leaf)
+                if value is not None and name not in changes:
+                    raise UserError(name, f"is a length in {before}; give one in {after}", value)
+        return changed
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as nested plain values, plug-ins as copies in the run's directory: what recipe.json holds."""
@@ -133,8 +172,11 @@ class Recipe(Section):
 
     def fingerprint(self) -> str:
         """The run's identity: 12 hex digits over every resolved field that changes what is computed."""
-        resolved = self.resolve()
-        identity = {name: value for name, value in flatten(resolved).items() if FIELDS[name][1].identity}
+        values = flatten(self.filled())
+        specs = {name: spec for name, (_, spec) in FIELDS.items() if spec.identity}
+        identity = {
+            n: values[n] for n, spec in specs.items() if spec.before is None or values[n] != spec.before
+        }
         if self.plugin:
             identity["plugin"] = plugins.digests(self.plugin)
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
@@ -144,8 +186,36 @@ def _load(paths: Any) -> None:
     plugins.use(checked("plugin", paths, tuple[str, ...], FIELDS["plugin"][1]))
 
 
-def _or(value: Any, fallback: Any) -> Any:
-    return fallback if value is None else value
+class ResolvedRecipe(Recipe):
+    """A recipe as it is run: nothing is left to "auto" but what the hardware decides."""
+
+    data: ResolvedData
+    attack: ResolvedAttack
+    eval_attack: ResolvedEvalAttack
+    optim: ResolvedOptim
+
+    def resolve(self) -> ResolvedRecipe:
+        """Itself."""
+        return self
+
+    def filled(self) -> ResolvedRecipe:
+        """Itself."""
+        return self
+
+    def replace(self, changes: dict[str, Any]) -> ResolvedRecipe:
+        """A copy with dotted fields changed; one that is changed to "auto" is resolved again."""
+        return _rebuilt(Recipe, self, SECTIONS).replace(changes).resolve()
+
+
+def _rebuilt(kind: type[R], recipe: Recipe, sections: dict[str, type]) -> R:
+    """The same fields as a recipe of another kind."""
+    parts = {name: section(**vars(getattr(recipe, name))) for name, section in sections.items()}
+    return kind(**(vars(recipe) | parts))
+
+
+def _step(ball: str, radius: float, facts: Any) -> float:
+    """Step sizes of the paper belong to its threat model."""
+    return facts.step_size if ball == Attack.threat else radius / 4
 
 
 SECTIONS: dict[str, type] = {
@@ -156,6 +226,12 @@ SECTIONS: dict[str, type] = {
     "loss": Loss,
     "optim": Optim,
     "run": Run,
+}
+_RESOLVED: dict[str, type] = {
+    "data": ResolvedData,
+    "attack": ResolvedAttack,
+    "eval_attack": ResolvedEvalAttack,
+    "optim": ResolvedOptim,
 }
 
 #: dotted name -> (annotation, spec), in the order of the sections.
@@ -175,19 +251,16 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def require_field(name: str, value: Any) -> None:
-    """Refuse a dotted name that is no recipe field."""
+def require_field(name: str, value: Any, abbreviations: Iterable[str] = ()) -> None:
+    """Refuse a dotted name that is no recipe field; a message may name an abbreviation too."""
     if name in FIELDS:
         return
-    import difflib
-
-    near = difflib.get_close_matches(name, FIELDS, n=1)
     section = name.partition(".")[0]
     known = [f for f in FIELDS if f.startswith(section + ".")] or [f for f in FIELDS if "." not in f] + list(
         SECTIONS
     )
-    hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(known)
-    raise UserError(name, f"is not a recipe field; {hint}", value)
+    hint = did_you_mean(name, [*FIELDS, *abbreviations]) or "; known are " + ", ".join(known)
+    raise UserError(name, f"is not a recipe field{hint}", value)
 
 
 def _check_together(recipe: Recipe) -> None:
@@ -236,7 +309,53 @@ def _check_together(recipe: Recipe) -> None:
         for name, value in (("run.compile", recipe.run.compile), ("run.capture", recipe.run.capture)):
             if value == "on":
                 raise UserError(name, "the reference engine is eager", value)
-    check_serving(data)
+    _check_serving(data)
+    _check_threats(recipe)
     device = recipe.run.device
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdecimal()):
         raise UserError("run.device", "auto, cpu, cuda or cuda:N", device)
+
+
+def _check_threats(recipe: Recipe) -> None:
+    """Radius and step fit the threat model that they are measured in."""
+    own, other = recipe.attack, recipe.eval_attack
+    if other.threat not in (None, own.threat) and other.epsilon is None:
+        raise UserError(
+            "eval_attack.epsilon",
+            f"a radius in {other.threat} is needed: attack.threat is {own.threat}",
+            "auto",
+        )
+    for section, ball in ((own, own.threat), (other, other.threat or own.threat)):
+        most = threat[ball].largest
+        for name in ("epsilon", "step_size"):
+            value = getattr(section, name)
+            if value is not None and value > most:
+                raise UserError(
+                    section.prefix + name, f"a number > 0 and <= {most:g} with threat = {ball}", value
+                )
+
+
+def _check_serving(data: Data) -> None:
+    """Refuse what does not go together; a field that would do nothing is a mistake, not a preference."""
+    jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
+    if jpeg and data.name != "folder":
+        raise UserError("data.storage", f"the images of {data.name} are kept raw; jpeg is for folder", "jpeg")
+    if jpeg and data.loader != "ffcv":
+        raise UserError(
+            "data.storage", "stored JPEG is read by --loader ffcv only; raw suits every loader", "jpeg"
+        )
+    size = data.image_size or 32
+    if data.max_side is not None and jpeg and data.max_side < size:
+        raise UserError("data.max_side", f"at least data.image_size = {size}", data.max_side)
+    if resized and data.crop_padding:
+        raise UserError("data.crop_padding", "has an effect with data.augment = crop only", data.crop_padding)
+    used = {
+        "max_side": (jpeg, "data.storage = jpeg"),
+        "jpeg_quality": (jpeg, "data.storage = jpeg"),
+        "crop_area": (resized, "data.augment = resized-crop"),
+        "workers": (data.loader == "ffcv", "data.loader = ffcv"),
+        "prepared": (data.loader == "ffcv", "data.loader = ffcv"),
+    }
+    for name, (useful, needed) in used.items():
+        if not useful and getattr(data, name) is not None:
+            raise UserError(f"data.{name}", f"has an effect with {needed} only", getattr(data, name))

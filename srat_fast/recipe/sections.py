@@ -1,13 +1,20 @@
-"""The recipe's sections: every choice of a run as a frozen, validated field. Defaults are the `paper` recipe."""
+"""Sections of a recipe: every choice of a run as a frozen, checked field. Defaults are the `paper` recipe."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from srat_fast import registry
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import BASES, WEIGHTINGS
-from srat_fast.recipe.fields import setting
-from srat_fast.recipe.section import Section
+from srat_fast.recipe.fields import Section, setting
+
+
+def largest_radius() -> float:
+    """The largest radius of any threat model; each one's own bound is checked with the other fields."""
+    return max(model.largest for model in registry.threat.values())
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,14 @@ class Data(Section):
     )  # fmt: skip
 
 
+class ResolvedData(Data):
+    """With the draw's seed and the size of the images."""
+
+    subset_seed: int
+    image_size: int
+    crop_padding: int
+
+
 @dataclass(frozen=True)
 class Model(Section):
     """The network: ResNet-18 in its CIFAR form."""
@@ -134,16 +149,20 @@ class Model(Section):
 
 @dataclass(frozen=True)
 class Attack(Section):
-    """The inner maximisation of training: PGD in the L-infinity ball."""
+    """The inner maximisation of training: PGD."""
 
     prefix = "attack."
+    threat: str = setting(
+        "linf", "threat model: the ball around each image in which an attack may move, and the measure of epsilon and "
+        "step_size", choices=(registry.threat,), before="linf", source="paper, Section 5",
+    )  # fmt: skip
     steps: int = setting(10, "PGD steps", low=1, source="paper, Section 5")
     step_size: float | None = setting(
-        None, "step alpha", unit="pixel range", low=0.0, low_open=True, high=1.0, fraction=True,
-        auto="2/255, svhn 1/255", source="paper, Section 5",
+        None, "step alpha", unit="pixel range", low=0.0, low_open=True, high=largest_radius, fraction=True,
+        auto="2/255, svhn 1/255; in another ball than the paper's a quarter of epsilon", source="paper, Section 5",
     )  # fmt: skip
     epsilon: float = setting(
-        8 / 255, "radius of the ball", unit="pixel range", low=0.0, low_open=True, high=1.0, fraction=True,
+        8 / 255, "radius of the ball", unit="pixel range", low=0.0, low_open=True, high=largest_radius, fraction=True,
         source="paper, Section 5",
     )  # fmt: skip
     bn: str = setting(
@@ -151,8 +170,9 @@ class Attack(Section):
         choices=("batch", "running"), source="authors' code",
     )  # fmt: skip
     loss: str = setting(
-        "ce", "what is maximised: unweighted cross-entropy on raw logits, or the weighted objective w*L_cls",
-        choices=("ce", "objective"), source="authors' code; the paper's text says w*L",
+        "ce", "what is maximised: ce: unweighted cross-entropy on raw logits; objective: the weighted w*L_cls; margin: "
+        "that of CW; kl: divergence from the clean prediction",
+        choices=(registry.inner,), source="authors' code; the paper's text says w*L",
     )  # fmt: skip
     random_start: bool = setting(True, "start uniformly in the ball", source="authors' code")
     examples: str = setting(
@@ -161,20 +181,38 @@ class Attack(Section):
     )  # fmt: skip
 
 
+class ResolvedAttack(Attack):
+    """With the step of the data set."""
+
+    step_size: float
+
+
 @dataclass(frozen=True)
 class EvalAttack(Section):
     """PGD of the reported robust accuracy: fp32, eager, eval mode."""
 
     prefix = "eval_attack."
+    threat: str | None = setting(
+        None, "threat model", choices=(registry.threat,), auto="attack.threat", before="linf",
+        source="paper, Section 5",
+    )  # fmt: skip
     steps: int = setting(20, "PGD steps", low=1, source="paper, Section 5")
     step_size: float | None = setting(
-        None, "step alpha", unit="pixel range", low=0.0, low_open=True, high=1.0, fraction=True,
-        auto="2/255, svhn 1/255", source="paper, Section 5",
+        None, "step alpha", unit="pixel range", low=0.0, low_open=True, high=largest_radius, fraction=True,
+        auto="2/255, svhn 1/255; in another ball than the paper's a quarter of epsilon", source="paper, Section 5",
     )  # fmt: skip
     epsilon: float | None = setting(
-        None, "radius of the ball", unit="pixel range", low=0.0, low_open=True, high=1.0, fraction=True,
+        None, "radius of the ball", unit="pixel range", low=0.0, low_open=True, high=largest_radius, fraction=True,
         auto="attack.epsilon", source="paper, Section 5",
     )  # fmt: skip
+
+
+class ResolvedEvalAttack(EvalAttack):
+    """With the step of the data set and a radius."""
+
+    threat: str
+    step_size: float
+    epsilon: float
 
 
 @dataclass(frozen=True)
@@ -274,6 +312,14 @@ class Optim(Section):
     )  # fmt: skip
 
 
+class ResolvedOptim(Optim):
+    """With the epochs of the schedule."""
+
+    warmup_epochs: int
+    milestones: tuple[int, ...]
+    defer_epoch: int
+
+
 @dataclass(frozen=True)
 class Run(Section):
     """Where and how a run is executed."""
@@ -323,3 +369,11 @@ class Run(Section):
     )  # fmt: skip
     tensorboard: bool = setting(True, "write TensorBoard event files", identity=False)
     eval_batch_size: int = setting(500, "images a step of evaluation", low=1, identity=False)
+
+
+def radius_title(attack: Mapping[str, Any], *, always: bool = False) -> str:
+    """ "eps 0.0314" of a recorded attack, behind its threat model where that is not the paper's (or `always`)."""
+    name = attack.get("threat") or Attack.threat  # a record of an earlier version names none
+    title = registry.threat[name].title if name in registry.threat else name
+    shown = f"{title} " if always or name != Attack.threat else ""
+    return f"{shown}eps {attack['epsilon']:.4g}"

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from srat_fast.errors import UserError
 from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import ResolvedRecipe
 from srat_fast.reference import losses
 from srat_fast.seeds import seed_for
 
@@ -27,11 +27,15 @@ class Reference:
         under: labels of the under-represented half.
     """
 
-    def __init__(self, recipe: Recipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
+    def __init__(self, recipe: ResolvedRecipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
         self.recipe, self.row = recipe, recipe.row
-        for name in (self.row.base, *self.row.terms):
-            if name not in losses.TERMS:
-                problem = f"the reference has no formula of the term {name}; take fast"
+        wanted: list[tuple[str, str, tuple[str, ...]]]
+        wanted = [("term", name, losses.TERMS) for name in (self.row.base, *self.row.terms)]
+        wanted += [("inner loss", recipe.attack.loss, losses.INNER)]
+        wanted += [("threat model", recipe.attack.threat, losses.THREATS)]
+        for what, name, known in wanted:
+            if name not in known:
+                problem = f"the reference has no formula of the {what} {name}; take fast"
                 raise UserError("run.engine", problem, "reference")
         self.model = model.train()
         self.device = next(model.parameters()).device
@@ -55,7 +59,7 @@ class Reference:
         """Warm-up, decay and deferral, as in the paper's Algorithm 1 and Section 5."""
         optim = self.recipe.optim
         rate = optim.lr
-        for milestone in optim.milestones or ():
+        for milestone in optim.milestones:
             if epoch >= milestone:
                 rate = rate * optim.decay
         if optim.warmup_epochs and epoch < optim.warmup_epochs:
@@ -63,7 +67,6 @@ class Reference:
         self.optimizer.param_groups[0]["lr"] = rate
         reweight = self.row.weighting == "balanced"
         if self.row.weighting == "deferred":
-            assert optim.defer_epoch is not None, "the recipe is resolved"
             reweight = epoch >= optim.defer_epoch
         self.weights = self.full_weights if reweight else torch.ones_like(self.full_weights)
 
@@ -78,16 +81,19 @@ class Reference:
         """PGD on the training model."""
         attack = self.recipe.attack
         eps, alpha = attack.epsilon, attack.step_size
-        assert alpha is not None, "the recipe is resolved"
         x = images.clone()
         if attack.random_start:
             uniform = torch.rand(x.shape, generator=self.noise, device=self.device, dtype=x.dtype)
             x = torch.clamp(x + (2 * eps * uniform - eps), 0, 1)
         if attack.bn == "running":
             self.model.eval()
+        clean = images
+        if attack.loss == "kl":
+            with torch.no_grad():
+                clean = self.model(images)
         for _ in range(attack.steps):
             x = x.detach().requires_grad_(True)
-            self.inner(self.model(x), labels).backward()
+            self.inner(self.model(x), labels, clean).backward()
             assert x.grad is not None
             self.see(x.grad)
             x = x.detach() + alpha * torch.sign(x.grad)
@@ -100,10 +106,15 @@ class Reference:
     def see(self, gradient: Tensor) -> None:
         """Told the gradient of each attack step."""
 
-    def inner(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What the attack climbs."""
-        if self.recipe.attack.loss == "ce":
+    def inner(self, logits: Tensor, labels: Tensor, clean: Tensor) -> Tensor:
+        """What the attack climbs; `clean` are the logits before it, where they are needed."""
+        kind = self.recipe.attack.loss
+        if kind == "ce":
             return functional.cross_entropy(logits, labels)
+        if kind == "margin":
+            return losses.margin(logits, labels)
+        if kind == "kl":
+            return losses.divergence(clean, logits)
         # w * L_cls on raw logits: neither margin nor scale
         return self._classification(logits, labels, "ce" if self.row.base == "ldam" else self.row.base)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: terms that have a formula here
+#: terms, inner losses and threat models that have a formula here or in the algorithm
 TERMS = ("ce", "focal", "ldam", "separation")
+INNER = ("ce", "objective", "margin", "kl")
+THREATS = ("linf",)
 
 
 def separation(z: Tensor, labels: Tensor, temperature: float, empty_anchors: str) -> Tensor:
@@ -55,6 +57,20 @@ def classification(
             losses.append(weights[y] * (1 - torch.exp(-ce)) ** gamma * ce)
     total = torch.stack(losses).sum()
     return total / weights[labels].sum() if reduction == "weighted_mean" else total / len(labels)
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """f_6 of Carlini and Wagner (2017): the strongest other logit minus the true class's, mean over the batch."""
+    values = []
+    for row, y in zip(logits, labels.tolist(), strict=True):
+        values.append(max(row[c] for c in range(len(row)) if c != y) - row[y])
+    return torch.stack(values).mean()
+
+
+def divergence(clean: Tensor, logits: Tensor) -> Tensor:
+    """KL(p || q) = sum_c p_c log(p_c / q_c) of the softmax p of `clean` and q of `logits`, mean over the batch."""
+    p, q = torch.softmax(clean, dim=1), torch.softmax(logits, dim=1)
+    return (p * torch.log(p / q)).sum(dim=1).mean()
 
 
 def class_weights(rule: str, counts: list[int], under: list[int], beta: float, ratio: float | None) -> Tensor:

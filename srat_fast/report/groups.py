@@ -12,11 +12,10 @@ from typing import Any
 from srat_fast.datasets import imbalance_label, imbalance_title
 from srat_fast.methods import METHODS
 from srat_fast.published import Published, departures, published
+from srat_fast.recipe import radius_title
 from srat_fast.record import WEIGHTS
 from srat_fast.report.collect import Run
 
-#: The paper's columns: which accuracy of which images.
-COLUMNS = (("standard", "overall"), ("standard", "under"), ("robust", "overall"), ("robust", "under"))
 _ORDER = {name: position for position, name in enumerate(METHODS)}
 #: What tells repetitions of one recipe apart; not part of it.
 _REPETITION = {"seed", "data.subset_seed"}
@@ -53,7 +52,7 @@ class Row:
 
     @property
     def paper(self) -> list[Published] | None:
-        """What the paper prints for it, in the order of `COLUMNS`; None unless its runs have the paper's recipe."""
+        """What the paper prints for it, in the order of its `COLUMNS`; None unless its runs have the paper's recipe."""
         fields = self.runs[0].fields
         numbers = published(fields) if self.weights == "last" else None
         return None if numbers is None or departures(fields) else numbers
@@ -120,11 +119,13 @@ def is_condition(field: str) -> bool:
 def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Runs sorted into groups and rows; groups in the order of their first runs."""
     gathered: dict[tuple[Any, ...], list[Run]] = {}
+    norms = set()
     for run in runs:
+        norms.add(run.fields["eval_attack.threat"])
         key = tuple(value for name, value in run.fields.items() if is_condition(name))
         gathered.setdefault((key, tuple(run.record.get("counts", ()))), []).append(run)
     _adopt_running(gathered)
-    return [_group(tuple(members)) for members in gathered.values()]
+    return [_group(tuple(members), len(norms) > 1) for members in gathered.values()]
 
 
 def _adopt_running(gathered: dict[tuple[Any, ...], list[Run]]) -> None:
@@ -135,7 +136,7 @@ def _adopt_running(gathered: dict[tuple[Any, ...], list[Run]]) -> None:
             gathered[others[0]].extend(gathered.pop(key))
 
 
-def _group(runs: tuple[Run, ...]) -> Group:
+def _group(runs: tuple[Run, ...], several_norms: bool) -> Group:
     compared = [
         n for n in runs[0].fields if not is_condition(n) and n not in _REPETITION | _SERVED | {"method"}
     ]
@@ -147,7 +148,7 @@ def _group(runs: tuple[Run, ...]) -> Group:
     described = next((run.record for run in runs if run.record.get("counts")), None)
     ordered = sorted(rows.items(), key=lambda item: (_ORDER.get(item[0][0], len(_ORDER)), item[0]))
     return Group(
-        _title(runs[0], described),
+        _title(runs[0], described, several_norms),
         _name(runs[0]),
         runs,
         tuple(row for (method, variant), members in ordered for row in _rows(method, variant, members)),
@@ -178,14 +179,14 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _title(run: Run, record: dict[str, Any] | None) -> str:
+def _title(run: Run, record: dict[str, Any] | None, several_norms: bool) -> str:
     data, attack = run.recipe["data"], run.recipe["eval_attack"]
     shape = imbalance_title(data["imbalance"], data["ratio"], data.get("imbalance_base"))
     classes = f"; classes {chosen}" if (chosen := chosen_classes(data.get("classes"))) else ""
     images = f"; {sum(record['counts'])} training, {record['test_images']} test images" if record else ""
     return (
         f"{data['name']} ({shape}{classes}{images}), {run.recipe['optim']['epochs']} epochs, "
-        f"robust = PGD-{attack['steps']} at eps {attack['epsilon']:.4g}"
+        f"robust = PGD-{attack['steps']} at {radius_title(attack, always=several_norms)}"
     )
 
 

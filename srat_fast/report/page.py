@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import MissingPackage
-from srat_fast.published import SEEDS_TAKEN
+from srat_fast.published import COLUMNS, SEEDS_TAKEN
 from srat_fast.recipe import FIELDS
 from srat_fast.record import audit_verdict as record_verdict
 from srat_fast.report.collect import Run, value_of
 from srat_fast.report.figures.drawing import Drawing
-from srat_fast.report.groups import COLUMNS, Group, Row, mean_and_deviation
+from srat_fast.report.groups import Group, Row, mean_and_deviation
 from srat_fast.report.summary import audit_verdict, cell, notes, paper_texts, seeds
 
 _SHOWN = {

@@ -6,9 +6,9 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from srat_fast.published import Published, p_text
+from srat_fast.published import COLUMNS, Published, p_text
 from srat_fast.record import audit_verdict as record_verdict
-from srat_fast.report.groups import COLUMNS, Group, Row, mean_and_deviation
+from srat_fast.report.groups import Group, Row, mean_and_deviation
 from srat_fast.tables import Table, visible
 from srat_fast.tables import latex as tex
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from srat_fast.methods import METHODS
+from srat_fast.recipe import radius_title
 from srat_fast.tables import Table, percent, visible
 
 #: The card's name beside the exported files.
@@ -37,7 +38,7 @@ def _accuracies(record: dict[str, Any], weights: str) -> list[tuple[str, str, di
     found = []
     for kind, name in (
         ("standard", "clean"),
-        ("robust", f"PGD-{attack['steps']}, eps {attack['epsilon']:.4g}"),
+        ("robust", f"PGD-{attack['steps']}, {radius_title(attack)}"),
     ):
         if kind in own:
             found.append((name, str(record["test_images"]), own[kind]))
@@ -62,7 +63,7 @@ def _training_images(recipe: dict[str, Any]) -> str:
     if examples == "clean":
         return "clean"
     return (
-        f"PGD-{attack['steps']} examples, eps {attack['epsilon']:.4g}, step {attack['step_size']:.4g}, "
+        f"PGD-{attack['steps']} examples, {radius_title(attack, always=True)}, step {attack['step_size']:.4g}, "
         f"BatchNorm statistics: {attack['bn']}"
     )
 
@@ -136,7 +137,8 @@ def model_card(
                 ["training images", _training_images(recipe)],
                 [
                     "evaluation attack",
-                    f"PGD-{evaluated['steps']}, eps {evaluated['epsilon']:.4g}, step {evaluated['step_size']:.4g}",
+                    f"PGD-{evaluated['steps']}, {radius_title(evaluated, always=True)}, "
+                    f"step {evaluated['step_size']:.4g}",
                 ],
                 [
                     "optimiser",

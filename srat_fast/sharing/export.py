@@ -21,7 +21,7 @@ from srat_fast.errors import ExportFailure, UserError, path_errors
 from srat_fast.hardware import neutral
 from srat_fast.models.resnet import ResNet18
 from srat_fast.plugins import FOLDER, Plugins, copy_name, load_all, loaded
-from srat_fast.recipe import Recipe, recipe_from_dict, to_toml
+from srat_fast.recipe import Recipe, ResolvedRecipe, recipe_from_dict, to_toml
 from srat_fast.record import RECORD, RunDirectory, write_atomically
 from srat_fast.sharing.card import CARD, model_card
 from srat_fast.sharing.formats import FORMATS, Format, Source, parse_formats
@@ -79,7 +79,6 @@ def export(
     stored = recipe_from_dict(directory.read_recipe()).resolve()
     model = load(directory.path, weights=weights)
     assert isinstance(model, ResNet18)
-    assert stored.data.image_size is not None, "the recipe is resolved"
     source = Source(model, stored.data.image_size, _metadata(stored, record, weights))
     for kind in chosen:
         kind.check(source)
@@ -89,7 +88,7 @@ def export(
     shape = (_BATCH, source.channels, source.image_size, source.image_size)
     batches, same_data = {"random": torch.rand(shape, generator=generator)}, None
     if real_batch:
-        batches["real"], same_data = _real_batch(stored.replace(changes or {}).resolve(), record, data)
+        batches["real"], same_data = _real_batch(stored.replace(changes or {}), record, data)
     existed = target.exists()
     made = next(path for path in (target, *target.parents) if path.parent.exists())  # the topmost new one
     try:
@@ -152,7 +151,7 @@ def _target(run: Path, out: str | Path | None, weights: str) -> Path:
     return target
 
 
-def _real_batch(recipe: Recipe, record: dict[str, Any], data: Any) -> tuple[Tensor, bool]:
+def _real_batch(recipe: ResolvedRecipe, record: dict[str, Any], data: Any) -> tuple[Tensor, bool]:
     """Test images spread over the set, and whether the data are the run's own."""
     split = load_split(recipe, None if data is None else arrays_from(data, recipe.data.image_size))
     index = np.unique(np.linspace(0, len(split.test) - 1, _BATCH).round().astype(np.int64))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srat_fast.errors import MissingPackage, UserError
+from srat_fast.errors import MissingPackage, UserError, did_you_mean
 from srat_fast.models.files import load_model, weights_bytes
 from srat_fast.models.resnet import BasicBlock, ResNet18
 from srat_fast.record import MODEL
@@ -276,5 +276,6 @@ def parse_formats(names: str) -> list[Format]:
     wanted = list(FORMATS) if names.strip() == "all" else [name.strip() for name in names.split(",")]
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:
-        raise UserError("--format", f"all, or some of {', '.join(FORMATS)}, separated by commas", names)
+        problem = f"all, or some of {', '.join(FORMATS)}, separated by commas"
+        raise UserError("--format", problem + did_you_mean(unknown[0], FORMATS), names)
     return [FORMATS[name] for name in dict.fromkeys(wanted)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from srat_fast.errors import UserError, path_errors
+from srat_fast.errors import UserError, path_errors, require_one_of
 from srat_fast.hardware import neutral, resolve_device
 from srat_fast.models.files import model_from_bytes, model_from_state
 from srat_fast.models.foreign import load_foreign
@@ -75,8 +75,7 @@ def load(
     Raises:
         UserError: nothing there, weights that the run did not keep, or a file that is damaged or not this network's.
     """
-    if weights not in WEIGHTS:
-        raise UserError("weights", f"one of {', '.join(WEIGHTS)}", weights)
+    require_one_of("weights", weights, WEIGHTS)
     load_all(plugin)
     place = resolve_device(device)
     path = Path(path)

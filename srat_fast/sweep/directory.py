@@ -228,7 +228,9 @@ def requeue(directory: Path, wanted: list[str], fresh: bool) -> list[str]:
             if record is not None and record.get("status") == "finished" and not fresh:
                 lines.append(f"{trial.name} is finished; --fresh runs it again")
                 continue
-            if fresh and sweep.run(trial).exists():
+            if sweep.run(trial).is_symlink():  # to a run of another sweep, which keeps it
+                sweep.run(trial).unlink()
+            elif fresh and sweep.run(trial).exists():
                 aside = sweep.path / "aside"
                 aside.mkdir(exist_ok=True)
                 number = sum(entry.name.startswith(trial.name) for entry in aside.iterdir())

@@ -16,10 +16,10 @@ import srat_fast
 from srat_fast import plugins
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.data.verify import expanded
-from srat_fast.datasets import DATASETS
-from srat_fast.errors import UserError
+from srat_fast.datasets import DATASETS, imbalance_label
+from srat_fast.errors import UserError, one_of
 from srat_fast.methods import METHODS, Method
-from srat_fast.recipe import FIELDS, Recipe, load_fields
+from srat_fast.recipe import FIELDS, Recipe, build_recipe, load_fields
 from srat_fast.sweep.spec import BadSpec, Spec, check_search
 
 #: Fields that a run's name says in its own way.
@@ -114,7 +114,7 @@ def work_of(recipe: Recipe, images: int) -> float:
 
 def _readable(recipe: Recipe, cell: dict[str, Any]) -> str:
     data = recipe.data
-    shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance}-{data.ratio:g}"
+    shape = imbalance_label(data.imbalance, data.ratio)
     parts = [data.name, shape, recipe.method]
     for name, value in cell.items():
         if name not in _NAMED:
@@ -145,10 +145,15 @@ class _Planner:
             root = expanded("data.root", str(self.bases[key].get("data.root", "data")))
             self.bases[key]["data.root"] = str(root.absolute())  # trials run elsewhere
             try:
-                self.starts[key] = Recipe().replace(self.bases[key])
+                self.starts[key] = self.built({"data.root": self.bases[key]["data.root"]}, dataset)
             except UserError:
                 self.starts[key] = None
         return self.bases[key], self.starts[key]
+
+    def built(self, fields: dict[str, Any], dataset: str | None) -> Recipe:
+        """The spec's recipe with its `[base]` and further fields: lengths of another threat model are noticed."""
+        chosen = {} if dataset is None else {"data.name": dataset}
+        return build_recipe(self.spec.recipe, chosen | self.spec.base | fields)
 
     def images(self, recipe: Recipe) -> int:
         """Training images of a run; the same for all seeds and methods, so counted once a shape."""
@@ -176,7 +181,11 @@ class _Planner:
             if "data.root" in cell:
                 cell = cell | {"data.root": str(expanded("data.root", str(cell["data.root"])).absolute())}
             fields = base | cell
-            recipe = start.replace(cell) if start is not None else Recipe().replace(fields)
+            recipe = (
+                start.replace(cell)
+                if start is not None
+                else self.built({"data.root": base["data.root"]} | cell, fields.get("data.name"))
+            )
             if recipe.run.device.startswith("cuda:"):
                 raise UserError(
                     "run.device", "a sweep's slots choose the GPU; auto, cuda or cpu", recipe.run.device
@@ -211,7 +220,7 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
             trials.append(Trial(len(trials), identity, name, len(cells) - 1, seed, work, total))
     search = _planned_search(spec, planner) if spec.search is not None else None
     if spec.baseline is not None and spec.baseline not in METHODS:  # those of plug-ins are known by now
-        planner.wrong(UserError("baseline", f"one of {', '.join(METHODS)}", spec.baseline).line(), "")
+        planner.wrong(UserError("baseline", one_of(METHODS, spec.baseline), spec.baseline).line(), "")
     if search is not None:
         cells, recipes, trials = [], [], []
     if spec.baseline is not None and not planner.problems:

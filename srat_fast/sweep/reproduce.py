@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, require_one_of
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.process import finished_fields
 from srat_fast.sweep.spec import Spec, spec_from_tree
@@ -64,8 +64,7 @@ def item_names() -> list[str]:
 
 def load_item(name: str) -> Item:
     """A table or figure by its name, one of `item_names`."""
-    if name not in item_names():
-        raise UserError("ITEM", f"one of {', '.join(item_names())}", name)
+    require_one_of("ITEM", name, item_names())
     tree = tomllib.loads((files("srat_fast.sweep.paper") / f"{name}.toml").read_text(encoding="utf-8"))
     note, per_class, trains = tree.pop("note", ""), tree.pop("per_class", False), tree.pop("trains", True)
     return Item(name, tree["title"], note, per_class, trains, tree)
@@ -73,8 +72,7 @@ def load_item(name: str) -> Item:
 
 def item_spec(item: Item, scale: str, seeds: int, folder: Path | None = None) -> Spec:
     """The sweep of a table or figure, at one of `SCALES`; `folder` holds the same images as class folders."""
-    if scale not in SCALES:
-        raise UserError("--scale", f"one of {', '.join(SCALES)}", scale)
+    require_one_of("--scale", scale, SCALES)
     if seeds < 1:
         raise UserError("--seeds", "an integer >= 1", seeds)
     tree = {key: value for key, value in item.tree.items() if key != "smoke"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast import plugins
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, did_you_mean, one_of
 from srat_fast.published import published_sets
 from srat_fast.recipe import FIELDS, Recipe, nested_to_dotted, require_field
 
@@ -66,11 +65,7 @@ def read_search(table: Any, names: Callable[[str, dict], dict], wrong: Callable[
         return None
     for key in table:
         if key not in _SEARCH_KEYS:
-            near = difflib.get_close_matches(key, _SEARCH_KEYS, n=1)
-            wrong(
-                f"search: {key}",
-                f"did you mean {near[0]}?" if near else "known are " + ", ".join(_SEARCH_KEYS),
-            )
+            wrong(f"search: {key}", one_of(_SEARCH_KEYS, key))
     values = {key: table.get(key, default) for key, default in _SEARCH_KEYS.items()}
     for key, low in (("trials", 1), ("seed", 0), ("after", 0), ("factor", 2)):
         if type(values[key]) is not int or values[key] < low:
@@ -78,7 +73,7 @@ def read_search(table: Any, names: Callable[[str, dict], dict], wrong: Callable[
     if "trials" not in table:
         wrong("search: trials", "is missing: how many runs?")
     if values["sampler"] not in SAMPLERS:
-        wrong("search: sampler", f"one of {', '.join(SAMPLERS)}", values["sampler"])
+        wrong("search: sampler", one_of(SAMPLERS, values["sampler"]), values["sampler"])
     space = values.pop("space")
     if not isinstance(space, dict) or not space:
         wrong("search: space", "a table [search.space] of fields is needed", space)
@@ -125,6 +120,7 @@ ABBREVIATIONS = {
     "epochs": "optim.epochs",
     "batch_size": "optim.batch_size",
     "attack_bn": "attack.bn",
+    "threat": "attack.threat",
     "engine": "run.engine",
     "precision": "run.precision",
     "deterministic": "run.deterministic",
@@ -211,13 +207,10 @@ class _Reader:
         for name, value in nested_to_dotted(tree).items():
             full = ABBREVIATIONS.get(name.replace("-", "_"), name)
             if full not in FIELDS:
-                known = [*FIELDS, *ABBREVIATIONS]
-                near = difflib.get_close_matches(name, known, n=1)
                 try:
-                    require_field(name, value)
+                    require_field(name, value, ABBREVIATIONS)
                 except UserError as error:
-                    hint = f"is not a recipe field; did you mean {near[0]}?" if near else error.problem
-                    self.wrong(f"{key}: {name}", hint, value)
+                    self.wrong(f"{key}: {name}", error.problem, value)
             elif full in found:
                 self.wrong(f"{key}: {full}", "is given twice", value)
             elif full == "plugin":
@@ -267,9 +260,8 @@ class _Reader:
     def read(self, directory: Path, default_title: str) -> Spec:
         for key in self.tree:
             if key not in _KEYS:
-                near = difflib.get_close_matches(key, _KEYS, n=1)
-                hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(_KEYS)
-                self.wrong(key, f"is not part of a sweep's spec; {hint}")
+                hint = did_you_mean(key, _KEYS) or "; known are " + ", ".join(_KEYS)
+                self.wrong(key, f"is not part of a sweep's spec{hint}")
         base, axes = self.table("base"), self.lists("axes", self.table("axes"))
         if "plugin" in self.tree:
             base["plugin"] = plugins.beside(directory / "spec", self.tree["plugin"])
@@ -305,7 +297,7 @@ class _Reader:
         baseline = self.text("baseline")
         stands_for = self.text("published")
         if stands_for is not None and stands_for not in published_sets():
-            self.wrong("published", f"numbers are known of {', '.join(published_sets())}", stands_for)
+            self.wrong("published", "numbers are known: " + one_of(published_sets(), stands_for), stands_for)
         return Spec(
             title, recipe, base, cells, names, seeds, baseline, retries, self.problems, search, stands_for
         )

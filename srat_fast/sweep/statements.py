@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from srat_fast.published import METRICS, paper_facts, published
+from srat_fast.datasets import imbalance_label
+from srat_fast.published import COLUMNS, paper_facts, published
 from srat_fast.recipe import Recipe, flatten
 from srat_fast.record import has_accuracies
 from srat_fast.sweep.directory import SweepDirectory
@@ -194,7 +195,7 @@ def _insensitive(cells: list[_Cell]) -> list[Statement]:
     facts = paper_facts()["figures"]["fig6"]
     found, large = [], []
     for panel in facts["panels"]:
-        shape = [c for c in cells if f"{c.recipe.data.imbalance}-{c.recipe.data.ratio:g}" == panel]
+        shape = [c for c in cells if imbalance_label(c.recipe.data.imbalance, c.recipe.data.ratio) == panel]
         for method in facts["methods"]:
             text = (
                 f"not sensitive to lambda: between 0 and 8, overall accuracy stays within {_STAYS:g} points of that at "
@@ -268,8 +269,8 @@ def _table(cells: list[_Cell]) -> list[Statement]:
         if srat is None or drcb is None:
             found.append(_missing(text, " and ".join(names)))
             continue
-        off = [srat.mean(*metric) - drcb.mean(*metric) for metric in METRICS]
-        figures = ", ".join(f"{' '.join(metric)} {o:+.2f}" for metric, o in zip(METRICS, off, strict=True))
+        off = [srat.mean(*metric) - drcb.mean(*metric) for metric in COLUMNS]
+        figures = ", ".join(f"{' '.join(metric)} {o:+.2f}" for metric, o in zip(COLUMNS, off, strict=True))
         theirs = [published(cell.recipe) for cell in (srat, drcb)]
         if theirs[0] is not None and theirs[1] is not None:
             above = sum(a.mean > b.mean for a, b in zip(*theirs, strict=True))

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from srat_fast.datasets import imbalance_title
 from srat_fast.errors import MissingPackage, UserError
 from srat_fast.methods import METHODS
-from srat_fast.published import METRICS, SEEDS_TAKEN, Published, departures, differs, p_text, published
+from srat_fast.published import COLUMNS, SEEDS_TAKEN, Published, departures, differs, p_text, published
 from srat_fast.recipe import Recipe, flatten
-from srat_fast.record import RECORD, audit_verdict, has_accuracies, write_atomically
+from srat_fast.record import RECORD, WEIGHTS, audit_verdict, has_accuracies, write_atomically
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.tables import Cell, Table, latex, visible
 
@@ -82,8 +83,6 @@ def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Compa
     return Comparison(len(common), float(differences.mean()), p)
 
 
-#: Weights whose accuracies a record may hold: of the last epoch, the best by validation, their moving average.
-_WEIGHTS = ("last", "best", "ema")
 _SETTING = ("data.name", "data.root", "data.imbalance", "data.ratio", "data.classes", "data.imbalance_base")
 
 
@@ -116,7 +115,7 @@ class Line:
     setting: str  # the data set and its imbalance, in words
     label: str  # the method and the other axes
     values: dict[str, Any]  # axis -> value, for files
-    entries: list[Entry]  # in the order of `METRICS`, then classes
+    entries: list[Entry]  # in the order of `COLUMNS`, then classes
     seeds: list[int]  # of the finished runs
     seconds: Summary  # wall time of a whole run, evaluation included
     speed: Summary  # training images/s of a run, of its share of the processor where several trials shared it
@@ -144,8 +143,7 @@ class TableData:
 
 def _setting(recipe: Recipe) -> str:
     data = recipe.data
-    own = " of each class's own count" if data.imbalance_base == "own" else ""
-    shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance}, ratio {data.ratio:g}{own}"
+    shape = imbalance_title(data.imbalance, data.ratio, data.imbalance_base)
     chosen = getattr(data, "classes", None)
     return f"{data.name} ({shape}{f', classes {chosen}' if chosen not in (None, 'all') else ''})"
 
@@ -237,7 +235,7 @@ def build_table(
         departed = departures(recipe, plan.published) if numbers is not None else []
         other |= set(departed)
         against = base_cells.get(_group(recipe, axes))
-        for weights in _WEIGHTS:
+        for weights in WEIGHTS:
             mine = {
                 seed: r for seed, r in records.get(cell, {}).items() if weights == "last" or r.get(weights)
             }
@@ -279,7 +277,7 @@ def _entries(
     per_class: bool,
 ) -> list[Entry]:
     """The figures of a row; `rivals` are the baseline's records, None for the baseline itself."""
-    figures = list(METRICS)
+    figures = list(COLUMNS)
     if per_class and mine:
         classes = next(iter(mine.values()))["classes"]
         figures += [(kind, f"class:{name}") for kind in ("standard", "robust") for name in classes]
@@ -287,7 +285,7 @@ def _entries(
     for k, (kind, part) in enumerate(figures):
         values = _values(mine, kind, part, weights)
         comparison = None if rivals is None else compare(values, _values(rivals, kind, part, weights))
-        paper = numbers[k] if numbers is not None and k < len(METRICS) else None
+        paper = numbers[k] if numbers is not None and k < len(COLUMNS) else None
         entries.append(Entry(kind, part, summarize(list(values.values()), confidence), comparison, paper))
     return entries
 
@@ -307,7 +305,7 @@ def _group(recipe: Recipe, axes: list[str]) -> tuple[str, ...]:
 
 
 FORMATS = ("md", "csv", "parquet", "tex")
-_HEADS = [f"{kind} {part}" for kind, part in METRICS]
+_HEADS = [f"{kind} {part}" for kind, part in COLUMNS]
 
 
 def _spread(summary: Summary, plus_minus: str) -> str:
@@ -340,7 +338,7 @@ def _grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], numbers: range, 
 def _difference(line: Line) -> list[str]:
     """Interval and comparison of each of the four figures."""
     cells = []
-    for entry in line.entries[: len(METRICS)]:
+    for entry in line.entries[: len(COLUMNS)]:
         text = "-" if entry.summary.low is None else f"[{entry.summary.low:.2f}, {entry.summary.high:.2f}]"
         if entry.against is not None and entry.against.n:
             p = "" if entry.against.p is None else f", p = {entry.against.p:.2g}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import DiskFull, TrainingFailure, UserError, is_full
+from srat_fast.record import sync
 
 #: Layout and meaning of the files; a change of either counts up, and `SCHEMAS` says what is still read.
 SCHEMA = 1
@@ -200,8 +201,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 def _write_through(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
 
 
 def _sync_directory(path: Path) -> None:

@@ -17,7 +17,7 @@ from srat_fast.methods import METHODS
 from srat_fast.models.batch import Batch
 from srat_fast.models.build import build_model
 from srat_fast.plugins import load, plugin_errors
-from srat_fast.recipe import Recipe, build_recipe
+from srat_fast.recipe import ResolvedRecipe, build_recipe
 from srat_fast.registry import term
 from srat_fast.training.step import FastEngine
 
@@ -182,7 +182,7 @@ def _relative(expected: Tensor, found: Tensor) -> float:
     return float((found - expected).norm() / expected.norm().clamp(min=1e-12))
 
 
-def _recipe(method: str, device: torch.device, **run: str) -> Recipe:
+def _recipe(method: str, device: torch.device, **run: str) -> ResolvedRecipe:
     changes = {f"run.{name}": value for name, value in run.items()}
     return build_recipe(
         "digits",
@@ -192,7 +192,7 @@ def _recipe(method: str, device: torch.device, **run: str) -> Recipe:
     ).resolve()  # fmt: skip
 
 
-def _steps(recipe: Recipe, device: torch.device) -> str:
+def _steps(recipe: ResolvedRecipe, device: torch.device) -> str:
     """A few steps on random images; the last loss."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(_BATCH, 1, _SIZE, _SIZE, generator=generator).to(device)

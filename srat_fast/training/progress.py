@@ -14,7 +14,7 @@ from rich.text import Text
 
 from srat_fast.console import Bar, interactive, unheard
 from srat_fast.errors import MissingPackage
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import ResolvedRecipe
 from srat_fast.tables import visible
 
 
@@ -187,15 +187,20 @@ class Curves:
 HIGH, NEAR_ZERO = 0.5, 0.05
 
 
-def catastrophic_overfitting(recipe: Recipe, train_accuracy: float, robust: dict[str, Any]) -> bool | None:
+def catastrophic_overfitting(
+    recipe: ResolvedRecipe, train_accuracy: float, robust: dict[str, Any]
+) -> bool | None:
     """Whether a model resists the attack of its training and no other (Wong et al. 2020, on one-step attacks)."""
-    assert recipe.eval_attack.epsilon is not None, "the recipe is resolved"
-    if not recipe.row.adversarial or recipe.eval_attack.epsilon > recipe.attack.epsilon * (1 + 1e-9):
+    if not recipe.row.adversarial or recipe.eval_attack.threat != recipe.attack.threat:
+        return None
+    if recipe.eval_attack.epsilon > recipe.attack.epsilon * (1 + 1e-9):
         return None
     return train_accuracy >= HIGH and max(robust["overall"], robust["balanced"]) <= NEAR_ZERO
 
 
-def overfitting_verdict(recipe: Recipe, metrics: dict[str, Any], robust: dict[str, Any]) -> dict[str, Any]:
+def overfitting_verdict(
+    recipe: ResolvedRecipe, metrics: dict[str, Any], robust: dict[str, Any]
+) -> dict[str, Any]:
     """The verdict on a run's last epoch, for its record."""
     validated = "validation" in metrics
     against = metrics["validation"]["robust"] if validated else robust

@@ -20,7 +20,7 @@ from srat_fast import plugins
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.errors import UserError, path_errors
 from srat_fast.models.files import weights_bytes
-from srat_fast.recipe import FIELDS, Recipe, flatten, recipe_from_dict
+from srat_fast.recipe import FIELDS, Recipe, ResolvedRecipe, flatten, recipe_from_dict
 from srat_fast.record import (
     AUTO,
     BEST,
@@ -171,7 +171,7 @@ class Begin:
         finished: the record, where there is nothing left to do.
     """
 
-    recipe: Recipe
+    recipe: ResolvedRecipe
     device: torch.device
     run: RunDirectory
     checkpoints: Checkpoints
@@ -188,7 +188,7 @@ class Begin:
             )
 
 
-def begin(recipe: Recipe, path: Path, resume: str | None, arrays: ImageArrays | None = None) -> Begin:
+def begin(recipe: ResolvedRecipe, path: Path, resume: str | None, arrays: ImageArrays | None = None) -> Begin:
     """Decide what is to be done with a run directory, and lock it."""
     if resume not in (None, MUST, AUTO):
         raise UserError("--resume", "give it without a value, or auto", resume)
@@ -248,12 +248,12 @@ def _record(path: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _compared(recipe: Recipe, stored: Recipe, where: Path) -> Recipe:
-    """`recipe`, resolved, with the hardware's choices of the stored one where it leaves them open."""
-    old = flatten(stored)
+def _compared(recipe: ResolvedRecipe, stored: Recipe, where: Path) -> ResolvedRecipe:
+    """`recipe` with the hardware's choices of the stored one where it leaves them open."""
+    old = flatten(stored.filled())
     given = flatten(recipe)
     kept = {name: old[name] for name in _CHOSEN if given[name] == "auto" and old[name] != "auto"}
-    recipe = recipe.replace(kept).resolve()
+    recipe = recipe.replace(kept)
     differences = [
         f"{name} is {old[name]!r} there and {value!r} here"
         for name, value in flatten(recipe).items()
@@ -268,7 +268,7 @@ def _compared(recipe: Recipe, stored: Recipe, where: Path) -> Recipe:
 
 def _entry(recipe: Recipe, stored: Recipe, found: Checkpoint | None, problems: list[str]) -> dict[str, Any]:
     """What the record says of this time that the run is taken up."""
-    old, new = flatten(stored), flatten(recipe)
+    old, new = flatten(stored.filled()), flatten(recipe)
     entry: dict[str, Any] = {
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "from": None if found is None else found.name,

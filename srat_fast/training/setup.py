@@ -11,12 +11,14 @@ from torch import Tensor
 
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.loaders import Loader, require_loader, training_loader
-from srat_fast.data.plan import base_counts, planned_counts, sized
+from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.data.split import DataSplit, load_split
+from srat_fast.errors import UserError
 from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision, use_device
 from srat_fast.models.build import build_model, check_batch_norm
 from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import ResolvedRecipe
+from srat_fast.registry import inner
 from srat_fast.training.step import FastEngine
 
 
@@ -95,16 +97,17 @@ class Setup:
         engine: its training step.
     """
 
-    recipe: Recipe
+    recipe: ResolvedRecipe
     device: torch.device
     split: DataSplit
     loader: Loader
     engine: Engine
 
 
-def resolve_hardware(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple[Recipe, torch.device]:
-    """The recipe with every "auto" replaced, hardware's included."""
-    recipe = sized(recipe, arrays).resolve()
+def resolve_hardware(
+    recipe: ResolvedRecipe, arrays: ImageArrays | None = None
+) -> tuple[ResolvedRecipe, torch.device]:
+    """The recipe with the "auto" replaced that the hardware decides."""
     device = resolve_device(recipe.run.device)
     images = sum(planned_counts(recipe, base_counts(recipe, arrays)[0]))
     compiled, captured = resolve_execution(recipe, device, images)
@@ -116,9 +119,13 @@ def resolve_hardware(recipe: Recipe, arrays: ImageArrays | None = None) -> tuple
     return recipe.replace({"run.device": str(device)} | choices), device
 
 
-def prepare(recipe: Recipe, device: torch.device, arrays: ImageArrays | None = None) -> Setup:
+def prepare(recipe: ResolvedRecipe, device: torch.device, arrays: ImageArrays | None = None) -> Setup:
     """Load the images, build the network and its engine."""
     require_loader(recipe)
+    attack = recipe.attack
+    if getattr(inner[attack.loss], "clean", False) and not attack.random_start:  # only rounding would move it
+        problem = f"attack.loss = {attack.loss} has no gradient at the clean image: true is needed"
+        raise UserError("attack.random_start", problem, False)
     use_device(device)
     split = load_split(recipe, arrays)
     check_batch_norm(recipe, len(split.train))
@@ -129,7 +136,7 @@ def prepare(recipe: Recipe, device: torch.device, arrays: ImageArrays | None = N
     return Setup(recipe, device, split, loader, _engine(recipe, model, split))
 
 
-def _engine(recipe: Recipe, model: ResNet18, split: DataSplit) -> Engine:
+def _engine(recipe: ResolvedRecipe, model: ResNet18, split: DataSplit) -> Engine:
     if recipe.run.engine == "reference":
         from srat_fast.training.plain import ReferenceEngine  # only when asked for
 

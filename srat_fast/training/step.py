@@ -11,26 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from srat_fast.attacks.engine import AttackEngine, compile_mode, compile_settings
-from srat_fast.attacks.pgd import cross_entropy
-from srat_fast.attacks.threat import LInfBall
 from srat_fast.errors import TrainingFailure
 from srat_fast.losses.objective import Objective
 from srat_fast.models.batch import Batch
 from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import ResolvedRecipe
+from srat_fast.registry import inner, threat
 from srat_fast.seeds import seed_for
 from srat_fast.training.capture import Captured, Function, layout, preserved
 from srat_fast.training.cost import Stopwatch
 from srat_fast.training.parity import WAY_OUT, check_parity, compile_errors
 
 
-def learning_rate(recipe: Recipe, epoch: int) -> float:
+def learning_rate(recipe: ResolvedRecipe, epoch: int) -> float:
     """Linear warm-up, then a factor at each milestone (method.md "schedule").
 
     warm-up: lr (e + 1) / warmup_epochs      after: lr * decay^(milestones reached)
     """
     optim = recipe.optim
-    assert optim.warmup_epochs is not None and optim.milestones is not None, "the recipe is resolved"
     if epoch < optim.warmup_epochs:
         return optim.lr * (epoch + 1) / optim.warmup_epochs
     return optim.lr * optim.decay ** sum(epoch >= milestone for milestone in optim.milestones)
@@ -150,13 +148,14 @@ class FastEngine:
         under: labels of the under-represented half.
     """
 
-    def __init__(self, recipe: Recipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
+    def __init__(self, recipe: ResolvedRecipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
         self.recipe, self.row = recipe, recipe.row
         self.device = next(model.parameters()).device
         self.model = model.train()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.objective = Objective(recipe, counts, under, self.device)
-        self.ball = LInfBall(recipe.attack.epsilon)
+        self.ball = threat[recipe.attack.threat](recipe.attack.epsilon)
+        self.climbed = inner[recipe.attack.loss]
         self.noise = torch.Generator(self.device).manual_seed(seed_for(recipe.seed, "attack"))
         self.nonfinite, self.zero = (torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(2))
         self.guard = StepGuard(self.model)
@@ -165,13 +164,15 @@ class FastEngine:
         compiled, captured = recipe.run.compile == "on", recipe.run.capture == "on"
         own = model.conv1.weight.dtype
         dtype = torch.bfloat16 if recipe.run.precision == "bf16" else own
-        wish = recipe.run.compile_mode
+        requested = recipe.run.compile_mode
         self.attack_engine = AttackEngine(
-            model, dtype=dtype, bn=recipe.attack.bn, compiled=compiled, mode=wish
+            model, dtype=dtype, bn=recipe.attack.bn, compiled=compiled, mode=requested
         )
         self._losses: Function = self.losses
         if compiled:
-            self._losses = torch.compile(self.losses, fullgraph=True, dynamic=False, mode=compile_mode(wish))
+            self._losses = torch.compile(
+                self.losses, fullgraph=True, dynamic=False, mode=compile_mode(requested)
+            )
         self.optimizer = self._make_optimizer(captured)
         self._attack: Function = self._attack_batch
         self._update: Function = self._update_batch
@@ -318,7 +319,6 @@ class FastEngine:
         self, images: Tensor, labels: Tensor, start: Tensor, eager: bool = False
     ) -> tuple[Tensor]:
         attack = self.recipe.attack
-        assert attack.step_size is not None, "the recipe is resolved"
         adversarial = self.attack_engine(
             images,
             labels,
@@ -326,15 +326,13 @@ class FastEngine:
             steps=attack.steps,
             step_size=attack.step_size,
             start=start,
-            loss=cross_entropy if attack.loss == "ce" else self._raw,
+            loss=self.climbed,
+            objective=self.objective,
             nonfinite=self.nonfinite,
             zero=self.zero,
             eager=eager or len(images) != self._compiled_size,
         )
         return (adversarial,)
-
-    def _raw(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.objective.raw_classification(Batch(None, logits, labels, forward=lambda given: given))
 
     def losses(
         self, images: Tensor, labels: Tensor, *clean: Tensor, autocast: bool = True

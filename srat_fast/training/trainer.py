@@ -12,7 +12,8 @@ from rich.console import Console
 
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.inmemory import arrays_from
-from srat_fast.data.plan import sized
+from srat_fast.data.plan import resolve_recipe
+from srat_fast.datasets import imbalance_label
 from srat_fast.errors import DiskFull, Interrupted, TrainingFailure, UserError, failure_of, is_full
 from srat_fast.hardware import device_name, neutral, numerics, peak_memory
 from srat_fast.plugins import plugin_errors, recorded
@@ -30,7 +31,7 @@ from srat_kernels import resolve_backend
 def default_out(recipe: Recipe) -> Path:
     """Where a run goes that names no directory: its data, method and seed in words, its identity as a suffix."""
     data = recipe.data
-    shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance}-{data.ratio:g}"
+    shape = imbalance_label(data.imbalance, data.ratio)
     return Path("runs") / f"{data.name}-{shape}-{recipe.method}-seed{recipe.seed}-{recipe.fingerprint()}"
 
 
@@ -70,9 +71,10 @@ def train(
     with contextlib.nullcontext(stops) if stops is not None else Stops() as asked:
         started = time.perf_counter()
         arrays = None if data is None else arrays_from(data, recipe.data.image_size)
-        recipe = sized(recipe if arrays is None else recipe.replace({"data.name": "arrays"}), arrays)
-        path = Path(out) if out is not None else default_out(recipe)
-        start = begin(recipe, path, resume, arrays)
+        written = recipe if arrays is None else recipe.replace({"data.name": "arrays"})
+        resolved = resolve_recipe(written, arrays)
+        path = Path(out) if out is not None else default_out(resolved)
+        start = begin(resolved, path, resume, arrays)
         if start.finished is not None:
             start.checkpoints.remove()  # where a kill came between the record and this
             return start.finished

@@ -121,15 +121,17 @@ def test_counters_of_zero_and_non_finite_gradients(device) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "mode"),
+    ("requested", "mode"),
     [("auto", "default"), ("default", "default"), ("max-autotune", "max-autotune-no-cudagraphs")],
 )
-def test_attack_and_update_are_compiled_in_the_mode_asked_for(device, monkeypatch, wish, mode) -> None:
+def test_attack_and_update_are_compiled_in_the_mode_asked_for(device, monkeypatch, requested, mode) -> None:
     """Never in one that captures by itself."""
     modes = []
     monkeypatch.setattr(
         torch, "compile", lambda function, **options: modes.append(options["mode"]) or function
     )
-    recipe = build_recipe("paper", {"run.compile": "on", "run.compile_mode": wish, "run.precision": "fp32"})
+    recipe = build_recipe(
+        "paper", {"run.compile": "on", "run.compile_mode": requested, "run.precision": "fp32"}
+    )
     FastEngine(recipe.resolve(), network(device, torch.float32), [30, 20, 12, 6, 3], [2, 3, 4])
     assert modes == [mode, mode]

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from srat_fast.attacks.autoattack import STANDARD_PARTS, PackageRound
-from srat_fast.attacks.named import NamedAttack, named_attack, parse_attacks
-from srat_fast.attacks.rounds import FgsmRound, GradientRound, NoiseRound
+from srat_fast.attacks.named import (
+    FgsmRound,
+    GradientRound,
+    NamedAttack,
+    NoiseRound,
+    named_attack,
+    parse_attacks,
+)
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.errors import MissingPackage, UserError
 
 
+def parse(names: str, **settings: Any) -> dict[str, NamedAttack]:
+    return parse_attacks(names, **{"threat_model": "linf", "classes": 10, "step_size": 0.02} | settings)
+
+
 def attack(name: str, classes: int = 10) -> NamedAttack:
-    return named_attack(name, epsilon=0.1, step_size=0.025, classes=classes)
+    return named_attack(name, threat_model="linf", epsilon=0.1, step_size=0.025, classes=classes)
 
 
 def test_names_stand_for_rounds() -> None:
@@ -25,11 +36,11 @@ def test_names_stand_for_rounds() -> None:
     assert attack("fgsm").rounds == (FgsmRound(ball),)
     assert attack("pgd-20").rounds == (GradientRound(ball, 20, 0.025, "ce", "pgd/0"),)
     assert [r.stream for r in attack("pgd-100x3").rounds] == ["pgd/0", "pgd/1", "pgd/2"]
-    assert attack("cw-7").rounds == (GradientRound(ball, 7, 0.025, "cw", "cw/0"),)
+    assert attack("cw-7").rounds == (GradientRound(ball, 7, 0.025, "margin", "cw/0"),)
     assert attack("pgd-5x2@0.5").rounds[1] == GradientRound(ball, 5, 0.025, "ce", "pgd/1", 0.5)
     assert attack("noise-2").rounds == (NoiseRound(ball, "noise/0"), NoiseRound(ball, "noise/1"))
     assert attack("pgd-5x2@30").parameters == {
-        "steps": 5, "step_size": 0.025, "restarts": 2, "loss": "ce", "scale": 30.0,
+        "steps": 5, "step_size": 0.025, "restarts": 2, "loss": "ce", "scale": 30.0, "threat": "linf",
     }  # fmt: skip
 
 
@@ -58,12 +69,12 @@ def test_autoattack_is_its_four_parts() -> None:
 )
 def test_unknown_names_are_refused_with_the_known_ones(name) -> None:
     with pytest.raises(UserError, match=r"--attack = .*: a comma-separated list of clean, fgsm, pgd-K"):
-        parse_attacks(f"clean,{name}", epsilon=0.1, step_size=0.02, classes=10)
+        parse(f"clean,{name}", epsilon=0.1)
 
 
 def test_a_name_given_twice_is_refused() -> None:
     with pytest.raises(UserError, match="fgsm stands there twice"):
-        parse_attacks("fgsm,clean,fgsm", epsilon=0.1, step_size=0.02, classes=10)
+        parse("fgsm,clean,fgsm", epsilon=0.1)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +100,7 @@ def test_autoattack_without_its_package(monkeypatch) -> None:
 
 def test_the_step_size_scales_with_the_radius() -> None:
     def steps(epsilon: float) -> float:
-        chosen = parse_attacks("pgd-20", epsilon=epsilon, step_size=0.02, classes=10, own_epsilon=0.1)
+        chosen = parse("pgd-20", epsilon=epsilon, own_epsilon=0.1)
         return chosen["pgd-20"].parameters["step_size"]
 
     assert steps(0.1) == 0.02

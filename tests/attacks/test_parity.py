@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from srat_fast.attacks.pgd import carlini_wagner, cross_entropy, fgsm, pgd
+from srat_fast.attacks.inner import ce, kl, margin
+from srat_fast.attacks.pgd import fgsm, pgd
 from srat_fast.attacks.threat import LInfBall
+from srat_fast.models.batch import Batch
 
 B, PIXELS, HIDDEN, C = 24, 3 * 4 * 4, 20, 5
 
@@ -68,7 +70,7 @@ def problem(dtype: type) -> tuple[Net, torch.Tensor, torch.Tensor, torch.Tensor,
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize(("name", "loss"), [("ce", cross_entropy), ("cw", carlini_wagner)])
+@pytest.mark.parametrize(("name", "loss"), [("ce", ce), ("cw", margin)])
 def test_equal_starts_give_equal_examples(dtype, name, loss) -> None:
     net, images, labels, start, ball = problem(dtype)
     ours = pgd(net.module(), images, labels, ball=ball, steps=20, step_size=0.02, start=start, loss=loss)
@@ -89,9 +91,55 @@ def test_fgsm_is_one_step_from_the_clean_image() -> None:
     assert np.abs(fgsm(net.module(), images, labels, ball=ball).flatten(1).numpy() - theirs).max() < 1e-12
 
 
+def given(logits: torch.Tensor, labels: list[int] | torch.Tensor, clean: torch.Tensor | None = None) -> Batch:
+    """A batch whose logits are these."""
+    return Batch(None, logits, torch.as_tensor(labels), clean, forward=lambda x: x)
+
+
 def test_the_margin_is_positive_exactly_where_the_prediction_is_wrong() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 4.0, 1.0]])
-    assert carlini_wagner(logits[:1], torch.tensor([0])).item() == -1.0
-    assert carlini_wagner(logits[1:], torch.tensor([2])).item() == 3.0
-    assert carlini_wagner(logits, torch.tensor([0, 2])).item() == 1.0
-    assert carlini_wagner(logits[:, :2], torch.tensor([1, 1])).item() == -1.0  # two classes are enough
+    assert margin(given(logits[:1], [0])).item() == -1.0
+    assert margin(given(logits[1:], [2])).item() == 3.0
+    assert margin(given(logits, [0, 2])).item() == 1.0
+    assert margin(given(logits[:, :2], [1, 1])).item() == -1.0  # two classes are enough
+
+
+def test_kl_is_the_divergence_from_the_clean_prediction() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, logits = (torch.randn(7, 5, generator=generator, dtype=torch.float64) * 4 for _ in range(2))
+    labels = torch.zeros(7, dtype=torch.int64)
+    p, q = (t.numpy() for t in (clean, logits))
+    p, q = (np.exp(t) / np.exp(t).sum(axis=1, keepdims=True) for t in (p, q))
+    logits.requires_grad_(True)
+    value = kl(given(logits, labels, clean))
+    assert value.item() == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-12)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert np.abs(gradient.numpy() - (q - p) / 7).max() < 1e-15
+    same = clean.clone().requires_grad_(True)
+    assert kl(given(same, labels, clean)).item() == pytest.approx(0.0, abs=1e-15)
+
+
+def test_kl_asks_for_the_clean_images_once_an_attack() -> None:
+    net, images, labels, start, ball = problem(np.float64)
+    model, passes = net.module(), []
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        passes.append(x)
+        return model(x)
+
+    settings = {"ball": ball, "steps": 4, "step_size": 0.02, "loss": kl}
+    found = pgd(forward, images, labels, start=start, **settings)
+    assert len(passes) == 5
+    assert sum(x is images for x in passes) == 1
+    assert torch.equal(found, pgd(forward, images, labels.flip(0), start=start, **settings)), "no labels"
+    before, after = (kl(Batch(None, x, labels, images, forward=model)).item() for x in (start, found))
+    assert after > 3 * before
+    point = images.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(kl(Batch(None, point, labels, images, forward=model)), point)
+    assert gradient.abs().max() < 1e-15, "none at the images themselves"
+
+
+def test_an_attack_has_logits_only() -> None:
+    net, images, labels, _, ball = problem(np.float64)
+    with pytest.raises(RuntimeError, match="an attack computes logits only"):
+        pgd(net.module(), images, labels, ball=ball, steps=1, step_size=0.1, loss=lambda b: b.features.sum())

@@ -114,6 +114,44 @@ def test_the_step_projects_onto_the_sphere_and_the_range() -> None:
     assert inward_out_of_range.flatten()[:2].tolist() == [0.0, 1.0]
 
 
+def test_radii_and_steps_of_each_image_are_those_of_runs_of_one_image() -> None:
+    torch.manual_seed(0)
+    model = ResNet18(4, width=4).eval()
+    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    radii, steps = torch.tensor([0.01, 0.05, 0.2, 1.0]), torch.tensor([0.004, 0.02, 0.05, 0.3])
+    alone = [LInfBall(radius) for radius in radii.tolist()]
+    together = LInfBall(radii)
+
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(5)
+
+    for name in ("random_start", "noise"):
+        found = getattr(together, name)(images, generator())
+        for i, ball in enumerate(alone):
+            assert torch.equal(found[i], getattr(ball, name)(images, generator())[i]), (name, i)
+    start = together.random_start(images, generator())
+    for k, step_size in ((0, steps), (1, 0.02)):
+        gradient = torch.randn(4, 3, 8, 8)
+        zero = torch.zeros(1, dtype=torch.int64)
+        moved = together.step(start.clone(), gradient, images, step_size, None, zero)
+        for i, ball in enumerate(alone):
+            one = step_size if isinstance(step_size, float) else step_size[i].item()
+            theirs = ball.step(start[[i]].clone(), gradient[[i]], images[[i]], one)
+            assert torch.equal(moved[[i]], theirs), (k, i)
+        assert int(zero) == 0
+    far = together.overshoot(images + 0.1, images)
+    for i, ball in enumerate(alone):
+        assert torch.equal(far[[i]], ball.overshoot(images[[i]] + 0.1, images[[i]]))
+    found = pgd(model, images, labels, ball=together, steps=3, step_size=steps, start=start)
+    for i, ball in enumerate(alone):
+        theirs = pgd(
+            model, images[[i]], labels[[i]], ball=ball, steps=3, step_size=steps[i].item(), start=start[[i]]
+        )
+        # another batch size may round a gradient otherwise: a pixel whose sign flips is some steps apart
+        assert float(((found[[i]] - theirs).abs() > 1e-6).double().mean()) < 0.03
+        assert float((found[i] - images[i]).abs().max()) <= radii[i] + 1e-6
+
+
 def test_the_step_in_place_keeps_storage_and_layout() -> None:
     images = torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     state = images.clone(memory_format=torch.preserve_format)

@@ -14,6 +14,7 @@ from srat_fast.cli import main
 from srat_fast.data.archives import CIFAR
 from srat_fast.data.prepared import location
 from srat_fast.data.sources import prepared_key
+from srat_fast.methods import METHODS
 
 FAST = [
     "--dataset",
@@ -45,6 +46,10 @@ def in_a_fresh_directory(tmp_path, monkeypatch):
 
 BAD = [
     (["train", "--method", "sratt"], "--method (method) = 'sratt': one of natural, ce"),
+    (["train", "--method", "srat-ldm"], "srat-focal, srat-ldam; did you mean srat-ldam?"),
+    (["train", "--dataset", "svnh"], "npz, arrays; did you mean svhn?"),
+    (["train", "--recipe", "smok"], "or a file ending in .toml; did you mean smoke?"),
+    (["train", "--dataset", "npz"], "--data-root (data.root) = 'data': "),
     (["train", "--dataset", "mnist"], "--dataset (data.name) = 'mnist': one of cifar10"),
     (
         ["train", "--set", "optim.epohcs=3"],
@@ -147,6 +152,15 @@ def test_bad_input_is_one_line_and_code_2(arguments, says, capsys, tmp_path) -> 
     assert err.count("\n") == 1
     assert out == ""
     assert sorted(tmp_path.rglob("*")) == before, "something half-written is left"
+
+
+def test_help_has_meaning_choices_and_default_of_the_fields(capsys) -> None:
+    _, out, _ = call(capsys, "train", "--help")
+    out = " ".join(out.split())
+    assert f"Row of Table 4: {', '.join(list(METHODS)[:-1])} or" in out.replace("srat- ", "srat-")
+    assert "Imbalance ratio K = largest / smallest class. [default: (100; digits 10)]" in out
+    assert "[default: (200; digits 80)]" in out
+    assert "--deterministic Bit-equal weights for equal seeds on one machine. [default: (off)]" in out
 
 
 def test_cuda_without_cuda(capsys, monkeypatch, tmp_path) -> None:

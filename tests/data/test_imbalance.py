@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srat_fast.data.imbalance import draw_subset, halves, imbalanced_counts, limited_counts
+from srat_fast.data.imbalance import draw_subset, imbalanced_counts, limited_counts, split_by_frequency
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.errors import UserError
 from srat_fast.recipe import build_recipe
@@ -108,9 +108,9 @@ def test_subsets_are_seeded_and_exact() -> None:
 
 
 def test_halves_by_count_then_label() -> None:
-    assert halves([10, 30, 20, 40]) == ([1, 3], [0, 2])
-    assert halves([5, 5, 5, 5]) == ([0, 1], [2, 3])
-    assert halves([9, 8, 7]) == ([0], [1, 2])
+    assert split_by_frequency([10, 30, 20, 40]) == ([1, 3], [0, 2])
+    assert split_by_frequency([5, 5, 5, 5]) == ([0, 1], [2, 3])
+    assert split_by_frequency([9, 8, 7]) == ([0], [1, 2])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_halves_by_count_then_label() -> None:
 )
 def test_halves_of_the_published_sets(name, imbalance, well, under) -> None:
     recipe = build_recipe(None, {"data.name": name, "data.imbalance": imbalance, "data.ratio": 10})
-    assert halves(planned_counts(recipe, base_counts(recipe)[0])) == (list(well), list(under))
+    assert split_by_frequency(planned_counts(recipe, base_counts(recipe)[0])) == (list(well), list(under))
 
 
 def test_an_uneven_folder_is_cut_to_its_smallest_class(image_folder) -> None:

@@ -11,7 +11,7 @@ import pytest
 from srat_fast import evaluate, train
 from srat_fast.data.arrays import checksum
 from srat_fast.data.npz import load_npz, npz_counts, npz_size
-from srat_fast.data.plan import base_counts, planned_counts, sized
+from srat_fast.data.plan import base_counts, planned_counts, resolve_recipe
 from srat_fast.data.split import load_split
 from srat_fast.errors import UserError
 from srat_fast.losses.weighting import class_balanced_weights, ldam_margins
@@ -148,7 +148,7 @@ def test_files_that_are_none(tmp_path) -> None:
 
 def test_a_natural_long_tail_decides_counts_weights_and_margins(npz) -> None:
     fields = {"data.name": "npz", "data.root": str(npz()), "data.imbalance": "none"}
-    recipe = sized(build_recipe(None, fields)).resolve()
+    recipe = resolve_recipe(build_recipe(None, fields))
     assert (recipe.data.image_size, recipe.data.crop_padding, recipe.data.flip) == (8, 1, "on")
     assert planned_counts(recipe, base_counts(recipe)[0]) == COUNTS
     split = load_split(recipe)
@@ -161,7 +161,7 @@ def test_a_natural_long_tail_decides_counts_weights_and_margins(npz) -> None:
 
 def test_an_uneven_base_is_cut_to_its_smallest_class(npz) -> None:
     fields = {"data.name": "npz", "data.root": str(npz()), "data.imbalance": "step", "data.ratio": 2}
-    recipe = sized(build_recipe(None, fields)).resolve()
+    recipe = resolve_recipe(build_recipe(None, fields))
     assert planned_counts(recipe, base_counts(recipe)[0]) == [2, 1, 1]
     assert load_split(recipe).counts == [2, 1, 1]
 
@@ -169,8 +169,8 @@ def test_an_uneven_base_is_cut_to_its_smallest_class(npz) -> None:
 def test_the_size_is_that_of_the_recipe_where_it_has_one(npz) -> None:
     fields = {"data.name": "npz", "data.root": str(npz(shape=(6, 8, 3))), "data.imbalance": "none"}
     with pytest.raises(UserError, match=r"6 x 8 pixels; set data\.image_size"):
-        sized(build_recipe(None, fields))
-    recipe = sized(build_recipe(None, fields | {"data.image_size": 16})).resolve()
+        resolve_recipe(build_recipe(None, fields))
+    recipe = resolve_recipe(build_recipe(None, fields | {"data.image_size": 16}))
     assert recipe.data.crop_padding == 2
     assert load_split(recipe).train.images.shape == (51, 16, 16, 3)
 
@@ -194,8 +194,8 @@ def test_a_size_that_was_read_is_not_taken_for_one_that_was_asked(npz) -> None:
     with pytest.raises(
         UserError, match=r"train and test images differ in size: 16 x 16 and 8 x 8; set data\.image_size"
     ):
-        sized(recipe)
-    asked = sized(recipe.replace({"data.image_size": 12})).resolve()
+        resolve_recipe(recipe)
+    asked = resolve_recipe(recipe.replace({"data.image_size": 12}))
     assert load_split(asked).test.images.shape[1:] == (12, 12, 3)
 
 

@@ -23,6 +23,7 @@ from srat_fast.losses.objective import Objective
 from srat_fast.methods import METHODS
 from srat_fast.models.build import build_model
 from srat_fast.recipe import build_recipe
+from srat_fast.registry import inner, threat
 from srat_fast.training.plain import ReferenceEngine
 from srat_fast.training.step import FastEngine
 
@@ -80,6 +81,9 @@ VARIANTS = [{"method": name} for name in METHODS] + [
     {"method": "srat-ldam", "attack.bn": "running"},
     {"method": "srat-focal", "attack.loss": "objective"},
     {"method": "srat-ldam", "attack.loss": "objective", "loss.weighting": "balanced"},
+    {"method": "srat-ldam", "attack.loss": "kl"},
+    {"method": "ce", "attack.loss": "kl", "attack.bn": "running"},
+    {"method": "srat-ce", "attack.loss": "margin"},
     {"method": "srat-ce", "loss.separation_features": "penultimate", "loss.empty_anchors": "zero"},
     {"method": "srat-ldam", "optim.clip_norm": 1.0},
     {"method": "drcb-ce", "loss.reduction": "batch", "attack.random_start": False},
@@ -143,7 +147,10 @@ def test_a_base_loss_without_a_formula_is_no_cross_entropy(device: torch.device)
     rows = [replace(pair.fast.row, base="new"), replace(pair.fast.row, terms={"new": 1.0})]
     for row in rows:
         recipe = SimpleNamespace(
-            **{name: getattr(pair.fast.recipe, name) for name in ("loss", "optim", "reduction", "seed")},
+            **{
+                name: getattr(pair.fast.recipe, name)
+                for name in ("loss", "attack", "optim", "reduction", "seed")
+            },
             row=row,
         )
         with pytest.raises(UserError, match=r"loss\.base = 'new': one of ce, focal, ldam, separation"):
@@ -152,6 +159,25 @@ def test_a_base_loss_without_a_formula_is_no_cross_entropy(device: torch.device)
             UserError, match=r"run\.engine = 'reference': the reference has no formula of the term new"
         ):
             ReferenceEngine(recipe, pair.slow.model, COUNTS, UNDER)
+
+
+def test_an_inner_loss_or_threat_model_that_the_reference_lacks(device: torch.device) -> None:
+    """Registered by a plug-in: the fast engine takes it, the reference takes nothing else in its place."""
+    inner("unlikely")(lambda batch: -batch.logits.mean())
+    threat("half")(type("Half", (threat["linf"],), {"title": "half"}))
+    try:
+        for field, name, what in (
+            ("attack.loss", "unlikely", "inner loss"),
+            ("attack.threat", "half", "threat model"),
+        ):
+            with pytest.raises(UserError, match=f"the reference has no formula of the {what} {name}"):
+                make_pair(device, torch.float32, **{"method": "ce", field: name})
+    finally:
+        inner.remove("unlikely")
+        threat.remove("half")
+    for field, name, meant in (("attack.loss", "klo", "kl"), ("attack.threat", "linff", "linf")):
+        with pytest.raises(UserError, match=rf"{field} = '{name}': one of .*{meant}"):
+            make_pair(device, torch.float32, **{field: name})
 
 
 def test_bf16_attacks_are_as_strong_as_fp32_ones(device: torch.device) -> None:

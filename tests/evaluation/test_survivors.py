@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from srat_fast.attacks.named import NamedAttack, named_attack
-from srat_fast.attacks.rounds import NoiseRound
+from srat_fast.attacks.named import NamedAttack, NoiseRound, named_attack
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
@@ -41,7 +40,7 @@ def loader(model) -> MemoryLoader:
 
 
 def attack(name: str) -> NamedAttack:
-    return named_attack(name, epsilon=0.15, step_size=0.02, classes=4)
+    return named_attack(name, threat_model="linf", epsilon=0.15, step_size=0.02, classes=4)
 
 
 def right(model, loader, name) -> torch.Tensor:
@@ -130,6 +129,6 @@ class TooFar(NoiseRound):
 
 def test_examples_outside_the_ball_are_refused(model, loader) -> None:
     ball = LInfBall(0.05)
-    far = NamedAttack("far", 0.05, (TooFar(ball, "far"),), {})
+    far = NamedAttack("far", ball, (TooFar(ball, "far"),), {})
     with pytest.raises(EvaluationFailure, match=r"far: 1[0-9] of 16 images left the ball of eps 0.05"):
         attack_images(model, loader, far, seed=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from srat_fast.data.imbalance import halves
+from srat_fast.data.imbalance import split_by_frequency
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.published import paper_facts
 from srat_fast.report.build import build_report
@@ -33,7 +33,7 @@ def made_up(name: str, scale: str = "paper", seeds: int = 2) -> list[Run]:
         recipe = plan.recipe(trial).resolve()
         base, classes = base_counts(recipe)
         counts = planned_counts(recipe, base)
-        well, under = halves(counts)
+        well, under = split_by_frequency(counts)
         gain = min(recipe.loss.weight_ratio or 1, 150) / 150 + 0.02 * trial.seed
         gain -= 0.02 * recipe.loss.separation_weight + 0.001 * recipe.data.ratio
         level = {"ce": 0.85, "srat-ldam": 0.95, "srat-focal": 0.9}.get(recipe.method, 0.8)

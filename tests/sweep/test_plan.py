@@ -11,6 +11,7 @@ import pytest
 from srat_fast.cli.options import OPTION_FIELDS
 from srat_fast.errors import UserError
 from srat_fast.recipe import FIELDS
+from srat_fast.registry import threat
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.plan import code_version, data_identity, make_plan
 from srat_fast.sweep.spec import ABBREVIATIONS, BadSpec, read_tree, spec_from_tree
@@ -191,6 +192,25 @@ def test_every_mistake_at_once() -> None:
 def test_one_mistake(text, says) -> None:
     (found,) = problems(text)
     assert says in found
+
+
+def test_lengths_of_another_threat_model_are_given_with_it() -> None:
+    """Neither the digits recipe's step nor the paper's radius is taken for one of it."""
+    threat("half")(type("Half", (threat["linf"],), {"title": "half"}))
+    try:
+        text = "seeds = [0]\n[base]\ndataset = 'digits'\nepochs = 1\n[[zip]]\nthreat = ['linf', 'half']\n"
+        assert "attack.epsilon = 0.1: is a length in linf; give one in half" in problems(text)[0]
+        text += "attack.epsilon = [0.1, 0.4]\n"
+        assert "attack.step_size = 0.025: is a length in linf; give one in half" in problems(text)[0]
+        lengths = "attack.step_size = 'auto'\neval_attack.step_size = 'auto'\n"
+        plan = make_plan(spec_of(text.replace("epochs = 1\n", "epochs = 1\n" + lengths)), "s.toml")
+        found = [plan.recipe(trial).resolve().attack for trial in plan.trials]
+        assert [(a.threat, a.epsilon, a.step_size) for a in found] == [
+            ("linf", 0.1, 2 / 255),
+            ("half", 0.4, 0.1),
+        ]
+    finally:
+        threat.remove("half")
 
 
 def test_equal_cells_are_one_run() -> None:

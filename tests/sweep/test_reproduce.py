@@ -11,12 +11,11 @@ from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.errors import UserError
 from srat_fast.published import paper_facts
 from srat_fast.recipe import Recipe, flatten
-from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.directory import SweepDirectory, requeue
 from srat_fast.sweep.driver import Driver, Options
 from srat_fast.sweep.plan import Plan, make_plan
 from srat_fast.sweep.reproduce import item_names, item_spec, load_item, share_runs
-from srat_fast.sweep.status import read_status
-from srat_fast.sweep.view import SweepView
+from srat_fast.sweep.status import SweepView, read_status
 from tests.report.conftest import make_record, write_run
 
 NAMES = [f"table{n}" for n in range(1, 11)] + [f"fig{n}" for n in range(1, 17)]
@@ -36,6 +35,10 @@ def test_both_scales_are_valid_plans(name) -> None:
         recipe = paper.recipe(trial)
         assert (recipe.optim.epochs, recipe.model.width, recipe.data.limit) == (200, 64, None)
     assert {t.seed for t in paper.trials} == {0, 1}
+    if item.trains:  # fewer values at smoke scale, and the same panels and curves
+        assert [of(smoke, field) for field in ("method", "data.imbalance")] == [
+            of(paper, field) for field in ("method", "data.imbalance")
+        ]
     assert sum(t.work for t in smoke.trials) < 1e-4 * sum(t.work for t in paper.trials)
 
 
@@ -194,6 +197,22 @@ def test_runs_that_have_begun_are_not_replaced(tmp_path) -> None:
     second.run(trial).mkdir()
     assert share_runs(second, [first]) == 0
     assert dict(read_status(second).counts) == {"interrupted": 1, "queued": 2}
+
+
+def test_a_fresh_retry_of_a_linked_run_leaves_the_other_sweep_whole(tmp_path) -> None:
+    first, second = smoke_sweep(tmp_path, "fig5"), smoke_sweep(tmp_path, "fig15")
+    trial = second.plan.trials[0]
+    original = first.run(first.by_id[trial.id])
+    write_run(original, make_record(recipe=second.plan.recipe(trial).resolve().to_dict()))
+    assert share_runs(second, [first]) == 1
+    assert requeue(second.path, [trial.id], fresh=False) == [
+        f"{trial.name} is finished; --fresh runs it again"
+    ]
+    assert second.run(trial).is_symlink()
+    assert requeue(second.path, [trial.id], fresh=True) == [f"{trial.name} is queued again"]
+    assert (original / "record.json").exists()
+    assert not second.run(trial).is_symlink()
+    assert dict(read_status(second).counts) == {"queued": 3}
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from srat_fast.errors import UserError
-from srat_fast.published import METRICS, Published, departures, published
+from srat_fast.published import COLUMNS, Published, departures, published
 from srat_fast.recipe import Recipe
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.spec import spec_from_tree
@@ -217,7 +217,7 @@ def test_other_recipes_are_no_target(tmp_path) -> None:
     recipe = sweep.plan.recipe(sweep.plan.trials[0])
     assert departures(recipe) == ["model.width = 16", "optim.epochs = 4"]
     assert published(recipe.replace({"data.ratio": 50})) is None
-    assert len(METRICS) == len(published(recipe))
+    assert len(COLUMNS) == len(published(recipe))
 
 
 @pytest.mark.parametrize(

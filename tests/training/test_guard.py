@@ -18,7 +18,7 @@ from tests.training.short_runs import record, short
 
 def engine_of(**changes):
     """An engine and its first two batches."""
-    setup = prepare(*resolve_hardware(short(**changes)))
+    setup = prepare(*resolve_hardware(short(**changes).resolve()))
     return setup.engine, list(setup.loader.epoch(0))[:2]
 
 
@@ -144,7 +144,7 @@ def test_a_run_stops_before_the_update_keeps_its_state_and_can_go_on(
 
 def prepare_steps(recipe) -> range:
     """Steps of one epoch."""
-    setup = prepare(*resolve_hardware(recipe))
+    setup = prepare(*resolve_hardware(recipe.resolve()))
     return range(len(setup.loader))
 
 

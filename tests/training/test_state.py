@@ -24,7 +24,7 @@ from tests.training.short_runs import short
 @pytest.fixture
 def parts(tmp_path):
     """A run before its first step."""
-    setup = prepare(*resolve_hardware(short()))
+    setup = prepare(*resolve_hardware(short().resolve()))
     run = RunDirectory.create(tmp_path / "run")
     yield setup, EpochRunner(setup, ProgressView("", Console(quiet=True)), 1, run.path), run
     run.release()

@@ -11,8 +11,8 @@ def linf_step_reference(
     gradient: Tensor,
     clean: Tensor,
     *,
-    step_size: float,
-    epsilon: float,
+    step_size: float | Tensor,
+    epsilon: float | Tensor,
     nonfinite: Tensor | None = None,
     zero: Tensor | None = None,
     inplace: bool = False,
@@ -23,8 +23,8 @@ def linf_step_reference(
         adversarial: the current x'.
         gradient: g, same shape, any float dtype.
         clean: x, same shape.
-        step_size: alpha > 0.
-        epsilon: radius of the ball.
+        step_size: alpha > 0, or a tensor that broadcasts against the images.
+        epsilon: radius of the ball, likewise.
         nonfinite: one-element int64 counter, increased by the number of non-finite entries of `gradient`.
         zero: likewise, by the number of those that are exactly zero.
         inplace: write into `adversarial`.

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from srat_fast.attacks.autoattack import FEWEST_CLASSES, STANDARD_PARTS, PackageRound
-from srat_fast.attacks.rounds import GradientRound
-from srat_fast.attacks.threat import LInfBall
+from srat_fast.attacks.named import GradientRound
 from srat_fast.evaluation.audit.checks import AUTOATTACK, UNCONVERGED, Check, few, not_run
 from srat_fast.evaluation.audit.evidence import Evidence
 from srat_fast.evaluation.audit.strength import white_box
@@ -18,6 +17,13 @@ from srat_fast.seeds import seed_for
 _NOT_INSTALLED = "pyautoattack is not installed: pip install 'srat-fast[audit]'"
 #: A surrogate below this multiple of guessing has nothing to transfer.
 _LEARNED = 3.0
+
+
+def _missing(evidence: Evidence) -> str | None:
+    """Why AutoAttack's parts cannot run."""
+    if evidence.ball.autoattack is None:
+        return f"AutoAttack has no {evidence.ball.title}"
+    return None if importlib.util.find_spec("pyautoattack") else _NOT_INSTALLED
 
 
 def transfer(evidence: Evidence, surrogate: nn.Module | None, origin: str) -> Check:
@@ -35,14 +41,13 @@ def transfer(evidence: Evidence, surrogate: nn.Module | None, origin: str) -> Ch
     if surrogate is None:
         return not_run(name, "no surrogate was given", meaning)
     survives = white_box(evidence)
-    ball = LInfBall(evidence.epsilon)
-    step = GradientRound(ball, evidence.steps, evidence.step_size, "ce", "transfer")
+    step = GradientRound(evidence.ball, evidence.steps, evidence.step_size, "ce", "transfer")
     device = evidence.batches.device
     generator = torch.Generator(device).manual_seed(seed_for(evidence.seed, "audit", "transfer"))
     fooled, learned = [], 0
     for images, labels in evidence.batches.epoch():
         examples = step.examples(surrogate, images, labels, step.start(images, generator), 0)
-        evidence.overshoot = max(evidence.overshoot, float(ball.overshoot(examples, images).max()))
+        evidence.overshoot = max(evidence.overshoot, float(evidence.ball.overshoot(examples, images).max()))
         evidence.examined += len(labels)
         fooled.append(evidence.logits(examples).argmax(dim=1) != labels)
         learned += int((evidence.logits_of(surrogate, images).argmax(dim=1) == labels).sum())
@@ -70,10 +75,10 @@ def square(evidence: Evidence, queries: int) -> Check:
     name, meaning = "black box", "random search beats the gradient: it is masked"
     if not queries:
         return not_run(name, "left out", meaning)
-    if importlib.util.find_spec("pyautoattack") is None:
-        return not_run(name, _NOT_INSTALLED, meaning)
+    if (reason := _missing(evidence)) is not None:
+        return not_run(name, reason, meaning)
     survives = white_box(evidence)
-    part = PackageRound(LInfBall(evidence.epsilon), "square", evidence.classes, queries)
+    part = PackageRound(evidence.ball, "square", evidence.classes, queries)
     count = int((survives & ~evidence.survivors("square", (part,), survives)).sum())
     found = f"{count} of {len(evidence)} images survive PGD and CW and fall to {queries} queries of Square"
     return few(name, count, len(evidence), UNCONVERGED, found, meaning)
@@ -92,11 +97,11 @@ def autoattack(evidence: Evidence, images: int) -> Check:
     name, meaning = "AutoAttack", "the quoted number is far above what the standard ensemble leaves"
     if not images:
         return not_run(name, "left out", meaning)
-    if importlib.util.find_spec("pyautoattack") is None:
-        return not_run(name, _NOT_INSTALLED, meaning)
+    if (reason := _missing(evidence)) is not None:
+        return not_run(name, reason, meaning)
     parts = tuple(part for part in STANDARD_PARTS if FEWEST_CLASSES[part] <= evidence.classes)
     quoted, sample = evidence.right(evidence.quoted), evidence.sample(images)
-    rounds = tuple(PackageRound(LInfBall(evidence.epsilon), part, evidence.classes) for part in parts)
+    rounds = tuple(PackageRound(evidence.ball, part, evidence.classes) for part in parts)
     left = quoted & sample & evidence.survivors("autoattack", rounds, quoted & sample)
     total, count = int(sample.sum()), int((quoted & sample).sum()) - int(left.sum())
     found = (

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from srat_fast.attacks.named import NamedAttack, named_attack
-from srat_fast.attacks.rounds import Round
+from srat_fast.attacks.named import NamedAttack, Round, named_attack
+from srat_fast.attacks.threat import Threat
 from srat_fast.evaluation.survivors import attack_images
+from srat_fast.registry import threat
 
 Progress = Callable[[str, int, int], None]
 
@@ -58,7 +59,8 @@ class Evidence:
     Attributes:
         model: images in [0, 1] -> logits, on the images' device.
         batches: the images.
-        epsilon: radius of the quoted number.
+        threat: threat model of the quoted number, by name.
+        epsilon: its radius.
         step_size: of its PGD.
         steps: of its PGD.
         classes: C.
@@ -70,6 +72,7 @@ class Evidence:
 
     model: nn.Module
     batches: TensorBatches
+    threat: str
     epsilon: float
     step_size: float
     steps: int
@@ -79,6 +82,11 @@ class Evidence:
     overshoot: float = 0.0
     examined: int = 0
     _right: dict[tuple[str, float], Tensor] = field(default_factory=dict)
+
+    @property
+    def ball(self) -> Threat:
+        """The threat model of the quoted number."""
+        return threat[self.threat](self.epsilon)
 
     @property
     def labels(self) -> Tensor:
@@ -111,7 +119,9 @@ class Evidence:
         key = (name, radius)
         if key not in self._right:
             step = self.step_size * radius / self.epsilon
-            attack = named_attack(name, epsilon=radius, step_size=step, classes=self.classes)
+            attack = named_attack(
+                name, threat_model=self.threat, epsilon=radius, step_size=step, classes=self.classes
+            )
             label = name if epsilon is None else f"{name} eps {radius:.4g}"
             self._right[key] = self._survivors(attack, self.batches, label)
         return self._right[key]
@@ -136,7 +146,7 @@ class Evidence:
             some = TensorBatches(
                 self.batches.images[index], self.batches.labels[index], self.batches.batch_size
             )
-            right[only] = self._survivors(NamedAttack(name, self.epsilon, rounds, {}), some, name)
+            right[only] = self._survivors(NamedAttack(name, self.ball, rounds, {}), some, name)
         return right
 
     def _survivors(self, attack: NamedAttack, batches: TensorBatches, label: str) -> Tensor:

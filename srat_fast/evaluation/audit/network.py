@@ -7,8 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from srat_fast.attacks.pgd import carlini_wagner, cross_entropy
-from srat_fast.attacks.threat import LInfBall
+from srat_fast.attacks.inner import ce, margin
 from srat_fast.evaluation.audit.checks import (
     DERIVATIVE,
     FAILED,
@@ -20,6 +19,7 @@ from srat_fast.evaluation.audit.checks import (
     not_run,
 )
 from srat_fast.evaluation.audit.evidence import Evidence
+from srat_fast.models.batch import Batch
 from srat_fast.seeds import seed_for
 
 #: Images for the checks that need few.
@@ -131,12 +131,11 @@ def zero_gradients(evidence: Evidence) -> Check:
     Returns:
         The check; its figure is the share.
     """
-    ball = LInfBall(evidence.epsilon)
     device = evidence.batches.device
     generator = torch.Generator(device).manual_seed(seed_for(evidence.seed, "audit", "starts"))
     zeros = entries = 0
     for images, labels in evidence.batches.epoch():
-        for point in (images, ball.random_start(images, generator)):
+        for point in (images, evidence.ball.random_start(images, generator)):
             gradient = _gradient(evidence.model, point, labels)
             zeros += int((gradient == 0).sum())
             entries += gradient.numel()
@@ -150,7 +149,7 @@ def _gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Gradient of the summed cross-entropy; zeros where the graph does not reach the images."""
     point = images.detach().clone().requires_grad_(True)
     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-        value = cross_entropy(model(point), labels) * len(labels)
+        value = ce(Batch(None, point, labels, forward=model)) * len(labels)
     if not value.requires_grad:
         return torch.zeros_like(images)
     (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
@@ -178,7 +177,10 @@ def derivatives(evidence: Evidence) -> Check:
 
     def margins(of: Tensor) -> Tensor:
         logits = model(of)
-        return torch.stack([carlini_wagner(logits[i : i + 1], labels[i : i + 1]) for i in range(len(labels))])
+        rows = zip(logits.split(1), labels.split(1), strict=True)
+        return torch.stack(
+            [margin(Batch(None, row, label, forward=lambda given: given)) for row, label in rows]
+        )
 
     try:
         for _ in range(4):

@@ -13,7 +13,7 @@ from srat_fast.errors import UserError
 from srat_fast.evaluation.audit.checks import FAILED, PASSED, Check, tail
 from srat_fast.evaluation.audit.evidence import Progress
 from srat_fast.evaluation.audit.surrogate import train_surrogate
-from srat_fast.evaluation.audit.verdict import AUTOATTACK_IMAGES, QUERIES, audit, check_numbers, concluded
+from srat_fast.evaluation.audit.verdict import AUTOATTACK_IMAGES, QUERIES, audit, check_counts, concluded
 from srat_fast.evaluation.judge import eval_settings
 from srat_fast.evaluation.subject import Subject, amend_record, open_subject
 from srat_fast.hardware import neutral
@@ -64,7 +64,7 @@ def audit_run(
         Unrecorded: the report, its `result`, could not be written into the record.
     """
     started = time.perf_counter()
-    check_numbers(1.0, None, 1, autoattack=autoattack, queries=queries)  # before a surrogate is trained
+    check_counts(autoattack=autoattack, queries=queries)  # before a surrogate is trained
     load_all(plugin)
     limit = {} if subset is None else {"data.test_limit": subset}
     subject = open_subject(run, (changes or {}) | limit, weights=weights, device=device, data=data)
@@ -79,6 +79,7 @@ def audit_run(
         images,
         labels,
         epsilon=settings.epsilon,
+        threat=settings.threat,
         step_size=settings.step_size,
         steps=settings.steps,
         surrogate=other,
@@ -128,7 +129,7 @@ def _surrogate(subject: Subject, run: str | Path | None, progress: Progress) -> 
     surrogate = train_surrogate(
         split.train,
         classes=len(split.classes),
-        epsilon=eval_settings(subject.recipe).epsilon,
+        ball=eval_settings(subject.recipe).ball,
         device=subject.device,
         width=width,
         steps=steps,

@@ -6,7 +6,6 @@ import torch
 
 from srat_fast.evaluation.audit.checks import OTHER_LOSS, UNCONVERGED, WHOLE_RANGE, Check, at_most, few
 from srat_fast.evaluation.audit.evidence import Evidence
-from srat_fast.evaluation.survivors import TOLERANCE
 
 #: LDAM trains at 30 times the logits that are attacked.
 LDAM_SCALE = "30"
@@ -123,7 +122,8 @@ def larger_radius(evidence: Evidence) -> Check:
     Returns:
         The check; its figure is the accuracy at the largest radius.
     """
-    radii = sorted({min(1.0, evidence.epsilon * factor) for factor in (2, 4, 8)} | {1.0})
+    whole = evidence.ball.diameter(evidence.batches.images.shape[1:])
+    radii = sorted({min(whole, evidence.epsilon * factor) for factor in (2, 4, 8)} | {whole})
     curve = [(r, float(evidence.right(evidence.quoted, r).float().mean())) for r in radii]
     found = "accuracy " + ", ".join(f"{100 * accuracy:.1f} % at eps {r:.3g}" for r, accuracy in curve)
     meaning = "an image that may be anything is still recognised: the attack does not follow the model"
@@ -157,7 +157,11 @@ def inside(evidence: Evidence) -> Check:
     """
     found = f"{evidence.examined} adversarial images, the farthest {evidence.overshoot:.1e} outside"
     return at_most(
-        "threat model", evidence.overshoot, TOLERANCE, found, "the attack had more than it may have"
+        "threat model",
+        evidence.overshoot,
+        evidence.ball.tolerance,
+        found,
+        "the attack had more than it may have",
     )
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from srat_fast.attacks.pgd import pgd
-from srat_fast.attacks.threat import LInfBall
+from srat_fast.attacks.threat import Threat
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.models.resnet import ResNet18
@@ -22,7 +22,7 @@ def train_surrogate(
     images: ImageSet,
     *,
     classes: int,
-    epsilon: float,
+    ball: Threat,
     device: torch.device,
     width: int = 8,
     steps: int = 200,
@@ -37,7 +37,7 @@ def train_surrogate(
     Args:
         images: the run's training images.
         classes: C.
-        epsilon: radius.
+        ball: the threat model.
         device: where it is trained.
         width: of the network.
         steps: of Adam, 64 images each.
@@ -55,14 +55,16 @@ def train_surrogate(
     )
     noise = torch.Generator(device).manual_seed(seed_for(seed, "surrogate", "starts"))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    ball, done, epoch = LInfBall(epsilon), 0, 0
+    done, epoch = 0, 0
     while done < steps:
         for batch, labels in loader.epoch(epoch):
             if len(labels) < 2 or done == steps:  # BatchNorm has nothing to average over one image
                 break
             start = ball.random_start(batch, noise)
             model.eval()
-            examples = pgd(model, batch, labels, ball=ball, steps=1, step_size=1.25 * epsilon, start=start)
+            examples = pgd(
+                model, batch, labels, ball=ball, steps=1, step_size=1.25 * ball.epsilon, start=start
+            )
             model.train()
             optimizer.zero_grad(set_to_none=True)
             functional.cross_entropy(model(examples), labels).backward()

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from srat_fast import registry
 from srat_fast.errors import EvaluationFailure, UserError
 from srat_fast.evaluation.audit import blackbox, network, strength
 from srat_fast.evaluation.audit.checks import FAILED, NOT_RUN, Check
 from srat_fast.evaluation.audit.evidence import Evidence, Progress, TensorBatches
 from srat_fast.evaluation.intervals import wilson
 from srat_fast.hardware import device_name, neutral, numerics
+from srat_fast.recipe.sections import Attack
 from srat_fast.record import versions
 
 #: The queries of the black-box check and the images of AutoAttack, where nothing else is asked for.
@@ -30,6 +32,7 @@ def audit(
     labels: Tensor,
     *,
     epsilon: float,
+    threat: str = Attack.threat,
     step_size: float | None = None,
     steps: int = 20,
     surrogate: nn.Module | None = None,
@@ -48,6 +51,7 @@ def audit(
         images: [N, C, H, W] float32 in [0, 1], on the model's device.
         labels: [N] int64.
         epsilon: radius of the quoted number, pixel range [0, 1].
+        threat: its threat model, by name.
         step_size: of its PGD; None for a quarter of the radius.
         steps: of its PGD.
         surrogate: another model of the same classes, for the transfer check; None leaves that out.
@@ -67,9 +71,8 @@ def audit(
     Raises:
         UserError: a model, images, labels or numbers that cannot be.
     """
-    check_numbers(
-        epsilon, step_size, steps, autoattack=autoattack, queries=queries, batch_size=batch_size, seed=seed
-    )
+    _check_lengths(threat, epsilon, step_size)
+    check_counts(autoattack=autoattack, queries=queries, batch_size=batch_size, seed=seed, steps=steps)
     _check_images(images, labels)
     started = time.perf_counter()
     # copies: no attack can change the caller's, and none is a tensor of inference mode, which keeps no gradient
@@ -89,6 +92,7 @@ def audit(
     evidence = Evidence(
         model,
         TensorBatches(images, labels, batch_size),
+        threat,
         epsilon,
         epsilon / 4 if step_size is None else step_size,
         steps,
@@ -117,7 +121,13 @@ def audit(
     )
     with numerics(deterministic), _buffers_kept(model):
         checks, accuracy = _all(of_evidence, evidence)
-    attack = {"name": evidence.quoted, "epsilon": epsilon, "step_size": evidence.step_size, "steps": steps}
+    attack = {
+        "name": evidence.quoted,
+        "threat": threat,
+        "epsilon": epsilon,
+        "step_size": evidence.step_size,
+        "steps": steps,
+    }
     return concluded(
         checks,
         {
@@ -184,14 +194,19 @@ def _all(
     return done, accuracy
 
 
-def check_numbers(epsilon: float, step_size: float | None, steps: int, **counts: int) -> None:
-    """One line for a number that cannot be; `counts` by name: the batch size from 1 on, the others from 0."""
+def _check_lengths(threat: str, epsilon: float, step_size: float | None) -> None:
+    """One line for a radius or a step that cannot be."""
+    most = registry.threat[threat].largest
     for name, value in (("epsilon", epsilon), ("step_size", step_size)):
         if name == "step_size" and value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
-            raise UserError(name, "a number > 0 and <= 1", value)
-    for name, count in (counts | {"steps": steps}).items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= most:
+            raise UserError(name, f"a number > 0 and <= {most:g}", value)
+
+
+def check_counts(**counts: int) -> None:
+    """One line for a count that cannot be, by name: steps and the batch size from 1 on, the others from 0."""
+    for name, count in counts.items():
         least = 1 if name in ("steps", "batch_size") else 0
         if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
             raise UserError(name, f"an integer >= {least}", count)

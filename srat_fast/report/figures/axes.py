@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 
 from srat_fast.figures.canvas import SERIES, Figure, figure, logarithmic, style
+from srat_fast.published import COLUMNS
 from srat_fast.recipe import FIELDS
 from srat_fast.report.collect import Run
 from srat_fast.report.figures.drawing import Drawing, percent, stem
-from srat_fast.report.groups import COLUMNS, chosen_classes
+from srat_fast.report.groups import chosen_classes
 
 #: Fields that follow from others when a recipe is resolved: they may differ along an axis.
 _FOLLOWERS = {

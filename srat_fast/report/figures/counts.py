@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from srat_fast.datasets import imbalance_label, imbalance_title
 from srat_fast.figures.datasets import ClassCounts, class_bars, count_panels
 from srat_fast.report.figures.drawing import Drawing, stem
 from srat_fast.report.groups import Group
@@ -21,9 +22,7 @@ def count_drawings(group: Group) -> list[Drawing]:
     if not group.counts:
         return []
     data = group.runs[0].recipe["data"]
-    shape = (
-        data["imbalance"] if data["imbalance"] == "none" else f"{data['imbalance']}, ratio {data['ratio']:g}"
-    )
+    shape = imbalance_title(data["imbalance"], data["ratio"])
     return [
         Drawing(
             stem("counts", group.name),
@@ -62,7 +61,7 @@ def _ordered(four: dict[tuple[str, float], Group]) -> list[tuple[tuple[str, floa
 
 def shape_title(imbalance: str, ratio: float, base: str) -> str:
     """An imbalance in a panel's title, such as "exp-100"; `data.imbalance_base` is named where it is "own"."""
-    return f"{imbalance}-{ratio:g}" + (" of each class's own count" if base == "own" else "")
+    return imbalance_label(imbalance, ratio) + (" of each class's own count" if base == "own" else "")
 
 
 def counts_drawing(name: str, shapes: Sequence[ClassCounts]) -> Drawing:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from srat_fast.datasets import imbalance_label
 from srat_fast.figures.canvas import SERIES, UNDER, WELL, Figure, figure, named, style
 from srat_fast.methods import METHODS
 from srat_fast.report.collect import Run
@@ -220,7 +221,8 @@ def ratios(runs: Sequence[Run]) -> list[Drawing]:
 
 def _shape(sweep: Sweep) -> str:
     fixed = dict(sweep.fixed)
-    return "balanced" if fixed["data.imbalance"] == "none" else f"{fixed['data.imbalance']}-{fixed[_RATIO]:g}"
+    imbalance = fixed["data.imbalance"]
+    return "balanced" if imbalance == "none" else imbalance_label(imbalance, fixed[_RATIO])
 
 
 def _drawing(

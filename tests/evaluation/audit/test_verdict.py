@@ -39,7 +39,13 @@ def test_an_honest_model_passes_with_autoattack(honest, natural, test_images) ->
     assert {check["verdict"] for check in report["checks"]} == {"passed"}
     assert len(report["checks"]) == 17
     assert report["subset"] == 100
-    assert report["attack"] == {"name": "pgd-20", "epsilon": 0.1, "step_size": 0.025, "steps": 20}
+    assert report["attack"] == {
+        "name": "pgd-20",
+        "threat": "linf",
+        "epsilon": 0.1,
+        "step_size": 0.025,
+        "steps": 20,
+    }
     assert 0.5 < report["accuracy"]["robust"]["overall"] < report["accuracy"]["clean"]["overall"]
     assert {"pgd-100", "pgd-20x5", "cw-20", "square", "autoattack", "noise-5"} <= set(names)
     assert torch.equal(torch.get_rng_state(), before)
