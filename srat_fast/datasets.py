@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from srat_fast.registry import dataset as DATASETS
+
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = (
     "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can "
@@ -33,6 +35,7 @@ class DatasetFacts:
         flip: whether a mirrored image keeps its class (digits do not).
         source: where the images come from.
         resize_to: size that images of any size are brought to unless the recipe says another; None keeps theirs.
+        reader: "module:function" of (root, image_size, mirror) -> `srat_fast.data.arrays.ImageArrays`.
         warmup_cap: longest automatic warm-up in epochs; small sets need more epochs for as many steps (method.md).
     """
 
@@ -44,6 +47,7 @@ class DatasetFacts:
     step_size: float
     flip: bool
     source: str
+    reader: str
     resize_to: int | None = None
     warmup_cap: int = 5
 
@@ -51,67 +55,88 @@ class DatasetFacts:
 _DIGIT_NAMES = tuple("0123456789")
 _SKLEARN_DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 
-DATASETS: dict[str, DatasetFacts] = {
-    facts.name: facts
-    for facts in (
-        DatasetFacts(
-            "cifar10",
-            (5000,) * 10,
-            tuple(_CIFAR10.split()),
-            32,
-            3,
-            2 / 255,
-            True,
-            "www.cs.toronto.edu/~kriz, 170 MB download",
-        ),
-        DatasetFacts(
-            "cifar100",
-            (500,) * 100,
-            tuple(_CIFAR100.split()),
-            32,
-            3,
-            2 / 255,
-            True,
-            "www.cs.toronto.edu/~kriz, 169 MB download",
-        ),
-        DatasetFacts(
-            "svhn",
-            (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
-            _DIGIT_NAMES,
-            32,
-            3,
-            1 / 255,
-            False,
-            "ufldl.stanford.edu/housenumbers, 246 MB download",
-        ),
-        DatasetFacts(
-            "digits",
-            tuple(n - DIGITS_TEST_PER_CLASS for n in _SKLEARN_DIGITS),
-            _DIGIT_NAMES,
-            8,
-            1,
-            2 / 255,
-            False,
-            "scikit-learn's handwritten digits, no download",
-            warmup_cap=10,
-        ),
-        DatasetFacts(
-            "folder",
-            (),
-            (),
-            None,
-            3,
-            2 / 255,
-            True,
-            "train/<class>/* and test/<class>/* below --data-root",
-            resize_to=32,
-        ),
-        DatasetFacts(
-            "npz", (), (), None, 3, 2 / 255, True, "a .npz file, or train.npz and test.npz, at --data-root"
-        ),
-        DatasetFacts("arrays", (), (), None, 3, 2 / 255, True, "images given to srat_fast.train(data=...)"),
-    )
-}
+for _facts in (
+    DatasetFacts(
+        "cifar10",
+        (5000,) * 10,
+        tuple(_CIFAR10.split()),
+        32,
+        3,
+        2 / 255,
+        True,
+        "www.cs.toronto.edu/~kriz, 170 MB download",
+        "srat_fast.data.sources:cifar10",
+    ),
+    DatasetFacts(
+        "cifar100",
+        (500,) * 100,
+        tuple(_CIFAR100.split()),
+        32,
+        3,
+        2 / 255,
+        True,
+        "www.cs.toronto.edu/~kriz, 169 MB download",
+        "srat_fast.data.sources:cifar100",
+    ),
+    DatasetFacts(
+        "svhn",
+        (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+        _DIGIT_NAMES,
+        32,
+        3,
+        1 / 255,
+        False,
+        "ufldl.stanford.edu/housenumbers, 246 MB download",
+        "srat_fast.data.sources:svhn",
+    ),
+    DatasetFacts(
+        "digits",
+        tuple(n - DIGITS_TEST_PER_CLASS for n in _SKLEARN_DIGITS),
+        _DIGIT_NAMES,
+        8,
+        1,
+        2 / 255,
+        False,
+        "scikit-learn's handwritten digits, no download",
+        "srat_fast.data.sources:digits",
+        warmup_cap=10,
+    ),
+    DatasetFacts(
+        "folder",
+        (),
+        (),
+        None,
+        3,
+        2 / 255,
+        True,
+        "train/<class>/* and test/<class>/* below --data-root",
+        "srat_fast.data.sources:folder",
+        resize_to=32,
+    ),
+    DatasetFacts(
+        "npz",
+        (),
+        (),
+        None,
+        3,
+        2 / 255,
+        True,
+        "a .npz file, or train.npz and test.npz, at --data-root",
+        "srat_fast.data.sources:npz",
+    ),
+    DatasetFacts(
+        "arrays",
+        (),
+        (),
+        None,
+        3,
+        2 / 255,
+        True,
+        "images given to srat_fast.train(data=...)",
+        "srat_fast.data.sources:given",
+    ),
+):
+    DATASETS(_facts.name)(_facts)
 
 
 def imbalance_label(imbalance: str, ratio: float) -> str:

@@ -102,6 +102,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
 #: rows of the method table (`srat_fast.methods.Method`).
 method: Registry[Any] = Registry("method", "method", "srat_fast.methods")
+#: facts of a data set (`srat_fast.datasets.DatasetFacts`).
+dataset: Registry[Any] = Registry("data set", "data.name", "srat_fast.datasets")
 #: (channels, width) -> backbone (`srat_fast.models.classifier.Backbone`).
 model: Registry[Any] = Registry("network", "model.name", "srat_fast.models")
 #: radius -> `srat_fast.attacks.threat.Threat`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +23,39 @@ from srat_fast.errors import UserError
 
 def load_arrays(name: str, root: Path, image_size: int, mirror: str | None = None) -> ImageArrays:
     """A whole data set, downloaded where it has to be; `root` is its directory, or the .npz file."""
-    if name == "digits":
-        return _digits()
-    if name == "folder":
-        return load_folder(root, image_size)
-    if name == "npz":
-        return load_npz(root, image_size)
-    if name == "arrays":
-        problem = "the images were given in memory and are not on disk; pass them again (data=...)"
-        raise UserError("data.name", problem, name)
-    make = _svhn if name == "svhn" else _cifar
-    return prepared(prepared_key(name), lambda: make(name, root, mirror))
+    module, _, function = DATASETS[name].reader.partition(":")
+    return getattr(importlib.import_module(module), function)(root, image_size, mirror)
+
+
+def folder(root: Path, image_size: int, mirror: str | None) -> ImageArrays:
+    """Class folders of image files."""
+    return load_folder(root, image_size)
+
+
+def npz(root: Path, image_size: int, mirror: str | None) -> ImageArrays:
+    """NumPy's .npz files."""
+    return load_npz(root, image_size)
+
+
+def given(root: Path, image_size: int, mirror: str | None) -> ImageArrays:
+    """Images in memory, which no file holds."""
+    problem = "the images were given in memory and are not on disk; pass them again (data=...)"
+    raise UserError("data.name", problem, "arrays")
+
+
+def cifar10(root: Path, image_size: int, mirror: str | None) -> ImageArrays:
+    """CIFAR-10, decoded once."""
+    return prepared(prepared_key("cifar10"), lambda: _cifar("cifar10", root, mirror))
+
+
+def cifar100(root: Path, image_size: int, mirror: str | None) -> ImageArrays:
+    """CIFAR-100, decoded once."""
+    return prepared(prepared_key("cifar100"), lambda: _cifar("cifar100", root, mirror))
+
+
+def svhn(root: Path, image_size: int, mirror: str | None) -> ImageArrays:
+    """SVHN's cropped digits, decoded once."""
+    return prepared(prepared_key("svhn"), lambda: _svhn(root, mirror))
 
 
 def prepared_key(name: str) -> str:
@@ -52,7 +75,7 @@ def state_of(name: str, root: Path) -> str:
     return f"not in {root}/; the first use downloads {size / 1e6:.0f} MB"
 
 
-def _digits() -> ImageArrays:
+def digits(root: Path, image_size: int, mirror: str | None) -> ImageArrays:
     """scikit-learn's digits; the last images of each class (other writers, by the bundle's order) are the test set."""
     from sklearn.datasets import load_digits
 
@@ -83,7 +106,7 @@ def _cifar(name: str, root: Path, mirror: str | None) -> ImageArrays:
     return arrays_of(members_of_archive(archive, facts), facts, DATASETS[name].classes)
 
 
-def _svhn(name: str, root: Path, mirror: str | None) -> ImageArrays:
+def _svhn(root: Path, mirror: str | None) -> ImageArrays:
     parts = []
     for facts in (SVHN["train"], SVHN["test"]):
         path = root / facts.name
@@ -92,7 +115,7 @@ def _svhn(name: str, root: Path, mirror: str | None) -> ImageArrays:
         else:
             path = download(facts, root, mirror)
         parts.append(read_mat(verified_bytes(path, facts), str(path)))
-    return ImageArrays(parts[0], parts[1], DATASETS[name].classes)
+    return ImageArrays(parts[0], parts[1], DATASETS["svhn"].classes)
 
 
 def _require(path: Path, facts: Archive) -> None:

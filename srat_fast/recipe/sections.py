@@ -22,7 +22,7 @@ class Data(Section):
     """Which images, how imbalanced, how served."""
 
     prefix = "data."
-    name: str = setting("cifar10", "data set", choices=tuple(DATASETS), source="paper, Section 5")
+    name: str = setting("cifar10", "data set", choices=(DATASETS,), source="paper, Section 5")
     root: str = setting(
         "data", "directory that holds (or receives) the data set; for `folder` the one with train/ and test/, for "
         "`npz` the file", identity=False,

@@ -297,7 +297,8 @@ class _Reader:
         baseline = self.text("baseline")
         stands_for = self.text("published")
         if stands_for is not None and stands_for not in published_sets():
-            self.wrong("published", "numbers are known: " + one_of(published_sets(), stands_for), stands_for)
+            known = ", ".join(published_sets()) + did_you_mean(stands_for, published_sets())
+            self.wrong("published", f"numbers are known of {known}", stands_for)
         return Spec(
             title, recipe, base, cells, names, seeds, baseline, retries, self.problems, search, stands_for
         )
