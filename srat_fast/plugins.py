@@ -151,9 +151,9 @@ def loaded(path: str) -> Plugin:
     return _by_path[path]
 
 
-def digests(paths: Sequence[str]) -> list[str]:
+def digests(paths: Sequence[str]) -> tuple[str, ...]:
     """SHA-256 of each plug-in of a recipe: what identifies it, wherever it lies."""
-    return [loaded(path).sha256 for path in paths]
+    return tuple(loaded(path).sha256 for path in paths)
 
 
 def forget() -> None:

@@ -349,7 +349,7 @@ def test_a_sweep_carries_it_to_its_trials_and_its_table_runs_none(
         assert command("train", *arguments) == 0
     record = sweep.record(trial)
     assert record is not None
-    assert [entry["sha256"] for entry in record["plugins"]] == plugins.digests(
+    assert tuple(entry["sha256"] for entry in record["plugins"]) == plugins.digests(
         build_recipe(str(recipe)).plugin
     )
     plugins.forget()

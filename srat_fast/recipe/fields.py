@@ -59,7 +59,7 @@ def setting(default: Any, doc: str, **spec: Any) -> Any:
 
 
 @functools.cache
-def _kind(annotation: Any) -> type:
+def kind_of(annotation: Any) -> type:
     """The plain type behind `int | None` or `tuple[int, ...] | None`; `list` stands for a tuple of texts."""
     options = [t for t in typing.get_args(annotation) if t is not type(None)]
     plain = options[0] if options and typing.get_origin(annotation) is not tuple else annotation
@@ -147,7 +147,7 @@ def _within(number: float, spec: Spec) -> bool:
 
 def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
     """`raw` as the field's type, or a one-line error."""
-    kind = _kind(annotation)
+    kind = kind_of(annotation)
     may_be_none = type(None) in typing.get_args(annotation)  # not in a resolved recipe
     if may_be_none and (raw is None or (isinstance(raw, str) and raw.lower() in ("auto", "none"))):
         return None

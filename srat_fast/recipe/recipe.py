@@ -45,7 +45,7 @@ class Recipe(Section):
 
     plugin: tuple[str, ...] = setting(
         (), "files of one's own that register methods, losses or networks: code, run when the recipe is read; their "
-        "content is part of the run's identity", identity=False,
+        "content is part of the run's identity, not their paths", before=(),
     )  # fmt: skip
     method: str = setting("srat-ldam", "row of Table 4", choices=(METHODS,))
     seed: int = setting(
@@ -172,13 +172,11 @@ class Recipe(Section):
 
     def fingerprint(self) -> str:
         """The run's identity: 12 hex digits over every resolved field that changes what is computed."""
-        values = flatten(self.filled())
+        values = flatten(self.filled()) | {"plugin": plugins.digests(self.plugin)}
         specs = {name: spec for name, (_, spec) in FIELDS.items() if spec.identity}
         identity = {
             n: values[n] for n, spec in specs.items() if spec.before is None or values[n] != spec.before
         }
-        if self.plugin:
-            identity["plugin"] = plugins.digests(self.plugin)
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 

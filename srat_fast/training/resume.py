@@ -254,13 +254,12 @@ def _compared(recipe: ResolvedRecipe, stored: Recipe, where: Path) -> ResolvedRe
     given = flatten(recipe)
     kept = {name: old[name] for name in _CHOSEN if given[name] == "auto" and old[name] != "auto"}
     recipe = recipe.replace(kept)
+    old["plugin"] = plugins.digests(stored.plugin)
     differences = [
         f"{name} is {old[name]!r} there and {value!r} here"
-        for name, value in flatten(recipe).items()
+        for name, value in (flatten(recipe) | {"plugin": plugins.digests(recipe.plugin)}).items()
         if FIELDS[name][1].identity and value != old[name]
     ]
-    if plugins.digests(recipe.plugin) != plugins.digests(stored.plugin):
-        differences.append(f"plugin is {list(stored.plugin)} there and {list(recipe.plugin)} here")
     if differences:
         raise UserError("--resume", f"it is a run of another recipe: {'; '.join(differences)}", str(where))
     return recipe
