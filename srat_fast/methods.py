@@ -24,6 +24,7 @@ class Method:
         base: the term that is L_cls: "ce", "focal", "ldam" or another of `srat_fast.registry.term`.
         weighting: "none", "balanced" (class weights from the first epoch) or "deferred" (from `optim.defer_epoch`).
         terms: further terms -> coefficient: a number, or the recipe field that holds it.
+        inner: what the attack climbs unless `attack.loss` says another: an entry of `srat_fast.registry.inner`.
         adversarial: whether training images are PGD examples.
         title: the name in the paper's tables.
     """
@@ -34,6 +35,7 @@ class Method:
     terms: Mapping[str, Any] = field(default_factory=dict, hash=False)
     adversarial: bool = True
     title: str = ""
+    inner: str = "ce"
 
     @property
     def separation(self) -> bool:

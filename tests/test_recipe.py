@@ -223,7 +223,14 @@ TWELVE = (
 
 
 def _earlier(tree: dict[str, Any]) -> str:
-    """A recipe on disk without the fields that joined later."""
+    """A recipe on disk without the fields that joined later, and with the inner loss, which had no "auto"."""
+    attack = {}
+    for name, value in tree["attack"].items():
+        if name != "loss":
+            attack[name] = value
+        if name == "bn":  # after it stands the loss
+            attack["loss"] = tree["attack"].get("loss") or "ce"
+    tree = tree | {"attack": attack}
     later = {name for name, (_, spec) in FIELDS.items() if spec.before is not None}
     kept = {
         key: {k: v for k, v in part.items() if f"{key}.{k}" not in later} if isinstance(part, dict) else part

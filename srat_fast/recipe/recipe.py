@@ -130,6 +130,7 @@ class Recipe(Section):
             "data.max_side": 2 * size if jpeg and size else None,
             "data.jpeg_quality": 90 if jpeg else None,
             "attack.step_size": _step(self.attack.threat, self.attack.epsilon, facts),
+            "attack.loss": METHODS[self.method].inner,
             "eval_attack.threat": self.attack.threat,
             "eval_attack.epsilon": self.attack.epsilon,
             "eval_attack.step_size": _step(

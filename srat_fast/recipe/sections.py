@@ -169,10 +169,11 @@ class Attack(Section):
         "batch", "batch: train mode, running statistics updated on each pass; running: eval mode",
         choices=("batch", "running"), source="authors' code",
     )  # fmt: skip
-    loss: str = setting(
-        "ce", "what is maximised: ce: unweighted cross-entropy on raw logits; objective: the weighted w*L_cls; margin: "
+    loss: str | None = setting(
+        None, "what is maximised: ce: unweighted cross-entropy on raw logits; objective: the weighted w*L_cls; margin: "
         "that of CW; kl: divergence from the clean prediction",
-        choices=(registry.inner,), source="authors' code; the paper's text says w*L",
+        choices=(registry.inner,), auto="the method's row, ce for those of the paper",
+        source="authors' code; the paper's text says w*L",
     )  # fmt: skip
     random_start: bool = setting(True, "start uniformly in the ball", source="authors' code")
     examples: str = setting(
@@ -182,9 +183,10 @@ class Attack(Section):
 
 
 class ResolvedAttack(Attack):
-    """With the step of the data set."""
+    """With the step of the data set and the inner loss of the method."""
 
     step_size: float
+    loss: str
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Pair:
 @pytest.fixture
 def pair_row() -> Iterator[str]:
     registry.term("pair")(Pair)
-    METHODS("pair-ce")(Method("pair-ce", "ce", terms={"pair": 6.0} | SEPARATION, title="Pair"))
+    METHODS("pair-ce")(Method("pair-ce", "ce", terms={"pair": 6.0} | SEPARATION, title="Pair", inner="kl"))
     yield "pair-ce"
     METHODS.remove("pair-ce")
     registry.term.remove("pair")
@@ -67,6 +67,7 @@ def test_columns_follow_the_terms(pair_row: str, tmp_path) -> None:
          "data.limit": 128, "data.test_limit": 20},
     )  # fmt: skip
     record = train(recipe, tmp_path / "run", console=Console(quiet=True))
+    assert record["recipe"]["attack"]["loss"] == "kl"
     assert record["terms"] == ["classification", "pair", "separation"]
     line = record["final_epoch"]
     assert line["loss"] == pytest.approx(
