@@ -19,6 +19,7 @@ from srat_fast import analyse, audit_run, build_recipe, evaluate, export, load, 
 from srat_fast.cli import main
 from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.recipe import Recipe, to_toml
+from srat_fast.report.collect import Run
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.training.plugin_checks import check_plugin
 from srat_fast.training.trainer import train
@@ -188,6 +189,7 @@ def test_a_run_keeps_a_copy_and_says_what_it_was_made_with(finished: Path) -> No
     assert record["plugins"] == [{"path": str(finished.parent / "mine.py"), "sha256": entry.sha256}]
     assert record["recipe"]["plugin"] == ["plugin/mine.py"]
     assert record["title"] == "Poly1-SRAT"
+    assert Run(finished, record).fields["plugin"] == (f"mine.py {entry.sha256[:12]}",)
     recipe = build_recipe(str(finished / "recipe.json"))
     assert recipe.fingerprint() == record["fingerprint"]
 

@@ -60,9 +60,10 @@ class Recipe(Section):
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
-        _load(self.plugin)  # before the names that they register are checked
+        object.__setattr__(
+            self, "plugin", _loaded(self.plugin)
+        )  # before names that they register are checked
         super().__post_init__()
-        object.__setattr__(self, "plugin", plugins.use(self.plugin))
         _check_together(self)
 
     @property
@@ -149,7 +150,7 @@ class Recipe(Section):
 
     def replace(self, changes: dict[str, Any]) -> Recipe:
         """A copy with dotted fields changed."""
-        _load(changes.get("plugin", ()))  # before the names that they register are checked
+        _loaded(changes.get("plugin"))  # before names that they register are checked
         sections: dict[str, dict[str, Any]] = {}
         top: dict[str, Any] = {}
         for name, value in changes.items():
@@ -181,8 +182,11 @@ class Recipe(Section):
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _load(paths: Any) -> None:
-    plugins.use(checked("plugin", paths, tuple[str, ...], FIELDS["plugin"][1]))
+def _loaded(paths: Any) -> Any:
+    """The absolute paths of plug-ins, which are loaded."""
+    if not paths:
+        return paths
+    return plugins.use(checked("plugin", paths, tuple[str, ...], FIELDS["plugin"][1]))
 
 
 class ResolvedRecipe(Recipe):
