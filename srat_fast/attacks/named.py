@@ -9,17 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from srat_fast.attacks import NAMES
 from srat_fast.attacks.autoattack import FEWEST_CLASSES, STANDARD_PARTS, PackageRound, require_pyautoattack
 from srat_fast.attacks.pgd import fgsm, pgd
 from srat_fast.attacks.threat import Threat
 from srat_fast.errors import UserError
 from srat_fast.registry import inner, threat
 
-#: What `--attack` takes, for help and error messages.
-NAMES = (
-    "clean, fgsm, pgd-K, cw-K, pgd-KxR, cw-KxR (K steps, R restarts), pgd-K@S (logits times S), noise-R, apgd-ce, "
-    "apgd-dlr, apgd-t, fab-t, square, autoattack"
-)
 _GRADIENT = re.compile(
     r"(pgd|cw)-([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,2}))?(?:@([0-9]{1,6}(?:\.[0-9]{1,6})?))?"
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from srat_fast.attacks import NAMES
 from srat_fast.cli.options import AsJson, Device, PluginFiles, RunDataRoot, Subset, Weights, fields_given
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.errors import Unrecorded
@@ -16,15 +17,10 @@ from srat_fast.registry import threat as THREATS
 if TYPE_CHECKING:
     from srat_fast.console import Console
 
-_NAMES = (
-    "Comma-separated: clean, fgsm, pgd-K, cw-K, pgd-KxR, cw-KxR (K steps, R restarts), pgd-K@S (logits times S), "
-    "noise-R, apgd-ce, apgd-dlr, apgd-t, fab-t, square, autoattack."
-)
-
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")],
-    attack: Annotated[str, typer.Option(help=_NAMES)] = "clean,pgd-20",
+    attack: Annotated[str, typer.Option(help=f"Comma-separated: {NAMES}.")] = "clean,pgd-20",
     eps: Annotated[
         str | None,
         typer.Option(

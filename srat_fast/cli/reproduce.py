@@ -267,7 +267,10 @@ def _all(asked: _Asked, directory: Path, console: Console) -> int:
         write_atomically(directory / "summary.md", (table.markdown() + "\n").encode())
     console.say(f"in {directory}: summary.md, and a directory for each item")
     if failing:
-        console.say(f"not done: {', '.join(failing)}; the same command goes on with them")
+        console.say(
+            f"not done: {', '.join(failing)}; the same command goes on, and tries a failed run again after "
+            f"srat-fast sweep retry {directory}/ITEM"
+        )
     return 1 if failing else 0
 
 

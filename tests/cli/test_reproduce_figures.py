@@ -202,7 +202,10 @@ def test_all_goes_on_after_an_item_that_fails(made_up, capsys) -> None:
         ["fig13", "0", "0", "done", "-"],
         ["fig15", "0", "0", "--out = 'x': is full of mice; no picture", "-"],
     ]
-    assert out.endswith("not done: fig5, fig15; the same command goes on with them\n")
+    assert out.endswith(
+        "not done: fig5, fig15; the same command goes on, and tries a failed run again after "
+        "srat-fast sweep retry reproduce/all-smoke/ITEM\n"
+    )
     made_up.ends = {}
     assert call(capsys, *SMOKE)[0] == 0
     assert made_up.made == ["fig5"] * 9
