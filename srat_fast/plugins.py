@@ -223,10 +223,11 @@ def of_run(
 def described(entry: Any) -> str | None:
     """ "mine.py, line 12" of a plug-in's term, network or instance of one; None for what no plug-in defines."""
     kind = entry if isinstance(entry, type) else type(entry)
-    code = getattr(entry, "__code__", None) or getattr(kind.__call__, "__code__", None)
-    if code is None or code.co_filename not in _by_path:
-        return None
-    return f"{code.co_filename}, line {code.co_firstlineno}"
+    for function in (entry, kind.__call__, *(vars(kind).get(name) for name in ("features", "__init__"))):
+        code = getattr(function, "__code__", None)
+        if code is not None and code.co_filename in _by_path:
+            return f"{code.co_filename}, line {code.co_firstlineno}"
+    return None
 
 
 @contextmanager

@@ -448,3 +448,80 @@ def test_check_plugin_exits_with_1_where_a_check_fails(
     assert command("check-plugin", mine, "--no-compile") == 1
     assert f"{mine}: 2 of 2 checks failed" in capsys.readouterr().out
     assert command("check-plugin", mine.with_name("none.py")) == 2
+
+
+NETWORK = """\
+from torch import nn
+
+from srat_fast.registry import model
+
+
+@model("flat")
+class Flat(nn.Module):
+    feature_dim = 64
+
+    def __init__(self, channels, width):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+
+    def features(self, images):
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("        return self.norm(images).flatten(1)[:, 1:]\n", 2,
+         "--model (model.name) = 'flat': {path}, line 14: its features must be [B, 64] or [B, 64, h, w], not [1, 63]"),
+        ("        return self.norm(images) @ undefined\n", 1,
+         "{path}, line 15: NameError: name 'undefined' is not defined"),
+    ],
+)  # fmt: skip
+def test_a_network_that_fails_is_one_line(
+    mine: Path, tmp_path: Path, body: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine.write_text(NETWORK + body)
+    options = ["--plugin", mine, "--model", "flat", "--dataset", "digits", "--epochs", 1]
+    assert command("train", *options, "--out", tmp_path / "run") == code
+    assert capsys.readouterr().err == f"error: {said.format(path=mine)}\n"
+    assert not (tmp_path / "run").exists()
+    spec = mine.with_name("spec.toml")
+    spec.write_text('plugin = ["mine.py"]\nrecipe = "digits"\n[base]\nmodel.name = "flat"\n')
+    assert command("sweep", "run", spec, "--dry-run") == code
+    assert f"{mine}, line 1" in capsys.readouterr().err
+    found = {check.what: check for check in check_plugin(mine, compiled=False)}
+    assert found["shapes"].verdict == "failed"
+    assert f"{mine}, line 1" in found["shapes"].result
+
+
+def test_check_plugin_on_networks_balls_and_inner_losses(mine: Path) -> None:
+    mine.write_text(
+        NETWORK + "        return self.norm(images).flatten(1)\n\n"
+        "    def folds(self):\n        return [(nn.Conv2d(1, 1, 1), self.norm)]\n" + OTHERS
+    )
+    found = {f"{check.entry}: {check.what}": check for check in check_plugin(mine, compiled=False)}
+    failed = {name: check.result for name, check in found.items() if check.verdict == "failed"}
+    assert set(failed) == {"network flat: shapes", "threat wide: ball"}
+    assert "not [16, 192]" in failed["network flat: shapes"], "it knows grey 8x8 images only"
+    assert "outside of the ball" in failed["threat wide: ball"]
+    assert found["threat wide: step"].verdict == "passed"
+    assert found["threat wide: steps, fp32"].verdict == "passed"
+    assert found["inner loss entropy: steps, bf16"].verdict == "passed"
+
+
+OTHERS = """
+
+from srat_fast.attacks.threat import LInfBall
+from srat_fast.registry import inner, threat
+
+
+@threat("wide")
+class Wide(LInfBall):
+    def noise(self, clean, generator):
+        return LInfBall(2 * self.epsilon).noise(clean, generator)
+
+
+@inner("entropy")
+def entropy(batch):
+    return -(batch.logits.softmax(1) * batch.logits.log_softmax(1)).sum(1).mean()
+"""

@@ -33,6 +33,7 @@ def train(
             metavar="FILE.py",
         ),
     ] = None,
+    model: Annotated[Text, of_field("--model")] = None,
     seed: Annotated[Text, of_field("--seed")] = None,
     epochs: Annotated[Text, of_field("--epochs", "Schedule and deferral scale along.")] = None,
     batch_size: Annotated[Text, of_field("--batch-size")] = None,

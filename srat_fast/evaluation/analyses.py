@@ -23,7 +23,7 @@ from srat_fast.evaluation.subject import open_subject
 from srat_fast.figures.analysis import IMAGES, draw, suffix_of
 from srat_fast.figures.canvas import save
 from srat_fast.hardware import neutral, numerics
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_fast.plugins import Plugins, load_all
 from srat_fast.record import RunDirectory, versions, write_atomically
 
@@ -40,7 +40,7 @@ def files_of(weights: str, images: str = "test") -> tuple[str, str, str]:
 class _Recorder(nn.Module):
     """The model, keeping the penultimate features of its verdicts: of what it sees without gradients, so not of PGD."""
 
-    def __init__(self, model: ResNet18) -> None:
+    def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model
         self.kept: list[Tensor] = []
@@ -53,7 +53,7 @@ class _Recorder(nn.Module):
 
 
 def observe(
-    model: ResNet18,
+    model: Classifier,
     loader: MemoryLoader,
     attack: PgdSettings | None,
     *,

@@ -16,8 +16,8 @@ from srat_fast.data.split import DataSplit, load_split
 from srat_fast.errors import Unrecorded, UserError, is_full, require_one_of
 from srat_fast.evaluation.partial import FOLDER
 from srat_fast.hardware import resolve_device, use_device
+from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes
-from srat_fast.models.resnet import ResNet18
 from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
 from srat_fast.record import RECORD, WEIGHTS, RunDirectory
 
@@ -43,7 +43,7 @@ class Subject:
     directory: RunDirectory
     recipe: ResolvedRecipe
     device: torch.device
-    model: ResNet18
+    model: Classifier
     weights: str
     weights_checksum: str
     split: DataSplit

@@ -106,7 +106,8 @@ def model_card(
     parts = [
         f"# {recipe['method']} on {data['name']} ({_shape(data)})",
         "An image classifier trained by srat-fast with the method "
-        f"`{recipe['method']}`: CIFAR ResNet-18 of width {recipe['model']['width']}, {len(classes)} classes. "
+        f"`{recipe['method']}`: {recipe['model'].get('name', 'resnet18')} of width {recipe['model']['width']}, "
+        f"{len(classes)} classes. "
         f"These are the weights of {_WEIGHTS[weights]}.",
         f"- Input: `[B, {channels}, {pixels}, {pixels}]`, float32, pixels in [0, 1]; {inside}.\n"
         f"- Output: logits `[B, {len(classes)}]`, classes in this order: {', '.join(map(visible, classes))}.",

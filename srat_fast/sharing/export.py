@@ -19,7 +19,7 @@ from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.split import load_split
 from srat_fast.errors import ExportFailure, UserError, path_errors
 from srat_fast.hardware import neutral
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_fast.plugins import FOLDER, Plugins, copy_name, load_all, loaded
 from srat_fast.recipe import Recipe, ResolvedRecipe, recipe_from_dict, to_toml
 from srat_fast.record import RECORD, RunDirectory, write_atomically
@@ -78,7 +78,7 @@ def export(
     record = directory.read_json(RECORD)
     stored = recipe_from_dict(directory.read_recipe()).resolve()
     model = load(directory.path, weights=weights)
-    assert isinstance(model, ResNet18)
+    assert isinstance(model, Classifier)
     source = Source(model, stored.data.image_size, _metadata(stored, record, weights))
     for kind in chosen:
         kind.check(source)
@@ -127,7 +127,7 @@ def _metadata(recipe: Recipe, record: dict[str, Any], weights: str) -> dict[str,
     """What the safetensors file says of itself, beside its tensors."""
     data = recipe.data
     return {
-        "format": "srat-fast ResNet18",
+        "format": f"srat-fast {recipe.model.name}",
         "fingerprint": record["fingerprint"],
         "method": recipe.method,
         "data": data.name,

@@ -16,7 +16,7 @@ import srat_fast
 from srat_fast import plugins
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.data.verify import expanded
-from srat_fast.datasets import DATASETS, imbalance_label
+from srat_fast.datasets import imbalance_label
 from srat_fast.errors import UserError, one_of
 from srat_fast.methods import METHODS, Method
 from srat_fast.recipe import FIELDS, Recipe, build_recipe, load_fields
@@ -105,11 +105,10 @@ class Plan:
 
 
 def work_of(recipe: Recipe, images: int) -> float:
-    """Training work of a run: a forward pass counts 1.11 GFLOP at width 64 and 32 pixels, a gradient as much again."""
-    size = recipe.data.image_size or DATASETS[recipe.data.name].image_size or 32
-    forward = 1.11e9 * (recipe.model.width / 64) ** 2 * (size / 32) ** 2
-    passes = 3 + (2 * recipe.attack.steps if recipe.row.adversarial else 0)
-    return forward * passes * images * recipe.optim.epochs
+    """Training work of a run in FLOP over all epochs of `images` training images."""
+    from srat_fast.models.build import planned_flops  # with torch, which takes seconds
+
+    return float(planned_flops(recipe)) * images * recipe.optim.epochs
 
 
 def _readable(recipe: Recipe, cell: dict[str, Any]) -> str:

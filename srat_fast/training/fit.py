@@ -18,8 +18,8 @@ from srat_fast.errors import Interrupted
 from srat_fast.evaluation.judge import eval_settings, judge
 from srat_fast.evaluation.samples import sample_examples, save_samples
 from srat_fast.hardware import peak_flops, peak_memory
+from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes, save_model
-from srat_fast.models.resnet import ResNet18
 from srat_fast.plugins import described, recorded
 from srat_fast.recipe import Recipe
 from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
@@ -48,7 +48,7 @@ class MovingAverage:
         decay: share of the old average that stays at each update.
     """
 
-    def __init__(self, model: ResNet18, decay: float) -> None:
+    def __init__(self, model: Classifier, decay: float) -> None:
         self.module = copy.deepcopy(model).requires_grad_(False)
         self._decay = decay
         self._average: list[Tensor] = list(self.module.parameters())
@@ -431,7 +431,7 @@ class Fit:
         if best is None or verdict["robust"]["balanced"] > best["validation"]["robust"]["balanced"]:
             self._history["best"] = {"epoch": epoch, "validation": verdict}
             about = label(self.setup.recipe) | {"epoch": str(epoch)}
-            save_model(self.run_directory.path / BEST, model.state_dict(), about)
+            save_model(self.run_directory.path / BEST, model, about)
         self._history["evaluation"] += time.monotonic() - before
         return verdict
 
@@ -439,7 +439,7 @@ class Fit:
         """The last weights, the best by validation and the moving average, each judged on the test images."""
         setup, runner, path, view = self.setup, self.runner, self.run_directory.path, self._view
         recipe, model, test, history = setup.recipe, setup.engine.model, setup.split.test, self._history
-        checksums = {"last": save_model(path / MODEL, model.state_dict(), label(recipe))}
+        checksums = {"last": save_model(path / MODEL, model, label(recipe))}
         before = time.monotonic()
         view.begin("evaluation", 2 * len(test))
         result = self._judge(model, test, view.advance)
@@ -452,7 +452,7 @@ class Fit:
             result["best"] = history["best"] | self._judge(best, test, lambda images: None)
         if runner.ema is not None:
             result["ema"] = self._judge(runner.ema.module, test, lambda images: None)
-            checksums["ema"] = save_model(path / EMA, runner.ema.module.state_dict(), label(recipe))
+            checksums["ema"] = save_model(path / EMA, runner.ema.module, label(recipe))
         examples = sample_examples(model, test, eval_settings(recipe), device=setup.device, seed=recipe.seed)
         save_samples(path / SAMPLES, examples)
         points = {f"test/{kind}": result[kind]["overall"] for kind in ("standard", "robust")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,11 @@ from srat_fast.losses.objective import Context
 from srat_fast.methods import METHODS
 from srat_fast.models.batch import Batch
 from srat_fast.models.build import build_model
+from srat_fast.models.classifier import Classifier
+from srat_fast.models.files import NETWORK, model_from_bytes, weights_bytes
 from srat_fast.plugins import load, plugin_errors
 from srat_fast.recipe import ResolvedRecipe, build_recipe
-from srat_fast.registry import term
+from srat_fast.registry import term, threat
 from srat_fast.training.step import FastEngine
 
 PASSED, FAILED, LEFT_OUT = "passed", "failed", "left out"
@@ -51,12 +54,30 @@ def check_plugin(path: str | Path, *, compiled: bool = True) -> Iterator[Check]:
     Raises:
         UserError: it cannot be loaded.
     """
-    names = load(path).names
-    own = {kind: [name for k, name in names if k == kind] for kind in ("term", "model", "method")}
+    own: dict[str, list[str]] = {kind: [] for kind in ("term", "model", "threat", "inner", "method")}
+    for kind, name in load(path).names:
+        own[kind].append(name)
     for name in own["term"]:
         yield from _term_checks(name)
-    for name in own["method"] or (["srat-ldam"] if own["model"] else []):
-        yield from _step_checks(name, compiled)
+    for name in own["model"]:
+        yield from _model_checks(name)
+    for name in own["threat"]:
+        yield from _threat_checks(name)
+    method = own["method"][0] if own["method"] else "srat-ldam"
+    network = {"model.name": own["model"][0]} if own["model"] else {}
+    for name in own["method"]:
+        yield from _step_checks(f"method {name}", network | {"method": name}, compiled)
+    for name in own["model"] if not own["method"] else own["model"][1:]:
+        yield from _step_checks(f"network {name}", {"method": method, "model.name": name}, compiled)
+    for name in own["threat"]:
+        radius, step = _radius(name), _radius(name) / 2
+        ball = {f"{section}.{leaf}": value for section in ("attack", "eval_attack")
+                for leaf, value in (("threat", name), ("epsilon", radius), ("step_size", step))}  # fmt: skip
+        yield from _step_checks(f"threat {name}", network | {"method": method} | ball, compiled)
+    for name in own["inner"]:
+        yield from _step_checks(
+            f"inner loss {name}", network | {"method": method, "attack.loss": name}, compiled
+        )
 
 
 def _check(entry: str, what: str, test: Callable[[], str]) -> Check:
@@ -177,18 +198,150 @@ def _term_checks(name: str) -> Iterator[Check]:
         yield _check(entry, "reference", reference)
 
 
+def _model_checks(name: str) -> Iterator[Check]:
+    def made(dtype: torch.dtype = torch.float32, channels: int = 3) -> Classifier:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Classifier(name, len(COUNTS), channels=channels, width=4, projection_dim=6).to(dtype)
+
+    def images(size: int, dtype: torch.dtype = torch.float32, channels: int = 3) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        return torch.rand(_BATCH, channels, size, size, generator=generator, dtype=torch.float64).to(dtype)
+
+    def shapes() -> str:
+        for channels, size in ((1, 8), (3, 8), (3, 32)):
+            model = made(channels=channels)
+            logits = model(images(size, channels=channels))
+            _require(logits.shape == (_BATCH, len(COUNTS)), f"logits are {list(logits.shape)}")
+            _require(bool(torch.isfinite(logits).all()), "logits are not finite")
+        return f"features [B, {model.feature_dim}] of 8x8 and 32x32, grey and colour"
+
+    def double() -> str:
+        away = _relative(
+            made(torch.float64).eval()(images(8, torch.float64)), made().eval()(images(8)).double()
+        )
+        _require(away < 1e-4, f"{away:.2g} from the float64 logits")
+        return f"float32 {away:.1g} relative to float64"
+
+    def half() -> str:
+        model = made().train()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(images(8))
+        logits.square().mean().backward()
+        missing = [
+            n for n, p in model.named_parameters() if p.grad is None and not n.startswith("projection")
+        ]
+        _require(not missing, f"no gradient reaches {', '.join(missing)}")
+        _require(logits.dtype == torch.float32, f"logits are {logits.dtype}")
+        finite = all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+        _require(finite, "a gradient is not finite")
+        return "a gradient reaches every weight"
+
+    def alone() -> str:
+        model, batch = made().eval(), images(8)
+        away = _relative(model(batch)[:1], model(batch[:1]))
+        _require(away < 1e-4, f"in eval mode an image's logits change by {away:.2g} with its neighbours")
+        return "eval mode: no image sees its neighbours"
+
+    def folded() -> str:
+        model = made(torch.float64).train()
+        pairs = model.folds()
+        if not pairs:
+            raise _LeftOut("it names no pairs; attack.bn = running runs unfolded, slower")
+        for _ in range(3):
+            model(images(8, torch.float64))
+        inside = set(model.modules())
+        strangers = [pair for pair in pairs if not set(pair) <= inside]
+        _require(not strangers, "folds() names modules that are not the network's")
+        seen: dict[nn.Module, Tensor] = {}
+        for convolution, norm in pairs:
+            convolution.register_forward_hook(lambda module, given, out: seen.update({module: out}))
+            norm.register_forward_pre_hook(lambda module, given: seen.update({module: given[0]}))
+        with torch.no_grad():
+            model.eval()(images(8, torch.float64))
+        apart = [pair for pair in pairs if seen[pair[0]] is not seen[pair[1]]]
+        _require(
+            not apart, f"{len(apart)} of {len(pairs)} pairs are not a BatchNorm of its convolution's output"
+        )
+        return f"{len(pairs)} pairs"
+
+    def kept() -> str:
+        model = made().eval()
+        content = weights_bytes(model.state_dict(), {NETWORK: json.dumps(model.arguments())})
+        again = model_from_bytes(content, Path("model.safetensors"))
+        _require(torch.equal(model(images(8)), again(images(8))), "other logits after a round trip")
+        return f"{len(model.state_dict())} tensors, equal logits"
+
+    entry = f"network {name}"
+    first = _check(entry, "shapes", shapes)
+    yield first
+    if first.verdict == PASSED:
+        yield _check(entry, "float64", double)
+        yield _check(entry, "bf16, gradients", half)
+        yield _check(entry, "eval mode", alone)
+        yield _check(entry, "folding", folded)
+        yield _check(entry, "weights file", kept)
+
+
+def _radius(name: str) -> float:
+    """A radius that toy images allow."""
+    kind = threat[name]
+    return min(0.1 * kind.diameter((1, _SIZE, _SIZE)), kind.largest)
+
+
+def _threat_checks(name: str) -> Iterator[Check]:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(_BATCH, 1, _SIZE, _SIZE, generator=generator)
+    gradient = torch.randn(clean.shape, generator=generator)
+
+    def attacked(radius: float | Tensor, step: float | Tensor) -> float:
+        """The farthest that any of its points leaves the ball."""
+        ball = threat[name](radius)
+        start = ball.random_start(clean, torch.Generator().manual_seed(1))
+        _require(
+            torch.equal(start, ball.random_start(clean, torch.Generator().manual_seed(1))),
+            "equal generators give unequal starts",
+        )
+        points = [start.clone(), ball.noise(clean, generator)]
+        for sign in (1, 1, 1, -1):
+            points.append(ball.step(points[-1].clone(), sign * gradient, clean, step))
+        return max(float(ball.overshoot(point, clean).max()) for point in points)
+
+    def inside() -> str:
+        radius, bound = _radius(name), threat[name].tolerance
+        each = torch.linspace(0.5, 1.0, _BATCH) * radius
+        away = max(attacked(radius, radius / 2), attacked(each, each / 2))
+        _require(away <= bound, f"{away:.2g} outside of the ball or [0, 1]; its tolerance is {bound:.2g}")
+        return f"starts, noise and steps, one radius and [B] of them: at most {away:.1g} outside"
+
+    def upward() -> str:
+        ball, step = threat[name](_radius(name)), _radius(name) / 2
+        moved = ball.step(clean.clone(), gradient, clean, step) - clean
+        gain = (moved * gradient).flatten(1).sum(dim=1)
+        _require(bool((gain > 0).all()), "a step goes against the gradient")
+        broken = gradient.clone()
+        broken[:, :, 0, 0] = float("nan")
+        found = ball.step(clean.clone(), broken, clean, step)
+        still = torch.equal(found[:, :, 0, 0], clean[:, :, 0, 0]) and bool(torch.isfinite(found).all())
+        _require(still, "an entry of the gradient that is NaN moves its pixel")
+        return "along the gradient; NaN moves no pixel"
+
+    entry = f"threat {name}"
+    yield _check(entry, "ball", inside)
+    yield _check(entry, "step", upward)
+
+
 def _relative(expected: Tensor, found: Tensor) -> float:
     found, expected = found.detach(), expected.detach()
     return float((found - expected).norm() / expected.norm().clamp(min=1e-12))
 
 
-def _recipe(method: str, device: torch.device, **run: str) -> ResolvedRecipe:
+def _recipe(fields: dict[str, Any], device: torch.device, **run: str) -> ResolvedRecipe:
     changes = {f"run.{name}": value for name, value in run.items()}
     return build_recipe(
         "digits",
-        {"method": method, "model.width": 4, "optim.batch_size": _BATCH, "attack.steps": 2, "run.device": str(device)}
-        | {"run.precision": "fp32", "run.compile": "off", "run.capture": "off"}
-        | changes,
+        {"model.width": 4, "optim.batch_size": _BATCH, "attack.steps": 2, "run.device": str(device)}
+        | {"run.precision": "fp32", "run.compile": "off", "run.capture": "off"} | fields | changes,
     ).resolve()  # fmt: skip
 
 
@@ -213,11 +366,11 @@ def _steps(recipe: ResolvedRecipe, device: torch.device) -> str:
     return f"{_STEPS} steps, loss {total:.3g}"
 
 
-def _step_checks(method: str, compiled: bool) -> Iterator[Check]:
+def _step_checks(entry: str, fields: dict[str, Any], compiled: bool) -> Iterator[Check]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def steps(**run: str) -> Callable[[], str]:
-        return lambda: f"{_steps(_recipe(method, device, **run), device)} on {device}"
+        return lambda: f"{_steps(_recipe(fields, device, **run), device)} on {device}"
 
     def compile() -> str:
         if not compiled:
@@ -229,7 +382,6 @@ def _step_checks(method: str, compiled: bool) -> Iterator[Check]:
             raise _LeftOut("CUDA graphs need a GPU, and this machine has none")
         return f"{steps(capture='on')()}, as eager ones"
 
-    entry = f"method {method}"
     first = _check(entry, "steps, fp32", steps())
     yield first
     if first.verdict == PASSED:

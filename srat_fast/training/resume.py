@@ -19,7 +19,7 @@ from torch import Tensor
 from srat_fast import plugins
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.errors import UserError, path_errors
-from srat_fast.models.files import weights_bytes
+from srat_fast.models.files import model_bytes
 from srat_fast.recipe import FIELDS, Recipe, ResolvedRecipe, flatten, recipe_from_dict
 from srat_fast.record import (
     AUTO,
@@ -61,12 +61,12 @@ def snapshot(
     buffer = io.BytesIO()
     torch.save(state, buffer)
     files = {
-        MODEL: weights_bytes(setup.engine.model.state_dict(), label),
+        MODEL: model_bytes(setup.engine.model, label),
         STATE: buffer.getvalue(),
         METRICS: run.metrics(),
     }
     if runner.ema is not None:
-        files[EMA] = weights_bytes(runner.ema.module.state_dict(), label)
+        files[EMA] = model_bytes(runner.ema.module, label)
     if history.get("best") is not None:
         files[BEST] = (run.path / BEST).read_bytes()
     return files

@@ -118,16 +118,17 @@ def _surrogate(subject: Subject, run: str | Path | None, progress: Progress) -> 
         directory = RunDirectory.open(Path(run))
         content = directory.read_weights("last")
         other = model_from_bytes(content, directory.path / WEIGHTS["last"]).to(subject.device)
-        shapes = [(m.linear.out_features, m.conv1.in_channels) for m in (own, other)]
+        shapes = [(m.classes, m.channels) for m in (own, other)]
         if shapes[0] != shapes[1]:
             needed = f"a run with {shapes[0][0]} classes and {shapes[0][1]} channels is needed"
             raise UserError("--surrogate", needed, str(run))
         if directory.path.resolve() == subject.directory.path.resolve():
             raise UserError("--surrogate", "another run than the audited one is needed", str(run))
         return other, f"the run {directory.path.name}"
-    steps, width = 200, min(8, own.conv1.out_channels)
+    steps, width = 200, min(8, own.width)
     surrogate = train_surrogate(
         split.train,
+        network=own.name,
         classes=len(split.classes),
         ball=eval_settings(subject.recipe).ball,
         device=subject.device,
