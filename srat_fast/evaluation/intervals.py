@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -13,14 +12,10 @@ def wilson(right: int, total: int, confidence: float = 0.95) -> tuple[float, flo
     """Wilson's score interval (1927) of a proportion: sensible at 0 and at 1 and for few images."""
     if total == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, shrink = right / total, 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / shrink
-    half = z / shrink * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5
-    # at the ends the formula gives 0 and 1 up to rounding
-    low = 0.0 if right == 0 else max(0.0, centre - half)
-    high = 1.0 if right == total else min(1.0, centre + half)
-    return low, high
+    from scipy.stats import binomtest  # takes half a second, which a training run needs at its end only
+
+    found = binomtest(right, total).proportion_ci(confidence, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def intervals(predictions: Tensor, labels: Tensor, well: list[int], under: list[int]) -> dict[str, Any]:

@@ -126,18 +126,7 @@ def not_run(name: str, reason: str, meaning: str) -> Check:
 
 
 def tail(count: int, total: int, share: float) -> float:
-    """Probability that at least `count` of `total` images count where each does so with probability `share`.
+    """Probability that at least `count` of `total` images count where each does so with probability `share`."""
+    from scipy.stats import binom
 
-    Args:
-        count: 0 to `total`.
-        total: n >= 1.
-        share: in (0, 1).
-
-    Returns:
-        The exact binomial tail.
-    """
-    below = 0.0
-    for k in range(count):
-        ways = math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1)
-        below += math.exp(ways + k * math.log(share) + (total - k) * math.log1p(-share))
-    return max(0.0, 1.0 - below)
+    return float(binom.sf(count - 1, total, share))
