@@ -83,6 +83,10 @@ def test_own_method(tmp_path, capsys, monkeypatch) -> None:
         assert f"{100 * whole['standard']['overall']:.2f}" in shown
         assert "poly1-srat" in command("report", "runs", "--print-only")
         command("export", "runs/whole", "--plugin", "moved.py", "--format", "safetensors,torch-export")
+        assert (
+            "| plug-in | `plugin/own_method.py` (SHA-256 "
+            in Path("runs/whole/export/MODEL_CARD.md").read_text()
+        )
         images = torch.rand(4, 1, 8, 8)
         plugins.forget()
         with pytest.raises(UserError, match=r"its network plain is not registered: .* --plugin FILE\.py"):
