@@ -141,6 +141,7 @@ class Model(Section):
         "resnet18",
         "network; resnet18 is ResNet-18 in its CIFAR form",
         choices=(registry.model,),
+        before="resnet18",
         source="paper, Section 5",
     )
     width: int = setting(

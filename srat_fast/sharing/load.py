@@ -12,6 +12,7 @@ from srat_fast.hardware import neutral, resolve_device
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes, model_from_state, network_of
 from srat_fast.models.foreign import load_foreign
+from srat_fast.plugins import Plugins, load_all
 from srat_fast.record import MODEL, RECIPE, WEIGHTS, RunDirectory
 from srat_fast.sharing.formats import FORMATS
 
@@ -46,7 +47,12 @@ class Program(nn.Module):
 
 @neutral()
 def load(
-    path: str | Path, *, device: str = "cpu", weights: str = "last", trusted: bool = False
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    weights: str = "last",
+    trusted: bool = False,
+    plugin: Plugins = (),
 ) -> Classifier | Program:
     """The model of a run or of a file, ready to use: eval mode, float32, images in [0, 1] -> logits.
 
@@ -60,6 +66,8 @@ def load(
         weights: of a run: "last" epoch, "best" epoch by validation, or "ema", the moving average.
         trusted: the file's origin is trusted. Needed for .pt2 only: torch reads such programs with pickle, so a
             stranger's file could run code. The other kinds are read as tensors and nothing else.
+        plugin: file or files of plug-ins that a run was made with, or that have the network of a file; others are
+            refused, and none is run unless given.
 
     Returns:
         The module. `features` of a `Classifier` gives the penultimate features.
@@ -68,11 +76,13 @@ def load(
         UserError: nothing there, weights that the run did not keep, or a file that is damaged or not this network's.
     """
     require_one_of("weights", weights, WEIGHTS)
+    load_all(plugin)
     place = resolve_device(device)
     path = Path(path)
     with path_errors("path", path):
         file = _file_of(path, weights)
     if path.is_dir() and (path / RECIPE).is_file():
+        RunDirectory(path).read_recipe()  # refused without its plug-ins
         return model_from_bytes(RunDirectory(path).read_weights(weights), file).to(place)
     if file.suffix == ".pt2":
         return _load_program(file, trusted).to(place)
