@@ -525,3 +525,42 @@ class Wide(LInfBall):
 def entropy(batch):
     return -(batch.logits.softmax(1) * batch.logits.log_softmax(1)).sum(1).mean()
 """
+
+
+FOLDING = """\
+from torch import nn
+
+from srat_fast.registry import model
+
+
+@model("pairs")
+class Pairs(nn.Module):
+    def __init__(self, channels, width):
+        super().__init__()
+        self.feature_dim = width
+        self.first, self.second = nn.Conv2d(channels, width, 3, bias=False), nn.Conv2d(width, width, 3, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+
+    def features(self, images):
+        return self.norm(self.second(self.first(images)))
+
+    def folds(self):
+        return [(self.second, self.norm)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "said"),
+    [
+        (FOLDING, "passed", "1 pairs"),
+        (FOLDING.replace("(self.second, self.norm)]", "(self.first, self.norm)]"), "failed", "1 of 1 pairs are not"),
+        (FOLDING.replace("(self.second, self.norm)]", "(nn.Conv2d(1, 1, 1), self.norm)]"), "failed", "are not the"),
+    ],
+)  # fmt: skip
+def test_check_plugin_looks_at_the_pairs_that_are_folded(
+    mine: Path, text: str, verdict: str, said: str
+) -> None:
+    mine.write_text(text)
+    found = next(check for check in check_plugin(mine, compiled=False) if check.what == "folding")
+    assert found.verdict == verdict
+    assert said in found.result
