@@ -26,7 +26,8 @@ class Threat(Protocol):
         title: in tables and titles.
         autoattack: pyautoattack's name of it; None where it has none.
         largest: radius up to which a recipe may go.
-        usual: radius of a recipe that names this ball and no radius; None where it must name one.
+        usual: radius of a recipe that names this ball and no radius; None, or no such
+            attribute, where it must name one.
         tolerance: what rounding may add to the radius; an example farther out is refused.
         epsilon: the radius, or [B] radii, one an image.
     """

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from srat_fast import plugins
 from srat_fast.errors import UserError, did_you_mean
 from srat_fast.recipe.recipe import SECTIONS, Recipe, flatten
 from srat_fast.recipe.sections import Attack
@@ -88,6 +89,8 @@ def load_fields(
     """
     named, own = _layers(recipe, dataset)
     asked = own | (changes or {})
+    if "plugin" in asked:
+        Recipe().replace({"plugin": asked["plugin"]})  # it may bring the threat model
     return _in_its_ball(named, asked) | asked
 
 
@@ -98,15 +101,18 @@ def _in_its_ball(named: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]
     for section, of_section in (("attack.", ball), ("eval_attack.", judged)):
         if of_section != Attack.threat:
             named = {n: v for n, v in named.items() if n not in (section + "epsilon", section + "step_size")}
-    if ball != Attack.threat and ball in threat and threat[ball].usual is not None:
-        named |= {"attack.epsilon": threat[ball].usual}
-    return named
+    usual = (
+        getattr(threat[ball], "usual", None) if ball in threat else None
+    )  # a plug-in's ball may leave it out
+    return named if ball == Attack.threat or usual is None else named | {"attack.epsilon": usual}
 
 
 def _layers(recipe: str | None, dataset: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of a named recipe, and those that a file adds."""
     if recipe is not None and Path(recipe).suffix in (".toml", ".json"):
         dotted = nested_to_dotted(_read(Path(recipe)))
+        if "plugin" in dotted:
+            dotted["plugin"] = plugins.beside(Path(recipe), dotted["plugin"])
         name = dataset or dotted.get("data.name")
         base = dotted.pop("base", DEFAULT_RECIPE.get(str(name), "paper"))
         return named_fields(str(base)), dotted
@@ -127,7 +133,9 @@ def build_recipe(recipe: str | None = None, changes: dict[str, Any] | None = Non
         UserError: anything wrong with either.
     """
     changes = changes or {}
-    return Recipe().replace(load_fields(recipe, changes.get("data.name"), changes))
+    built = Recipe().replace(load_fields(recipe, changes.get("data.name"), changes))
+    plugins.load_all(built.plugin)  # refused where they have changed since
+    return built
 
 
 def recipe_from_dict(tree: dict[str, Any]) -> Recipe:
@@ -135,16 +143,21 @@ def recipe_from_dict(tree: dict[str, Any]) -> Recipe:
     return Recipe().replace(nested_to_dotted(tree))
 
 
-def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML that `build_recipe` reads back to an equal recipe; fields on "auto" are left out."""
+def to_toml(recipe: Recipe, *, copies: bool = False) -> str:
+    """The recipe as TOML that `build_recipe` reads back to an equal recipe; fields on "auto" are left out.
+
+    `copies`: names plug-ins as the copies beside the file that it is for.
+    """
     lines: list[str] = ['base = "paper"']
     values = flatten(recipe)
+    if copies:
+        values["plugin"] = [plugins.copy_name(path) for path in recipe.plugin]
     for section in ("", *SECTIONS):
         if section:
             lines.append(f"\n[{section}]")
         for name, value in values.items():
             owner, _, leaf = name.rpartition(".")
             if owner == section and value is not None:
-                # JSON's strings, numbers, booleans and lists of integers are TOML's too
+                # JSON's strings, numbers, booleans and lists of these are TOML's too
                 lines.append(f"{leaf} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
     return "\n".join(lines) + "\n"

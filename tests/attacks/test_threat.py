@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from srat_fast import audit, build_recipe, evaluate
+from srat_fast import audit, build_recipe, evaluate, plugins
 from srat_fast.attacks.named import named_attack
 from srat_fast.attacks.pgd import pgd
 from srat_fast.cli import app
@@ -271,6 +271,16 @@ def test_a_named_recipe_in_another_ball_takes_the_usual_radius_of_it(tmp_path) -
     file = tmp_path / "mine.toml"
     file.write_text('base = "digits"\n[attack]\nthreat = "l2"\nstep_size = 0.2\n')
     assert lengths(str(file)) == [0.5, 0.2, 0.5, 0.125]
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from srat_fast.attacks.threat import L2Ball\nfrom srat_fast.registry import threat\n"
+        "@threat('wide')\nclass Wide(L2Ball):\n    title, usual = 'wide', 2.0\n"
+    )
+    try:
+        wide = build_recipe("digits", {"plugin": [str(mine)], "attack.threat": "wide"}).resolve()
+        assert (wide.attack.epsilon, wide.attack.step_size) == (2.0, 0.5)
+    finally:
+        plugins.forget()
     threat("vague")(type("Vague", (threat["l2"],), {"usual": None}))
     try:
         with pytest.raises(UserError, match=r"attack\.epsilon = .*: is a length in linf; give one in vague"):
