@@ -164,7 +164,8 @@ class Attack(Section):
     prefix = "attack."
     threat: str = setting(
         "linf", "threat model: the ball around each image in which an attack may move, and the measure of epsilon and "
-        "step_size", choices=(registry.threat,), before="linf", source="paper, Section 5",
+        "step_size: linf, every pixel by itself; l2, Euclidean", choices=(registry.threat,), before="linf",
+        source="paper, Section 5",
     )  # fmt: skip
     steps: int = setting(10, "PGD steps", low=1, source="paper, Section 5")
     step_size: float | None = setting(
@@ -172,7 +173,8 @@ class Attack(Section):
         auto="2/255, svhn 1/255; in another ball than the paper's a quarter of epsilon", source="paper, Section 5",
     )  # fmt: skip
     epsilon: float = setting(
-        8 / 255, "radius of the ball", unit="pixel range", low=0.0, low_open=True, high=largest_radius, fraction=True,
+        8 / 255, "radius of the ball; with attack.threat = l2 and no radius beside it 0.5, a Euclidean length over all "
+        "pixels and channels", unit="pixel range", low=0.0, low_open=True, high=largest_radius, fraction=True,
         source="paper, Section 5",
     )  # fmt: skip
     bn: str = setting(
