@@ -96,14 +96,14 @@ class SearchDriver(Driver):
         return max(0, int(self.settings["trials"]) - len(self.study.get_trials(deepcopy=False)))
 
     @property
-    def waiting(self) -> bool:
-        """Whether trials are left to start."""
-        return super().waiting or (not self.ending and self.left > 0)
+    def left_over(self) -> bool:
+        """Whether trials are not done, or not suggested, that this driver does not run."""
+        return super().left_over or self.left > 0
 
     def next_trial(self) -> Trial | None:
         """The next trial: one that waits, else a new suggestion."""
         trial = super().next_trial()
-        while trial is None and not self.ending and self.left > 0:
+        while trial is None and not self.closed and self.left > 0:
             suggestion = self.study.ask()
             values = {
                 name: self._suggest(suggestion, name, entry) for name, entry in self.settings["space"].items()
