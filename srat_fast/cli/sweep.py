@@ -307,6 +307,30 @@ def table(
     print_table(SweepDirectory.open(directory), baseline, confidence, per_class, out or [])
 
 
+@app.command("pack")
+def pack_sweep(
+    directory: _Directory,
+    out: Annotated[Path | None, typer.Option(help="The file.", show_default="DIR.zip")] = None,
+) -> None:
+    """Plan, states, recipes, metrics and records in one file, without weights and checkpoints."""
+    from srat_fast.sweep.pack import pack
+
+    path, runs, size = pack(directory, out)
+    print(visible(f"{path}: {runs} run(s), {size / 2**20:.2f} MiB"))
+
+
+@app.command("unpack")
+def unpack_sweep(
+    file: Annotated[Path, typer.Argument(help="Made by `sweep pack`.", metavar="FILE")],
+    directory: Annotated[Path, typer.Argument(help="New, or with runs of the same sweep.", metavar="DIR")],
+) -> None:
+    """Verify a packed sweep and write it into a directory, beside the runs that are there."""
+    from srat_fast.sweep.pack import unpack
+
+    added, there = unpack(file, directory)
+    print(visible(f"{directory}: {added} run(s) from {file}" + (f", {there} were there" if there else "")))
+
+
 def print_table(
     sweep: Any,
     baseline: str | None,

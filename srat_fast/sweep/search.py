@@ -14,7 +14,7 @@ from typing import Any
 
 from srat_fast.errors import MissingPackage, UserError
 from srat_fast.record import METRICS
-from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.directory import JOURNAL, SweepDirectory
 from srat_fast.sweep.driver import Driver, Options
 from srat_fast.sweep.outcome import Action
 from srat_fast.sweep.plan import Trial
@@ -29,7 +29,6 @@ try:
 except ImportError:
     raise MissingPackage("optuna", "a search", "pip install 'srat-fast[search]'") from None
 
-JOURNAL = "search.journal"
 _RUN = "run"
 _RUNNING, _FAIL = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.FAIL
 
