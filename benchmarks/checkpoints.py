@@ -34,7 +34,7 @@ def measure(width: int, place: Path) -> dict[str, float]:
     setup = prepare(*resolve_hardware(recipe.resolve()))
     run = RunDirectory.create(place / f"run-{width}")
     runner = EpochRunner(setup, ProgressView("", Console(quiet=True)), 1, run.path)
-    save_model(run.path / BEST, setup.engine.model.state_dict(), {})
+    save_model(run.path / BEST, setup.engine.model, {})
     checkpoints = Checkpoints(run.path / "checkpoint")
     collect, write, load = [], [], []
     size = 0

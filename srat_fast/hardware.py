@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from srat_fast.errors import UserError
+from srat_fast.models.build import planned_flops
 from srat_fast.recipe import Recipe, build_recipe
 
 #: Rates of a dense matrix product in FLOP/s, for MFU: bf16 of Hopper as measured on an H200 (performance.md; an H100
@@ -122,11 +123,8 @@ def resolve_execution(recipe: Recipe, device: torch.device, images: int) -> tupl
         return "off", "off"
     compiled, captured = run.compile, run.capture
     if compiled == "auto":
-        size = recipe.data.image_size or 32
-        forward = 1.11e9 * (recipe.model.width / 64) ** 2 * (size / 32) ** 2  # FLOP an image (performance.md)
-        passes = 3 + (2 * recipe.attack.steps if recipe.row.adversarial else 0)
         rate, worthwhile = _WORTHWHILE[device.type]
-        seconds = forward * passes * images * recipe.optim.epochs / rate
+        seconds = planned_flops(recipe) * images * recipe.optim.epochs / rate
         compiled = "on" if seconds > worthwhile else "off"
     if captured == "auto":
         captured = "on" if cuda else "off"

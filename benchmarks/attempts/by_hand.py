@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from benchmarks.attempts.fused_norm import Saved, masked_sum, norm_backward, norm_forward
 from srat_fast.attacks.shadow import Shadow
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 
 
 class _ByHand(torch.autograd.Function):
@@ -56,11 +56,11 @@ def _to_input(gradient: Tensor, x: Tensor, convolution: nn.Conv2d) -> Tensor:
 class FusedNorm(ByHand):
     """attack_bn batch: BatchNorm, sum and ReLU by the two kernels of `norm_kernels.py`; nothing is compiled."""
 
-    def __init__(self, model: ResNet18, *, dtype: torch.dtype, bn: str) -> None:
+    def __init__(self, model: Classifier, *, dtype: torch.dtype, bn: str) -> None:
         super().__init__(model, dtype=dtype, bn=bn)
         assert bn == "batch", "with running statistics there is no BatchNorm left"
         assert not self.network.normalize, "the paper's network only"
-        device = model.conv1.weight.device
+        device = model.backbone.conv1.weight.device
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 counter = torch.zeros(module.num_features // 64 + 1, dtype=torch.int32, device=device)
@@ -71,8 +71,8 @@ class FusedNorm(ByHand):
             return norm_forward(x, module, module.counter, **options)
 
         network = self.network
-        pixels = images.to(network.conv1.weight.dtype)
-        stem = step(network.conv1(pixels), network.bn1)
+        pixels = images.to(network.backbone.conv1.weight.dtype)
+        stem = step(network.backbone.conv1(pixels), network.backbone.bn1)
         tape: list[Any] = [(pixels, stem)]
         x = stem.y
         for block in _blocks(network):
@@ -95,13 +95,13 @@ class FusedNorm(ByHand):
                 other = _to_input(inner, x, block.shortcut[0])
         pixels, stem = tape[0]
         inner, _ = norm_backward(stem, gradient, other=other)
-        return _to_input(inner, pixels, network.conv1)
+        return _to_input(inner, pixels, network.backbone.conv1)
 
 
 class FusedConvolution(ByHand):
     """attack_bn running: bias, sum and ReLU inside of cuDNN's convolution; nothing is compiled."""
 
-    def __init__(self, model: ResNet18, *, dtype: torch.dtype, bn: str) -> None:
+    def __init__(self, model: Classifier, *, dtype: torch.dtype, bn: str) -> None:
         super().__init__(model, dtype=dtype, bn=bn)
         assert bn == "running", "batch statistics lie between convolution and bias"
         assert not self.network.normalize, "the paper's network only"
@@ -121,8 +121,8 @@ class FusedConvolution(ByHand):
 
     def run(self, images: Tensor) -> tuple[Tensor, list[Any]]:
         network = self.network
-        pixels = images.to(network.conv1.weight.dtype)
-        x = _convolution_relu(pixels, network.conv1, network.conv1.bias)
+        pixels = images.to(network.backbone.conv1.weight.dtype)
+        x = _convolution_relu(pixels, network.backbone.conv1, network.backbone.conv1.bias)
         tape: list[Any] = [(pixels, x)]
         for block in _blocks(network):
             first = _convolution_relu(x, block.conv1, block.conv1.bias)
@@ -143,7 +143,7 @@ class FusedConvolution(ByHand):
             if block.shortcut:
                 other = _to_input(other, x, block.shortcut[0])
         pixels, stem = tape[0]
-        return _to_input(masked_sum(gradient, stem, other), pixels, network.conv1)
+        return _to_input(masked_sum(gradient, stem, other), pixels, network.backbone.conv1)
 
 
 def _convolution_relu(x: Tensor, convolution: nn.Conv2d, bias: Tensor, other: Tensor | None = None) -> Tensor:
@@ -157,5 +157,6 @@ def _convolution_relu(x: Tensor, convolution: nn.Conv2d, bias: Tensor, other: Te
     return torch.cudnn_convolution_add_relu(x, weight, other, 1.0, bias, stride, padding, [1, 1], 1)
 
 
-def _blocks(network: ResNet18) -> list[Any]:
-    return [b for stage in (network.layer1, network.layer2, network.layer3, network.layer4) for b in stage]
+def _blocks(network: Classifier) -> list[Any]:
+    body = network.backbone
+    return [b for stage in (body.layer1, body.layer2, body.layer3, body.layer4) for b in stage]

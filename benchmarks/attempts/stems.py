@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srat_fast.attacks.shadow import Shadow
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 
 #: Channels that tensor cores take in bf16 without padding of their own.
 ALIGNED = 8
@@ -22,10 +22,10 @@ ALIGNED = 8
 class PaddedStem(Shadow):
     """The first convolution with 8 input channels: 3 of the image, 5 of zeros, weights likewise."""
 
-    def __init__(self, model: ResNet18, *, dtype: torch.dtype, bn: str) -> None:
+    def __init__(self, model: Classifier, *, dtype: torch.dtype, bn: str) -> None:
         super().__init__(model, dtype=dtype, bn=bn)
         assert not self.network.normalize, "zeros would have to be put in after the normalisation"
-        stem = self.network.conv1
+        stem = self.network.backbone.conv1
         source = stem.weight
         self._zeros = ALIGNED - source.shape[1]
         shape = (source.shape[0], ALIGNED, *source.shape[2:])
@@ -33,7 +33,13 @@ class PaddedStem(Shadow):
         stem.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
         stem.in_channels = ALIGNED
         # what `refresh` writes to
-        self._convolutions[0] = SimpleNamespace(weight=stem.weight[:, : source.shape[1]], bias=stem.bias)
+        part = stem.weight[:, : source.shape[1]]
+        if self._folded:
+            self._folded[0] = SimpleNamespace(weight=part, bias=stem.bias)
+        elif self._casts:
+            self._casts[0] = part
+        else:
+            self._casts, self._sources = [part], [model.backbone.conv1.weight]
         self.refresh()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -74,13 +80,13 @@ class _Stem(nn.Module):
 class TurnedStem(Shadow):
     """The gradient of the images as a forward convolution 64 -> 8: for 3 channels cuDNN has few kernels."""
 
-    def __init__(self, model: ResNet18, *, dtype: torch.dtype, bn: str) -> None:
+    def __init__(self, model: Classifier, *, dtype: torch.dtype, bn: str) -> None:
         super().__init__(model, dtype=dtype, bn=bn)
-        self.network.conv1 = _Stem(self.network.conv1)
+        self.network.backbone.conv1 = _Stem(self.network.backbone.conv1)
         self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
         super().refresh()
-        if isinstance(self.network.conv1, _Stem):
-            self.network.conv1.turn()
+        if isinstance(self.network.backbone.conv1, _Stem):
+            self.network.backbone.conv1.turn()

@@ -29,7 +29,7 @@ def with_shadow(engine: FastEngine, kind: type[Shadow], compiled: bool) -> FastE
         compiled: compile it where the engine compiles.
     """
     old = engine.attack_engine.shadow
-    dtype = old.network.conv1.weight.dtype
+    dtype = old.network.backbone.conv1.weight.dtype
     shadow = kind(engine.model, dtype=dtype, bn=engine.recipe.attack.bn)
     forward: Callable[[Tensor], Tensor] = shadow
     if compiled and engine.recipe.run.compile == "on":

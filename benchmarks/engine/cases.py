@@ -18,7 +18,7 @@ from benchmarks.engine.work import DEVICE, ON_GPU, Work, batch_of, image_set, me
 from benchmarks.measure import peak_bytes, spread, take_turns
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.hardware import peak_flops
-from srat_fast.training.cost import forward_flops, training_flops
+from srat_fast.models.build import forward_flops, training_flops
 from srat_fast.training.step import FastEngine
 
 #: What others are compared with: the whole baselines by every rung, those with one trick by the product.
@@ -146,7 +146,7 @@ def training_case(built: Engines, part: str, rungs: tuple[str, ...]) -> Case:
     loader = memory_loader(image_set(EPOCH_BATCHES * work.batch), work.batch) if part == "epoch" else None
     functions = {rung: _call(built, part, rung, loader) for rung in rungs}
     model = built.engines[rungs[-1]].model
-    forward, recipe = forward_flops(model, 3, 32), work.recipe()
+    forward, recipe = forward_flops(model, 32), work.recipe()
     whole = training_flops(forward, recipe)
     flops = {"attack": whole - 3 * forward, "update": 3 * forward}.get(part, whole)
     about = {name: getattr(work, name) for name in ("batch", "width", "steps", "bn")}

@@ -17,7 +17,7 @@ from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.losses.objective import Objective
 from srat_fast.models.batch import Batch
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import ResolvedRecipe
 from srat_fast.training.step import learning_rate
 
@@ -51,7 +51,7 @@ class EagerLoop:
         tricks: see `Tricks`.
     """
 
-    def __init__(self, recipe: ResolvedRecipe, model: ResNet18, tricks: Tricks) -> None:
+    def __init__(self, recipe: ResolvedRecipe, model: Classifier, tricks: Tricks) -> None:
         self.recipe, self.model, self.tricks = recipe, model.train(), tricks
         self.device = model.linear.weight.device
         self.format = torch.channels_last if tricks.mixed else torch.contiguous_format

@@ -18,7 +18,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
 
-from srat_fast.models.resnet import ResNet18  # noqa: E402
+from srat_fast.models.classifier import Classifier  # noqa: E402
 
 FLOPS, BANDWIDTH = (
     790e12,
@@ -99,7 +99,7 @@ def layers(width: int = 64, size: int = 32, classes: int = 10) -> list[Layer]:
         classes: C.
     """
     with torch.device("meta"):
-        model = ResNet18(classes, width=width, feature_dim=128).eval()
+        model = Classifier("resnet18", classes, width=width, projection_dim=128).eval()
     found: list[Layer] = []
 
     def note(name: str) -> Any:

@@ -23,7 +23,7 @@ from benchmarks.measure import captured, take_turns, wished_mode
 from srat_fast.attacks.engine import compile_mode, compile_settings
 from srat_fast.attacks.shadow import Shadow
 from srat_fast.models.build import build_model
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
 PASSES = ("forward", "input gradient", "weight gradient")
@@ -37,9 +37,9 @@ class Stem(nn.Module):
         network: whose modules they are.
     """
 
-    def __init__(self, network: ResNet18) -> None:
+    def __init__(self, network: Classifier) -> None:
         super().__init__()
-        self.conv1, self.bn1 = network.conv1, network.bn1
+        self.conv1, self.bn1 = network.backbone.conv1, network.backbone.bn1
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, C, H, W] in [0, 1] -> [B, width, H, W]."""
@@ -53,7 +53,7 @@ class Head(nn.Module):
         network: whose modules they are.
     """
 
-    def __init__(self, network: ResNet18) -> None:
+    def __init__(self, network: Classifier) -> None:
         super().__init__()
         self.linear = network.linear
 
@@ -63,13 +63,13 @@ class Head(nn.Module):
             return self.linear(x.to(self.linear.weight.dtype).mean(dim=(2, 3)))
 
 
-def parts_of(network: ResNet18) -> dict[str, nn.Module]:
+def parts_of(network: Classifier) -> dict[str, nn.Module]:
     """The stages of a network, in order; one after another they are its forward pass (without normalisation).
 
     Args:
         network: a model, or a shadow's.
     """
-    layers = {name: getattr(network, name) for name in STAGES[1:-1]}
+    layers = {name: getattr(network.backbone, name) for name in STAGES[1:-1]}
     return {"stem": Stem(network), **layers, "head": Head(network)}
 
 

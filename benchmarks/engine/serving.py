@@ -23,9 +23,8 @@ from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.evaluation.accuracy import PgdSettings, predict
 from srat_fast.evaluation.judge import eval_settings
-from srat_fast.models.build import build_model
+from srat_fast.models.build import build_model, forward_flops
 from srat_fast.seeds import seed_for
-from srat_fast.training.cost import forward_flops
 
 LOADER_IMAGES = 50_000 if ON_GPU else 2048
 EVALUATION_STEPS = 20 if ON_GPU else 3
@@ -148,7 +147,7 @@ def evaluation_case(work: Work, steps: int | None = EVALUATION_STEPS) -> Case:
     name = "clean" if steps is None else f"pgd-{steps}"
     about = {"batch": work.batch, "width": work.width, "precision": "fp32", "attack": name}
     own: dict[str, dict[str, object]] = {name: {} for name in functions}
-    flops = (2 * (steps or 0) + 1) * forward_flops(model, 3, 32)
+    flops = (2 * (steps or 0) + 1) * forward_flops(model, 32)
     return Case("evaluation", about, functions, ("eager",), work.batch, flops, own)
 
 

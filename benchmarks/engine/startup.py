@@ -54,7 +54,7 @@ def wrong_sign(engine: FastEngine) -> None:
 
     def update(images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         result = eager(images, labels)
-        gradient = engine.model.layer3[0].conv1.weight.grad
+        gradient = engine.model.backbone.layer3[0].conv1.weight.grad
         assert gradient is not None
         gradient.neg_()
         return result

@@ -18,7 +18,7 @@ from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.shadow import Shadow
 from srat_fast.attacks.threat import Threat
 from srat_fast.models.batch import Batch
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 
 
 class AttackEngine:
@@ -33,7 +33,7 @@ class AttackEngine:
     """
 
     def __init__(
-        self, model: ResNet18, *, dtype: torch.dtype, bn: str, compiled: bool, mode: str = "auto"
+        self, model: Classifier, *, dtype: torch.dtype, bn: str, compiled: bool, mode: str = "auto"
     ) -> None:
         self.shadow = Shadow(model, dtype=dtype, bn=bn)
         self._forward: Callable[[Tensor], Tensor] = self.shadow

@@ -1,8 +1,8 @@
-"""The attack's own view of the network: a model enters; a forward pass without weight gradients leaves.
+"""The attack's own view of the network: the model's present weights as data, cast or folded once a batch.
 
-The shadow shares BatchNorm and head tensors with the model and keeps its own convolution weights, cast (or folded) once
-a batch, so that none of the k attack passes casts or differentiates a weight. It is a module of its own: the model
-never changes mode for the attack, so no compiled guard fails.
+The shadow shares normalisation, head and whatever is not cast with the model, so that none of the k attack passes casts
+or differentiates a weight. It is a module of its own: the model never changes mode for the attack, so no compiled
+guard fails.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
+
+_CAST = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 class Shadow(nn.Module):
@@ -20,67 +22,70 @@ class Shadow(nn.Module):
 
     Args:
         model: in train mode, on its device.
-        dtype: of the convolutions and activations: bfloat16, or the model's own.
+        dtype: of convolutions, linear layers and activations: bfloat16, or the model's own.
         bn: "batch" (batch statistics; the model's running statistics are updated on each pass, as in train mode) or
-            "running" (running statistics, folded into the convolutions).
+            "running" (running statistics; folded into the convolutions that the backbone pairs with them).
     """
 
-    def __init__(self, model: ResNet18, *, dtype: torch.dtype, bn: str) -> None:
+    def __init__(self, model: Classifier, *, dtype: torch.dtype, bn: str) -> None:
         super().__init__()
-        self._fold = bn == "running"
-        self._sources = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-        self._norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-        counts = [] if self._fold else [norm.num_batches_tracked for norm in self._norms]
-        self._counts = [count for count in counts if count is not None]
+        running = bn == "running"
+        self._half = dtype == torch.bfloat16
         self.network = copy.deepcopy(model).requires_grad_(False)
         self.network.projection = None  # the attack sees logits only
-        self._convolutions = [m for m in self.network.modules() if isinstance(m, nn.Conv2d)]
-        self._share(model, dtype)
-        self.network.train(not self._fold)
+        self._folds = _foldable(model) if running else []
+        pairs = _foldable(self.network) if running else []
+        self._folded = [convolution for convolution, _ in pairs]
+        self._sources: list[Tensor] = []
+        self._casts: list[Tensor] = []
+        self._counts: list[Tensor] = []
+        self._share(model, dtype, running)
+        _replace(self.network, [norm for _, norm in pairs])
+        self.network.train(not running)
         self.refresh()
 
-    def _share(self, model: ResNet18, dtype: torch.dtype) -> None:
-        """Point the copy's tensors at the model's wherever no cast is needed."""
-        self.network.linear.weight.data = model.linear.weight.data
-        if model.linear.bias is not None:
-            self.network.linear.bias.data = model.linear.bias.data
-        own = model.conv1.weight.dtype
-        for convolution, source in zip(self._convolutions, self._sources, strict=True):
-            if dtype == own and not self._fold:
-                convolution.weight.data = source.weight.data
-            else:
-                convolution.weight.data = torch.empty_like(
-                    source.weight, dtype=dtype
-                )  # channels_last is preserved
-                if self._fold:
-                    bias = torch.zeros(source.out_channels, dtype=dtype, device=source.weight.device)
-                    convolution.bias = nn.Parameter(bias, requires_grad=False)
-        copies = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
-        if self._fold:
-            _without_norms(self.network)
-            return
-        for norm, source_norm in zip(copies, self._norms, strict=True):
-            for name in ("weight", "bias"):
-                getattr(norm, name).data = getattr(source_norm, name).data
-            for name in ("running_mean", "running_var"):
-                setattr(norm, name, getattr(source_norm, name))
-            # `count` adds to all of them at once: here each would be a launch a pass
-            norm.num_batches_tracked = None
+    def _share(self, model: Classifier, dtype: torch.dtype, running: bool) -> None:
+        """Point the copy's tensors at the model's wherever none is cast or folded."""
+        for name, copied in self.network.named_modules():
+            source = model.get_submodule(name)
+            cast = name.startswith("backbone") and isinstance(source, _CAST)
+            for key, weight in source.named_parameters(recurse=False):
+                own = copied.get_parameter(key)
+                if copied in self._folded:
+                    # channels_last is preserved
+                    own.data = torch.empty_like(weight, dtype=dtype)
+                elif cast and weight.dtype != dtype:
+                    own.data = torch.empty_like(weight, dtype=dtype)
+                    self._sources.append(weight)
+                    self._casts.append(own)
+                else:
+                    own.data = weight.data
+            for key, buffer in source.named_buffers(recurse=False):
+                setattr(copied, key, buffer)
+            counter = getattr(source, "num_batches_tracked", None)
+            if not running and counter is not None and source.momentum is not None:
+                # `count` adds to all of them at once: here each would be a launch a pass
+                copied.num_batches_tracked = None
+                self._counts.append(counter)
+        for convolution, (_, norm) in zip(self._folded, self._folds, strict=True):
+            if convolution.bias is None:
+                bias = torch.zeros_like(norm.bias, dtype=dtype)
+                convolution.bias = nn.Parameter(bias, requires_grad=False)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the model's present weights, in place; once a batch, before the attack."""
-        if self._fold:
+        if self._casts:
+            torch._foreach_copy_(self._casts, self._sources)
+        if self._folds:
             self._refold()
-        elif self._convolutions[0].weight.data_ptr() != self._sources[0].weight.data_ptr():
-            torch._foreach_copy_([c.weight for c in self._convolutions], [s.weight for s in self._sources])
 
     def _refold(self) -> None:
-        """weight * gain and bias - mean * gain of every layer, gain = weight / deviation of its BatchNorm.
+        """weight * gain and bias + (own bias - mean) * gain of every pair, gain = weight / deviation of its BatchNorm.
 
         All layers at once where they can be: one after another it is 160 launches, 2 % of a captured step.
         """
-        norms, means, variances = self._norms, [], []
+        norms, means, variances = [norm for _, norm in self._folds], [], []
         for norm in norms:
             assert norm.running_var is not None and norm.running_mean is not None
             means.append(norm.running_mean)
@@ -88,10 +93,13 @@ class Shadow(nn.Module):
         gains = torch._foreach_add(variances, [norm.eps for norm in norms])
         torch._foreach_rsqrt_(gains)
         torch._foreach_mul_(gains, [norm.weight for norm in norms])
-        for convolution, source, gain in zip(self._convolutions, self._sources, gains, strict=True):
+        for convolution, (source, _), gain in zip(self._folded, self._folds, gains, strict=True):
             torch.mul(source.weight, gain.view(-1, 1, 1, 1), out=convolution.weight)
         shifts = torch._foreach_sub([norm.bias for norm in norms], torch._foreach_mul(means, gains))
-        biases = [c.bias for c in self._convolutions if c.bias is not None]
+        for shift, (source, _), gain in zip(shifts, self._folds, gains, strict=True):
+            if source.bias is not None:
+                shift.addcmul_(source.bias, gain)
+        biases = [c.bias for c in self._folded if c.bias is not None]
         torch._foreach_copy_(biases, shifts)
 
     @torch.no_grad()
@@ -106,12 +114,19 @@ class Shadow(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits: [B, C, H, W] in [0, 1] -> [B, classes], in the model's own precision."""
-        return self.network(images)
+        # for what a backbone has beside layers that are cast: operations that need one precision find it
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._half):
+            return self.network(images)
 
 
-def _without_norms(network: ResNet18) -> None:
-    """Replace every BatchNorm by the identity: its work is in the convolution before it."""
+def _foldable(model: Classifier) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Its pairs whose BatchNorm has a gain and running statistics."""
+    return [pair for pair in model.folds() if pair[1].affine and pair[1].track_running_stats]
+
+
+def _replace(network: nn.Module, norms: list[nn.BatchNorm2d]) -> None:
+    """Put the identity in place of BatchNorms whose work is in the convolutions before them."""
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
+            if child in norms:
                 setattr(module, name, nn.Identity())

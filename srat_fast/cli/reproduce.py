@@ -287,7 +287,10 @@ def _gpu_hours(plan: Plan, speed: float) -> float:
 
 def _hours(work: float, speed: float) -> float:
     """Hours of training on one GPU at a number of PGD-10 images/s."""
-    return work / (speed * 1.11e9 * 23) / 3600
+    from srat_fast.models.build import planned_flops
+    from srat_fast.recipe import Recipe
+
+    return work / (speed * planned_flops(Recipe())) / 3600
 
 
 def _at(images_per_second: float | None) -> str:

@@ -1,1 +1,5 @@
-"""The network: ResNet-18 in its CIFAR form, with a projection head."""
+"""Networks by name, the classifier around them, and its files."""
+
+from srat_fast.registry import model
+
+model.declare("srat_fast.models.resnet", "resnet18")

@@ -1,60 +1,127 @@
-"""A run's network: recipe and data facts enter, an initialised `ResNet18` leaves."""
+"""A recipe's network: with the weights of its seed, and its size and cost without any."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import functools
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import Recipe, ResolvedRecipe
 from srat_fast.seeds import seed_for
 
 
 def build_model(
     recipe: Recipe, *, classes: int, channels: int, moments: tuple[Tensor, Tensor] | None
-) -> ResNet18:
-    """The network of a recipe with weights from the recipe's seed.
+) -> Classifier:
+    """The network of a recipe with weights from the recipe's seed, float32 on the CPU.
 
     Args:
         recipe: resolved.
         classes: C.
         channels: of the images.
         moments: per-channel (mean, std) for `model.normalize = dataset`, else None.
-
-    Returns:
-        A float32 model on the CPU; the global random state is left as it was.
     """
-    head = recipe.row.separation and recipe.loss.separation_features == "projection"
     mean, std = moments if moments is not None else (None, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(recipe.seed, "weights"))
-        return ResNet18(
+        return Classifier(
+            recipe.model.name,
             classes,
             channels=channels,
             width=recipe.model.width,
-            feature_dim=recipe.model.feature_dim if head else None,
+            projection_dim=_projection_dim(recipe),
             mean=mean,
             std=std,
         )
 
 
-def check_batch_norm(recipe: ResolvedRecipe, images: int) -> None:
-    """Refuse batches of one image where the last stage is one pixel: BatchNorm has nothing to average there.
+def _projection_dim(recipe: Recipe) -> int | None:
+    head = recipe.row.separation and recipe.loss.separation_features == "projection"
+    return recipe.model.feature_dim if head else None
+
+
+def forward_flops(model: Classifier, size: int) -> int:
+    """FLOPs of the forward pass of one image of size x size (a multiply-add counts as two), projection included."""
+    return _forward_flops(size, **model.arguments())
+
+
+@functools.cache
+def _forward_flops(size: int, **arguments: Any) -> int:
+    model = _outline(arguments)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        features = model.features(torch.empty(1, model.channels, size, size, device="meta"))
+        model.linear(features)
+        if model.projection is not None:
+            model.projection(features)
+    return counter.get_total_flops()
+
+
+def training_flops(forward: int, recipe: Recipe) -> int:
+    """FLOPs of one training image (performance.md "The work and its floor").
+
+    An attack step is a forward pass and the gradient of the input (2 forwards); the training step adds the weights'
+    gradient (3): 10 x 2 + 3 = 23 forwards for PGD-10.
+    """
+    attack = 2 * recipe.attack.steps if recipe.row.adversarial else 0
+    return (attack + 3) * forward
+
+
+def planned_flops(recipe: Recipe) -> int:
+    """FLOPs of one training image before any image is there, at 32 pixels where only the images tell."""
+    facts = DATASETS[recipe.data.name]
+    size = recipe.data.image_size or facts.image_size or facts.resize_to or 32
+    forward = _forward_flops(
+        size,
+        name=recipe.model.name,
+        classes=len(facts.classes) or 10,
+        channels=facts.channels,
+        width=recipe.model.width,
+        projection_dim=_projection_dim(recipe),
+    )
+    return training_flops(forward, recipe)
+
+
+def check_batch_norm(recipe: ResolvedRecipe, images: int, model: Classifier) -> None:
+    """Refuse a last batch of one image where a BatchNorm sees one pixel of it: there is nothing to average.
 
     Args:
         recipe: resolved.
         images: training images an epoch.
-
-    Raises:
-        UserError: naming the batch size.
+        model: on any device.
     """
-    size = recipe.data.image_size
-    batch = recipe.optim.batch_size
-    if size <= 8 and (batch == 1 or images % batch == 1):
+    size, batch = recipe.data.image_size, recipe.optim.batch_size
+    if (batch == 1 or images % batch == 1) and _fewest_values(size, **model.arguments()) == 1:
         raise UserError(
             "optim.batch_size",
             f"leaves a batch of one image ({images} in all), which BatchNorm cannot normalise at {size} pixels; "
             "take another size",
             batch,
         )
+
+
+def _fewest_values(size: int, **arguments: Any) -> int:
+    """Values per channel that the BatchNorm of the smallest map has of one image; 2 without BatchNorm."""
+    found = [2]
+
+    def count(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        found.append(inputs[0].numel() // inputs[0].shape[1])
+
+    model = _outline(arguments)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_pre_hook(count)
+    with torch.no_grad():
+        model.features(torch.empty(1, model.channels, size, size, device="meta"))
+    return min(found)
+
+
+def _outline(arguments: dict[str, Any]) -> Classifier:
+    """A network of shapes only: no memory, no random numbers, no time to speak of."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return Classifier(**arguments).to("meta").eval()  # also what was not made on the default device

@@ -1,26 +1,36 @@
-"""Weights as files: a model enters, a safetensors file leaves, and back without any recipe."""
+"""Weights as safetensors files, which say what network they are of."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from srat_fast.errors import UserError
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_fast.record import write_atomically
+from srat_fast.registry import model
+
+#: Entry of a file's metadata that holds `Classifier.arguments` as JSON.
+NETWORK = "network"
 
 
-def save_model(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """Write a state dict, atomically; its SHA-256."""
-    content = weights_bytes(state, metadata)
+def save_model(path: Path, model: Classifier, metadata: dict[str, str]) -> str:
+    """Write a model, atomically; its SHA-256."""
+    content = model_bytes(model, metadata)
     write_atomically(path, content)
     return hashlib.sha256(content).hexdigest()
+
+
+def model_bytes(model: Classifier, metadata: dict[str, str]) -> bytes:
+    """A model as the content of a .safetensors file."""
+    network = json.dumps(model.arguments(), sort_keys=True)
+    return weights_bytes(model.state_dict(), metadata | {NETWORK: network})
 
 
 def weights_bytes(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -36,7 +46,13 @@ def weights_bytes(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
-def load_model(path: Path) -> ResNet18:
+def network_of(content: bytes) -> str | None:
+    """What the content of a .safetensors file that was read without error says of its network."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(NETWORK)
+
+
+def load_model(path: Path) -> Classifier:
     """A network in eval mode, float32 on the CPU, from the file that `save_model` wrote."""
     try:
         content = path.read_bytes()
@@ -45,40 +61,49 @@ def load_model(path: Path) -> ResNet18:
     return model_from_bytes(content, path)
 
 
-def model_from_bytes(content: bytes, path: Path) -> ResNet18:
+def model_from_bytes(content: bytes, path: Path) -> Classifier:
     """The same from the file's content; `path` is for messages."""
     try:
         state = safetensors.torch.load(content)
     except SafetensorError as error:
         raise UserError("RUN", f"its weights cannot be read: {error}", str(path)) from None
-    try:
-        return model_from_state(state).eval()
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError("RUN", f"its weights are not those of this network: {reason}", str(path)) from None
+    return model_from_state(state, network_of(content), "RUN", path)
 
 
-def model_from_state(state: dict[str, Tensor]) -> ResNet18:
-    """A network with the weights of a state dict; its shape is read off the tensors.
+def model_from_state(state: dict[str, Tensor], network: str | None, field: str, path: Path) -> Classifier:
+    """A network in eval mode, float32 on the CPU, with the weights of a state dict.
 
     Args:
-        state: as `ResNet18.state_dict` gives it.
-
-    Returns:
-        The model, float32 on the CPU, in training mode.
-
-    Raises:
-        KeyError: a weight that decides the shape is missing.
-        RuntimeError: names or shapes differ.
+        state: as `Classifier.state_dict` gives it.
+        network: `Classifier.arguments` as JSON; None where the file does not say.
+        field: option that gave the file, for messages.
+        path: of the file, for messages.
     """
+    try:
+        arguments = guessed_arguments(state) if network is None else json.loads(network)
+        name = arguments["name"]
+        if name not in model:
+            known = f"one of {', '.join(model)} is known, others by --plugin FILE.py"
+            raise UserError(field, f"its network {name} is not registered: {known}", str(path))
+        if "mean" in state:
+            arguments |= {"mean": state["mean"].flatten(), "std": state["std"].flatten()}
+        found = Classifier(**arguments)
+        found.load_state_dict(state)
+    except (KeyError, RuntimeError, IndexError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(field, f"its weights are not those of this network: {reason}", str(path)) from None
+    return found.eval()
+
+
+def guessed_arguments(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The arguments of a ResNet-18 by the shapes of its weights: for files without `NETWORK`, which earlier versions
+    and other programs write."""
     head = state.get("projection.2.weight")
-    model = ResNet18(
-        state["linear.weight"].shape[0],
-        channels=state["conv1.weight"].shape[1],
-        width=state["conv1.weight"].shape[0],
-        feature_dim=None if head is None else head.shape[0],
-        mean=torch.zeros(state["mean"].shape[1]) if "mean" in state else None,
-        std=torch.ones(state["mean"].shape[1]) if "mean" in state else None,
-    )
-    model.load_state_dict(state)
-    return model
+    width, channels = state["conv1.weight"].shape[:2]
+    return {
+        "name": "resnet18",
+        "classes": state["linear.weight"].shape[0],
+        "channels": channels,
+        "width": width,
+        "projection_dim": None if head is None else head.shape[0],
+    }

@@ -1,14 +1,14 @@
-"""CIFAR ResNet-18 with a projection head: images [B, C, H, W] in [0, 1] enter, logits and features leave.
+"""CIFAR ResNet-18: 3x3 stem without pooling, four stages of two blocks.
 
-Parameter names are those of the common CIFAR ResNet-18 (conv1, bn1, layer1..4, linear), so that a state dict can be
-shared; `projection` is the only addition.
+Parameter names are those of the common CIFAR ResNet-18 (conv1, bn1, layer1..4), so that a state dict can be shared.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from srat_fast.registry import model
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -56,77 +56,37 @@ class BasicBlock(nn.Module):
         return functional.relu(out)
 
 
+@model("resnet18")
 class ResNet18(nn.Module):
-    """ResNet-18 for small images of any size.
+    """ResNet-18 for small images of any size (He et al. 2016).
 
     Args:
-        classes: C.
         channels: of the images, 1 or 3.
         width: channels of the first stage (64 in the paper); the features have 8 * width.
-        feature_dim: output of the projection head; None for no head.
-        mean: [channels] subtracted inside the model, with `std`; None for no normalisation.
-        std: [channels] divided by inside the model.
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        classes: int,
-        *,
-        channels: int = 3,
-        width: int = 64,
-        feature_dim: int | None = None,
-        mean: Tensor | None = None,
-        std: Tensor | None = None,
-    ) -> None:
+    def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.normalize = mean is not None
-        if mean is not None and std is not None:
-            self.register_buffer("mean", mean.float().view(1, -1, 1, 1))
-            self.register_buffer("std", std.float().view(1, -1, 1, 1))
+        self.feature_dim = 8 * width
         self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = self._stage(width, width, 1)
         self.layer2 = self._stage(width, 2 * width, 2)
         self.layer3 = self._stage(2 * width, 4 * width, 2)
         self.layer4 = self._stage(4 * width, 8 * width, 2)
-        self.linear = nn.Linear(8 * width, classes)
-        # last, so that the other weights of a seed are the same with and without it
-        self.projection: nn.Sequential | None = None
-        if feature_dim is not None:
-            self.projection = nn.Sequential(
-                nn.Linear(8 * width, 8 * width), nn.ReLU(inplace=True), nn.Linear(8 * width, feature_dim)
-            )
 
     @staticmethod
     def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
         return nn.Sequential(BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1))
 
-    def features(self, x: Tensor) -> Tensor:
-        """Penultimate features: [B, C, H, W] in [0, 1] -> [B, 8 * width], in the weights' precision."""
-        if self.normalize:
-            x = (x - self.mean) / self.std
-        # a no-op except where the convolutions have a precision of their own (attacks/shadow.py)
-        x = x.to(self.conv1.weight.dtype)
-        x = functional.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        # the pooled features leave autocast here: head and loss stay in full precision (performance.md)
-        return x.to(self.linear.weight.dtype).mean(dim=(2, 3))
+    def features(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> the last stage's map, [B, 8 * width, H / 8, W / 8]."""
+        x = functional.relu(self.bn1(self.conv1(images)))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
-    def classify(self, features: Tensor) -> Tensor:
-        """[B, 8 * width] -> logits [B, classes], outside autocast."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.linear(features)
-
-    def separable(self, features: Tensor) -> Tensor:
-        """z of Eq. 6: [B, 8 * width] -> unit rows, through the projection head where there is one, outside autocast."""
-        with torch.autocast(features.device.type, enabled=False):
-            return functional.normalize(
-                features if self.projection is None else self.projection(features), dim=1
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits: [B, C, H, W] in [0, 1] -> [B, classes]."""
-        return self.classify(self.features(x))
+    def folds(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+        """Every convolution with its BatchNorm: they are registered in turn."""
+        convolutions = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
+        return list(
+            zip(convolutions, (m for m in self.modules() if isinstance(m, nn.BatchNorm2d)), strict=True)
+        )

@@ -134,11 +134,21 @@ class ResolvedData(Data):
 
 @dataclass(frozen=True)
 class Model(Section):
-    """The network: ResNet-18 in its CIFAR form."""
+    """The network."""
 
     prefix = "model."
+    name: str = setting(
+        "resnet18",
+        "network; resnet18 is ResNet-18 in its CIFAR form",
+        choices=(registry.model,),
+        before="resnet18",
+        source="paper, Section 5",
+    )
     width: int = setting(
-        64, "channels of the first stage; the last has 8 times as many", low=1, source="authors' code"
+        64,
+        "channels of the first stage; the last of resnet18 has 8 times as many",
+        low=1,
+        source="authors' code",
     )
     feature_dim: int = setting(128, "output of the projection head", low=1, source="authors' code")
     normalize: str = setting(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from srat_fast.errors import UserError
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import ResolvedRecipe
 from srat_fast.reference import losses
 from srat_fast.seeds import seed_for
@@ -27,7 +27,9 @@ class Reference:
         under: labels of the under-represented half.
     """
 
-    def __init__(self, recipe: ResolvedRecipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
+    def __init__(
+        self, recipe: ResolvedRecipe, model: Classifier, counts: list[int], under: list[int]
+    ) -> None:
         self.recipe, self.row = recipe, recipe.row
         wanted: list[tuple[str, str, tuple[str, ...]]]
         wanted = [("term", name, losses.TERMS) for name in (self.row.base, *self.row.terms)]

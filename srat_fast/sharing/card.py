@@ -106,7 +106,8 @@ def model_card(
     parts = [
         f"# {recipe['method']} on {data['name']} ({_shape(data)})",
         "An image classifier trained by srat-fast with the method "
-        f"`{recipe['method']}`: CIFAR ResNet-18 of width {recipe['model']['width']}, {len(classes)} classes. "
+        f"`{recipe['method']}`: {recipe['model'].get('name', 'resnet18')} of width {recipe['model']['width']}, "
+        f"{len(classes)} classes. "
         f"These are the weights of {_WEIGHTS[weights]}.",
         f"- Input: `[B, {channels}, {pixels}, {pixels}]`, float32, pixels in [0, 1]; {inside}.\n"
         f"- Output: logits `[B, {len(classes)}]`, classes in this order: {', '.join(map(visible, classes))}.",
@@ -145,6 +146,10 @@ def model_card(
                     f"SGD, lr {optim['lr']:g}, batch {optim['batch_size']}, {optim['epochs']} epochs",
                 ],
                 ["engine, precision", f"{recipe['run']['engine']}, {recipe['run']['precision']}"],
+                *(
+                    ["plug-in", f"`{name}` (SHA-256 `{entry['sha256']}`); `load(..., plugin=...)` runs it"]
+                    for name, entry in zip(recipe.get("plugin", ()), record.get("plugins", ()), strict=True)
+                ),
                 ["fingerprint", f"`{record['fingerprint']}`"],
                 ["versions", ", ".join(f"{name} {text}" for name, text in record["versions"].items())],
                 ["commit", str(record["git_commit"])],

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srat_fast.errors import MissingPackage, UserError, did_you_mean
-from srat_fast.models.files import load_model, weights_bytes
-from srat_fast.models.resnet import BasicBlock, ResNet18
+from srat_fast.models.classifier import Classifier
+from srat_fast.models.files import load_model, model_bytes
+from srat_fast.models.resnet import BasicBlock
 from srat_fast.record import MODEL
 
 #: The zoo's classes: module and name, without and with normalisation inside.
@@ -35,19 +36,19 @@ class Source:
         metadata: plain text for formats that keep some.
     """
 
-    model: ResNet18
+    model: Classifier
     image_size: int
     metadata: dict[str, str]
 
     @property
     def classes(self) -> int:
         """C."""
-        return self.model.linear.out_features
+        return self.model.classes
 
     @property
     def channels(self) -> int:
         """Of the images."""
-        return self.model.conv1.in_channels
+        return self.model.channels
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Format:
 class _Logits(nn.Module):
     """The network without projection head, and without the autocast guards that a float32 program can do without."""
 
-    def __init__(self, model: ResNet18) -> None:
+    def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.network = copy.deepcopy(model)
         self.network.projection = None
@@ -130,12 +131,12 @@ class ZooResNet18(nn.Module):
         return self.linear(functional.avg_pool2d(x, 4).flatten(1))
 
 
-def check_zoo(model: ResNet18, image_size: int) -> None:
+def check_zoo(model: Classifier, image_size: int) -> None:
     """Refuse a network that the zoo's class cannot hold."""
-    width, channels = model.conv1.weight.shape[:2]
     needs = [
-        (width == 64, f"model.width = 64, this run has {width}"),
-        (channels == 3, f"images with 3 channels, this run's have {channels}"),
+        (model.name == "resnet18", f"model.name = resnet18, this run has {model.name}"),
+        (model.width == 64, f"model.width = 64, this run has {model.width}"),
+        (model.channels == 3, f"images with 3 channels, this run's have {model.channels}"),
         (-(-image_size // 8) == 4, f"images of 32 pixels (25 to 32), this run's have {image_size}"),
     ]
     wrong = [text for right, text in needs if not right]
@@ -143,7 +144,7 @@ def check_zoo(model: ResNet18, image_size: int) -> None:
         raise UserError("--format", f"RobustBench's ResNet-18 needs {'; '.join(wrong)}", "robustbench")
 
 
-def zoo_state(model: ResNet18) -> dict[str, Tensor]:
+def zoo_state(model: Classifier) -> dict[str, Tensor]:
     """The state dict under the zoo's names, without the projection head, which plays no part in logits."""
     renamed = {"mean": "mu", "std": "sigma"}
     return {
@@ -240,7 +241,7 @@ FORMATS: dict[str, Format] = {
             MODEL,
             "tensors, projection head included",
             _always,
-            lambda source: weights_bytes(source.model.state_dict(), source.metadata),
+            lambda source: model_bytes(source.model, source.metadata),
             lambda source, path: load_model(path),
             _plain_snippet("import srat_fast", f'model = srat_fast.load("{MODEL}")'),
         ),

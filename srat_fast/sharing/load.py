@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from srat_fast.errors import UserError, path_errors, require_one_of
 from srat_fast.hardware import neutral, resolve_device
-from srat_fast.models.files import model_from_bytes, model_from_state
+from srat_fast.models.classifier import Classifier
+from srat_fast.models.files import model_from_bytes, model_from_state, network_of
 from srat_fast.models.foreign import load_foreign
-from srat_fast.models.resnet import ResNet18
+from srat_fast.plugins import Plugins, load_all
 from srat_fast.record import MODEL, RECIPE, WEIGHTS, RunDirectory
 from srat_fast.sharing.formats import FORMATS
 
@@ -46,33 +47,42 @@ class Program(nn.Module):
 
 @neutral()
 def load(
-    path: str | Path, *, device: str = "cpu", weights: str = "last", trusted: bool = False
-) -> ResNet18 | Program:
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    weights: str = "last",
+    trusted: bool = False,
+    plugin: Plugins = (),
+) -> Classifier | Program:
     """The model of a run or of a file, ready to use: eval mode, float32, images in [0, 1] -> logits.
 
     Normalisation is inside the model. Its parameters keep `requires_grad`, so that it can be attacked and trained on.
 
     Args:
         path: a run directory, a directory that `srat-fast export` wrote, or a file: .safetensors, or .pt and .pth
-            with a state dict (ours, or of the common CIFAR ResNet-18; prefixes of torch.compile and
-            DistributedDataParallel are taken off), or .pt2.
+            with a state dict (.safetensors of ours say what network they are of; others are taken for the common CIFAR
+            ResNet-18; prefixes of torch.compile and DistributedDataParallel are taken off), or .pt2.
         device: "cpu", "cuda", "cuda:N" or "auto".
         weights: of a run: "last" epoch, "best" epoch by validation, or "ema", the moving average.
         trusted: the file's origin is trusted. Needed for .pt2 only: torch reads such programs with pickle, so a
             stranger's file could run code. The other kinds are read as tensors and nothing else.
+        plugin: file or files of plug-ins that a run was made with, or that have the network of a file; others are
+            refused, and none is run unless given.
 
     Returns:
-        The module. `features` of a `ResNet18` gives the penultimate features.
+        The module. `features` of a `Classifier` gives the penultimate features.
 
     Raises:
         UserError: nothing there, weights that the run did not keep, or a file that is damaged or not this network's.
     """
     require_one_of("weights", weights, WEIGHTS)
+    load_all(plugin)
     place = resolve_device(device)
     path = Path(path)
     with path_errors("path", path):
         file = _file_of(path, weights)
     if path.is_dir() and (path / RECIPE).is_file():
+        RunDirectory(path).read_recipe()  # refused without its plug-ins
         return model_from_bytes(RunDirectory(path).read_weights(weights), file).to(place)
     if file.suffix == ".pt2":
         return _load_program(file, trusted).to(place)
@@ -80,7 +90,9 @@ def load(
         raise UserError(
             "path", f"is for other runtimes: onnxruntime.InferenceSession({file.name!r}) runs it", str(file)
         )
-    return _network(load_foreign(file), file).to(place)
+    state = load_foreign(file)
+    network = network_of(file.read_bytes()) if file.suffix == ".safetensors" else None
+    return _network(state, network, file).to(place)
 
 
 def _file_of(path: Path, weights: str) -> Path:
@@ -104,18 +116,14 @@ def _file_of(path: Path, weights: str) -> Path:
     return found
 
 
-def _network(state: dict[str, Tensor], file: Path) -> ResNet18:
+def _network(state: dict[str, Tensor], network: str | None, file: Path) -> Classifier:
     """Our network with a state dict whose names may be wrapped or RobustBench's."""
     plain = {}
     for name, tensor in state.items():
         while name.startswith(_WRAPPERS):
             name = name.partition(".")[2]
         plain[_RENAMED.get(name, name)] = tensor
-    try:
-        return model_from_state(plain).eval()
-    except (KeyError, RuntimeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError("path", f"its weights are not those of this network: {reason}", str(file)) from None
+    return model_from_state(plain, network, "path", file)
 
 
 def _load_program(file: Path, trusted: bool) -> Program:

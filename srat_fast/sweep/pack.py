@@ -208,11 +208,25 @@ class _Archive:
                     )
                 folders.add(f"runs/{trial.name}")
                 states.add(f"state/{trial.id}.json")
+            self._check_plugins(plan)
             for trial in {trial.cell: trial for trial in plan.trials}.values():
                 plan.recipe(trial)
         except (TypeError, ValueError, IndexError, KeyError, AttributeError):
             raise self._wrong(f"is damaged: its {PLAN} is none") from None
         return folders, states
+
+    def _check_plugins(self, plan: Plan) -> None:
+        """Refuse a plan whose recipes name other code than it holds: reading a recipe would run that file."""
+        held = set()
+        for entry in plan.plugins:
+            path = str(Path(entry["path"]).expanduser().absolute())
+            if path != entry["path"] or hashlib.sha256(entry["text"].encode()).hexdigest() != entry["sha256"]:
+                raise self._wrong(f"is damaged: the plug-in {entry['path'][:200]!r} is another")
+            held.add(path)
+        searched = [] if plan.search is None else [plan.search["base"]]
+        for fields in [*plan.recipes, *plan.cells, *searched]:
+            if not held.issuperset(fields.get("plugin", ())):
+                raise self._wrong("names plug-ins that it does not hold")
 
     def read(self, name: str) -> bytes:
         """A file's content, by its checksum the one that was packed."""

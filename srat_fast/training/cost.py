@@ -1,8 +1,7 @@
-"""What training costs: seconds by stage, a profile of kernels, FLOPs, and memory that ran out."""
+"""What training costs: seconds by stage, a profile of kernels, and memory that ran out."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,11 +11,8 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from srat_fast.errors import OutOfMemory
-from srat_fast.models.resnet import ResNet18
-from srat_fast.recipe import Recipe
 
 
 class Stopwatch:
@@ -126,26 +122,6 @@ def busy_seconds(averages: Iterable[Any], cuda: bool) -> float:
     if cuda:
         return sum(event.self_device_time_total for event in averages if is_kernel(event)) / 1e6
     return sum(event.self_cpu_time_total for event in averages) / 1e6
-
-
-def forward_flops(model: ResNet18, channels: int, size: int) -> int:
-    """FLOPs of one image's forward pass (a multiply-add counts as two), projection head included."""
-    shadow = copy.deepcopy(model).float().cpu().eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        features = shadow.features(torch.empty(1, channels, size, size, device="cpu"))
-        shadow.classify(features)
-        shadow.separable(features)
-    return counter.get_total_flops()
-
-
-def training_flops(forward: int, recipe: Recipe) -> int:
-    """FLOPs of one training image (performance.md "The work and its floor").
-
-    An attack step is a forward pass and the gradient of the input (2 forwards); the training step adds the weights'
-    gradient (3): 10 x 2 + 3 = 23 forwards for PGD-10.
-    """
-    attack = 2 * recipe.attack.steps if recipe.row.adversarial else 0
-    return (attack + 3) * forward
 
 
 #: What is said by errors for want of memory that have no type of their own.

@@ -18,10 +18,12 @@ from srat_fast.errors import Interrupted
 from srat_fast.evaluation.judge import eval_settings, judge
 from srat_fast.evaluation.samples import sample_examples, save_samples
 from srat_fast.hardware import peak_flops, peak_memory
+from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes, save_model
-from srat_fast.models.resnet import ResNet18
+from srat_fast.plugins import described, recorded
 from srat_fast.recipe import Recipe
 from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
+from srat_fast.registry import term
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
 from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors
 from srat_fast.training.progress import (
@@ -46,7 +48,7 @@ class MovingAverage:
         decay: share of the old average that stays at each update.
     """
 
-    def __init__(self, model: ResNet18, decay: float) -> None:
+    def __init__(self, model: Classifier, decay: float) -> None:
         self.module = copy.deepcopy(model).requires_grad_(False)
         self._decay = decay
         self._average: list[Tensor] = list(self.module.parameters())
@@ -237,9 +239,12 @@ class EpochRunner:
         self.batch = step - 1
         self._seen = min(self.batch * self.setup.loader.batch_size, self.setup.loader.images_per_epoch)
         what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient's norm is not finite"
+        row = self.setup.recipe.row
+        own = {name: described(term[name]) for name in (row.base, *row.terms)}
+        lines = [f"; the term {name} is {line}" for name, line in own.items() if line is not None]
         raise NotFinite(
             f"{what} in epoch {self.epoch + 1}, step {step} (before its update); try a lower optim.lr, "
-            "a longer optim.warmup_epochs or optim.clip_norm"
+            "a longer optim.warmup_epochs or optim.clip_norm" + "".join(lines)
         )
 
     def _spent(self) -> dict[str, float]:
@@ -327,6 +332,7 @@ class Fit:
             "fingerprint": setup.recipe.fingerprint(),
             "data_checksum": setup.split.checksum,
             "versions": versions(),
+            **({"plugins": recorded(setup.recipe.plugin)} if setup.recipe.plugin else {}),
         }
         self._started = self._saved_at = time.monotonic()
         self._saved: tuple[int, int] | None = None
@@ -425,7 +431,7 @@ class Fit:
         if best is None or verdict["robust"]["balanced"] > best["validation"]["robust"]["balanced"]:
             self._history["best"] = {"epoch": epoch, "validation": verdict}
             about = label(self.setup.recipe) | {"epoch": str(epoch)}
-            save_model(self.run_directory.path / BEST, model.state_dict(), about)
+            save_model(self.run_directory.path / BEST, model, about)
         self._history["evaluation"] += time.monotonic() - before
         return verdict
 
@@ -433,7 +439,7 @@ class Fit:
         """The last weights, the best by validation and the moving average, each judged on the test images."""
         setup, runner, path, view = self.setup, self.runner, self.run_directory.path, self._view
         recipe, model, test, history = setup.recipe, setup.engine.model, setup.split.test, self._history
-        checksums = {"last": save_model(path / MODEL, model.state_dict(), label(recipe))}
+        checksums = {"last": save_model(path / MODEL, model, label(recipe))}
         before = time.monotonic()
         view.begin("evaluation", 2 * len(test))
         result = self._judge(model, test, view.advance)
@@ -446,7 +452,7 @@ class Fit:
             result["best"] = history["best"] | self._judge(best, test, lambda images: None)
         if runner.ema is not None:
             result["ema"] = self._judge(runner.ema.module, test, lambda images: None)
-            checksums["ema"] = save_model(path / EMA, runner.ema.module.state_dict(), label(recipe))
+            checksums["ema"] = save_model(path / EMA, runner.ema.module, label(recipe))
         examples = sample_examples(model, test, eval_settings(recipe), device=setup.device, seed=recipe.seed)
         save_samples(path / SAMPLES, examples)
         points = {f"test/{kind}": result[kind]["overall"] for kind in ("standard", "robust")}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import ResolvedRecipe
 from srat_fast.reference import Reference
 
@@ -68,7 +68,9 @@ class PlainGuard:
 class ReferenceEngine(Reference):
     """The reference with the fast engine's interface."""
 
-    def __init__(self, recipe: ResolvedRecipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
+    def __init__(
+        self, recipe: ResolvedRecipe, model: Classifier, counts: list[int], under: list[int]
+    ) -> None:
         super().__init__(recipe, model, counts, under)
         self.nonfinite, self.zero = (torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(2))
         self.guard = PlainGuard(self.model)

@@ -16,7 +16,7 @@ from srat_fast.data.split import DataSplit, load_split
 from srat_fast.errors import UserError
 from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision, use_device
 from srat_fast.models.build import build_model, check_batch_norm
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import ResolvedRecipe
 from srat_fast.registry import inner
 from srat_fast.training.step import FastEngine
@@ -56,7 +56,7 @@ class Guard(Protocol):
 class Engine(Protocol):
     """What the trainer asks of an engine: the fast one and the reference both have it."""
 
-    model: ResNet18
+    model: Classifier
     optimizer: torch.optim.SGD
     noise: torch.Generator
     nonfinite: Tensor
@@ -128,15 +128,16 @@ def prepare(recipe: ResolvedRecipe, device: torch.device, arrays: ImageArrays | 
         raise UserError("attack.random_start", problem, False)
     use_device(device)
     split = load_split(recipe, arrays)
-    check_batch_norm(recipe, len(split.train))
     moments = _moments(split.train.images) if recipe.model.normalize == "dataset" else None
     channels = split.train.images.shape[3]
-    model = build_model(recipe, classes=len(split.classes), channels=channels, moments=moments).to(device)
+    model = build_model(recipe, classes=len(split.classes), channels=channels, moments=moments)
+    check_batch_norm(recipe, len(split.train), model)
+    model = model.to(device)
     loader = training_loader(recipe, split, device)
     return Setup(recipe, device, split, loader, _engine(recipe, model, split))
 
 
-def _engine(recipe: ResolvedRecipe, model: ResNet18, split: DataSplit) -> Engine:
+def _engine(recipe: ResolvedRecipe, model: Classifier, split: DataSplit) -> Engine:
     if recipe.run.engine == "reference":
         from srat_fast.training.plain import ReferenceEngine  # only when asked for
 

@@ -14,7 +14,7 @@ from srat_fast.attacks.engine import AttackEngine, compile_mode, compile_setting
 from srat_fast.errors import TrainingFailure
 from srat_fast.losses.objective import Objective
 from srat_fast.models.batch import Batch
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import ResolvedRecipe
 from srat_fast.registry import inner, threat
 from srat_fast.seeds import seed_for
@@ -49,7 +49,7 @@ class StepGuard:
 
     def __init__(self, model: nn.Module) -> None:
         buffers = list(model.buffers())
-        device = buffers[0].device
+        device = next(model.parameters()).device
         floats = [b for b in buffers if b.is_floating_point()]
         self._groups = [
             group for group in (floats, [b for b in buffers if not b.is_floating_point()]) if group
@@ -148,7 +148,9 @@ class FastEngine:
         under: labels of the under-represented half.
     """
 
-    def __init__(self, recipe: ResolvedRecipe, model: ResNet18, counts: list[int], under: list[int]) -> None:
+    def __init__(
+        self, recipe: ResolvedRecipe, model: Classifier, counts: list[int], under: list[int]
+    ) -> None:
         self.recipe, self.row = recipe, recipe.row
         self.device = next(model.parameters()).device
         self.model = model.train()
@@ -162,7 +164,7 @@ class FastEngine:
         self.stopwatch = Stopwatch(self.device)
         self.compile_seconds = 0.0
         compiled, captured = recipe.run.compile == "on", recipe.run.capture == "on"
-        own = model.conv1.weight.dtype
+        own = model.linear.weight.dtype
         dtype = torch.bfloat16 if recipe.run.precision == "bf16" else own
         requested = recipe.run.compile_mode
         self.attack_engine = AttackEngine(
@@ -254,6 +256,11 @@ class FastEngine:
         started = time.perf_counter()
         compiling = compile_settings(self.device) if self._compiled_size else nullcontext()
         with compile_errors(), preserved(self.state()), compiling:
+            if (
+                not self._seen and self.recipe.plugin
+            ):  # what is wrong with it is told of its line, not of a compiler's
+                with torch.no_grad():
+                    self.losses(images, labels, *self.clean(images))
             if not self._seen or len(images) == self._compiled_size:
                 check_parity(self, images, labels)
             else:

@@ -11,20 +11,20 @@ from srat_fast.attacks.engine import AttackEngine
 from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.shadow import Shadow
 from srat_fast.attacks.threat import LInfBall
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import build_recipe
 from srat_fast.training.step import FastEngine
 
 BALL = LInfBall(0.03)
 
 
-def network(device: torch.device, dtype: torch.dtype, normalize: bool = False) -> ResNet18:
+def network(device: torch.device, dtype: torch.dtype, normalize: bool = False) -> Classifier:
     """A small network whose running statistics are those of some data, in train mode."""
     torch.manual_seed(0)
     moments = (
         {"mean": torch.tensor([0.4, 0.5, 0.6]), "std": torch.tensor([0.2, 0.3, 0.4])} if normalize else {}
     )
-    model = ResNet18(5, width=8, feature_dim=4, **moments).train()
+    model = Classifier("resnet18", 5, width=8, projection_dim=4, **moments).train()
     for _ in range(3):
         model(torch.rand(16, 3, 16, 16))
     return model.to(device, dtype, memory_format=torch.channels_last)
@@ -55,7 +55,7 @@ def test_same_examples_and_statistics_as_eager_pgd(
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
     for (name, a), b in zip(model.state_dict().items(), eager.state_dict().values(), strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-14), name
-    assert int(model.bn1.num_batches_tracked) == 3 + (steps if bn == "batch" else 0)
+    assert int(model.backbone.bn1.num_batches_tracked) == 3 + (steps if bn == "batch" else 0)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
 
@@ -93,8 +93,8 @@ def test_the_shadow_follows_the_weights_in_place(device, bn: str, dtype: torch.d
 def test_bf16_convolutions_are_cast_and_the_rest_is_shared(device) -> None:
     model = network(device, torch.float32)
     shadow = Shadow(model, dtype=torch.bfloat16, bn="batch").network
-    assert shadow.conv1.weight.dtype == torch.bfloat16
-    assert shadow.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert shadow.backbone.conv1.weight.dtype == torch.bfloat16
+    assert shadow.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     for name in ("bn1.weight", "bn1.running_mean", "linear.weight", "layer4.1.bn2.bias"):
         ours, theirs = (
             dict(shadow.state_dict(keep_vars=True))[name],

@@ -10,7 +10,7 @@ from torch import nn
 
 from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.threat import LInfBall
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_kernels import linf_step
 
 
@@ -80,7 +80,7 @@ def test_the_start_is_uniform() -> None:
 
 def test_parameters_are_left_alone_and_more_steps_are_stronger() -> None:
     torch.manual_seed(0)
-    model = ResNet18(4, width=4).eval()
+    model = Classifier("resnet18", 4, width=4).eval()
     images, labels = torch.rand(16, 3, 8, 8), torch.randint(0, 4, (16,))
     clean = images.clone()
     losses = []
@@ -116,7 +116,7 @@ def test_the_step_projects_onto_the_sphere_and_the_range() -> None:
 
 def test_radii_and_steps_of_each_image_are_those_of_runs_of_one_image() -> None:
     torch.manual_seed(0)
-    model = ResNet18(4, width=4).eval()
+    model = Classifier("resnet18", 4, width=4).eval()
     images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
     radii, steps = torch.tensor([0.01, 0.05, 0.2, 1.0]), torch.tensor([0.004, 0.02, 0.05, 0.3])
     alone = [LInfBall(radius) for radius in radii.tolist()]

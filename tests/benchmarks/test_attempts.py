@@ -64,7 +64,7 @@ def test_weights_are_taken_over_before_each_attack() -> None:
         engine = attempt.make(work)
         before = engine.attack_engine.shadow(images).detach().clone()
         with torch.no_grad():
-            engine.model.conv1.weight.mul_(2).add_(0.1)
+            engine.model.backbone.conv1.weight.mul_(2).add_(0.1)
         engine.attack_engine.shadow.refresh()
         assert not torch.allclose(engine.attack_engine.shadow(images), before), name
 

@@ -20,9 +20,9 @@ from benchmarks.engine.floor import (
     predicted,
     table,
 )
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.build import forward_flops, training_flops
+from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import build_recipe
-from srat_fast.training.cost import forward_flops, training_flops
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "performance.md"
 
@@ -33,7 +33,7 @@ def found():
 
 
 def test_flops_are_those_of_the_record(found) -> None:
-    forward = forward_flops(ResNet18(10, feature_dim=128), 3, 32)
+    forward = forward_flops(Classifier("resnet18", 10, projection_dim=128), 32)
     assert sum(layer.flops for layer in found) == forward
     whole = training_flops(forward, build_recipe("paper", {}).resolve())
     # not asked for: the projection in the attack, the images' gradient in the update

@@ -63,7 +63,7 @@ def test_a_wrong_gradient_gets_no_time(ready, monkeypatch) -> None:
 
     def wrong(images, labels):
         result = real(images, labels)
-        engine.model.conv1.weight.grad.mul_(3)
+        engine.model.backbone.conv1.weight.grad.mul_(3)
         return result
 
     monkeypatch.setattr(engine, "update", wrong)

@@ -8,8 +8,7 @@ import torch
 from benchmarks.engine.network import PASSES, STAGES, _entries, network_row, parts_of
 from benchmarks.engine.profiling import kind_of, profile_row
 from benchmarks.engine.work import Work, batch_of
-from srat_fast.models.build import build_model
-from srat_fast.training.cost import forward_flops, training_flops
+from srat_fast.models.build import build_model, forward_flops, training_flops
 
 WORK = Work("srat-ldam", 8, "batch", "fp32", width=8, steps=1)
 
@@ -66,7 +65,7 @@ def test_a_network_row_counts_every_flop_of_a_step(device) -> None:
     model = build_model(
         WORK.recipe(method="ce"), classes=10, channels=3, moments=None
     )  # without projection head
-    assert counted == training_flops(forward_flops(model, 3, 32), WORK.recipe())
+    assert counted == training_flops(forward_flops(model, 32), WORK.recipe())
     assert sum(part["share"] for part in parts) == pytest.approx(1, abs=0.01)
     assert any(part["tflops"] for part in parts)
 

@@ -11,7 +11,7 @@ from torch import nn
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.evaluation.accuracy import PgdSettings, accuracies, collapsed_class, predict
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 
 
 def test_accuracies_by_hand() -> None:
@@ -75,7 +75,7 @@ def test_a_linear_model_is_attacked_to_its_known_worst_case() -> None:
 
 def test_predictions_do_not_depend_on_the_batch_size() -> None:
     torch.manual_seed(0)
-    model = ResNet18(4, width=4)
+    model = Classifier("resnet18", 4, width=4)
     generator = np.random.default_rng(0)
     images = ImageSet(generator.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8), np.zeros(12, np.int64))
     one, all_ = (

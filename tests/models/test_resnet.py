@@ -12,31 +12,30 @@ import safetensors.torch
 import torch
 
 from srat_fast.errors import UserError
-from srat_fast.models.build import build_model, check_batch_norm
-from srat_fast.models.files import load_model, save_model
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.build import build_model, check_batch_norm, forward_flops, training_flops
+from srat_fast.models.classifier import Classifier
+from srat_fast.models.files import load_model, save_model, weights_bytes
 from srat_fast.recipe import build_recipe
-from srat_fast.training.cost import forward_flops, training_flops
 
 
 def test_it_is_the_cifar_resnet18() -> None:
-    model = ResNet18(10)
+    model = Classifier("resnet18", 10)
     assert sum(p.numel() for p in model.parameters()) == 11_173_962  # the well-known count of CIFAR ResNet-18
     names = set(model.state_dict())
     assert {"conv1.weight", "bn1.running_mean", "layer2.0.shortcut.0.weight", "linear.bias"} < names
-    assert abs(forward_flops(model, 3, 32) / 1.111e9 - 1) < 0.005  # performance.md
+    assert abs(forward_flops(model, 32) / 1.111e9 - 1) < 0.005  # performance.md
 
 
 def test_work_of_a_training_image_is_counted_on_the_network() -> None:
     recipe = build_recipe("paper").resolve()
-    assert abs(training_flops(forward_flops(ResNet18(10), 3, 32), recipe) / 25.55e9 - 1) < 0.005
+    assert abs(training_flops(forward_flops(Classifier("resnet18", 10), 32), recipe) / 25.55e9 - 1) < 0.005
     natural = recipe.replace({"method": "natural"})
     assert training_flops(100, natural) == 300
 
 
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (32, 3), (37, 3)])
 def test_any_image_size(size: int, channels: int) -> None:
-    model = ResNet18(7, channels=channels, width=4, feature_dim=6).eval()
+    model = Classifier("resnet18", 7, channels=channels, width=4, projection_dim=6).eval()
     images = torch.rand(3, channels, size, size)
     features = model.features(images)
     assert features.shape == (3, 32)
@@ -48,13 +47,13 @@ def test_any_image_size(size: int, channels: int) -> None:
 
 
 def test_without_head_the_penultimate_features_are_separated() -> None:
-    model = ResNet18(3, width=4)
+    model = Classifier("resnet18", 3, width=4)
     features = torch.randn(5, 32)
     assert torch.allclose(model.separable(features), features / features.norm(dim=1, keepdim=True))
 
 
 def test_head_and_logits_stay_in_full_precision_under_autocast() -> None:
-    model = ResNet18(3, width=4, feature_dim=8)
+    model = Classifier("resnet18", 3, width=4, projection_dim=8)
     with torch.autocast("cpu", torch.bfloat16):
         features = model.features(torch.rand(4, 3, 8, 8))
         assert (
@@ -84,8 +83,8 @@ def test_weights_of_a_seed_do_not_depend_on_the_method_or_the_global_state() -> 
 def test_normalisation_is_inside_the_model() -> None:
     mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
     torch.manual_seed(0)
-    plain = ResNet18(3, width=4).eval()
-    inside = ResNet18(3, width=4, mean=mean, std=std).eval()
+    plain = Classifier("resnet18", 3, width=4).eval()
+    inside = Classifier("resnet18", 3, width=4, mean=mean, std=std).eval()
     inside.load_state_dict(plain.state_dict() | {"mean": inside.mean, "std": inside.std})
     images = torch.rand(2, 3, 8, 8)
     shifted = (images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
@@ -93,11 +92,11 @@ def test_normalisation_is_inside_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"feature_dim": 6}, {"mean": torch.rand(3), "std": torch.rand(3) + 0.1}]
+    "options", [{}, {"projection_dim": 6}, {"mean": torch.rand(3), "std": torch.rand(3) + 0.1}]
 )
 def test_files_give_the_same_network_back(options, tmp_path) -> None:
-    model = ResNet18(4, width=4, **options).eval()
-    save_model(tmp_path / "m.safetensors", model.state_dict(), {"method": "ce"})
+    model = Classifier("resnet18", 4, width=4, **options).eval()
+    save_model(tmp_path / "m.safetensors", model, {"method": "ce"})
     loaded = load_model(tmp_path / "m.safetensors")
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(loaded(images), model(images))
@@ -128,7 +127,7 @@ def test_equal_weights_are_equal_files() -> None:
 
 
 def test_files_of_earlier_versions_load(tmp_path) -> None:
-    model = ResNet18(4, width=4).eval()
+    model = Classifier("resnet18", 4, width=4).eval()
     safetensors.torch.save_file(model.state_dict(), tmp_path / "m.safetensors", {"method": "ce", "data": "x"})
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(load_model(tmp_path / "m.safetensors")(images), model(images))
@@ -141,14 +140,15 @@ def test_damaged_and_foreign_weights_are_refused(tmp_path) -> None:
     file.write_bytes(b"not safetensors")
     with pytest.raises(UserError, match="cannot be read"):
         load_model(file)
-    save_model(file, {"linear.weight": torch.zeros(2, 2)}, {})
+    file.write_bytes(weights_bytes({"linear.weight": torch.zeros(2, 2)}, {}))
     with pytest.raises(UserError, match="not those of this network"):
         load_model(file)
 
 
 def test_a_batch_of_one_tiny_image_is_refused_before_training() -> None:
     recipe = build_recipe(None, {"data.name": "digits", "optim.batch_size": 32}).resolve()
-    check_batch_norm(recipe, 64)
+    model = Classifier("resnet18", 10, channels=1, width=4)
+    check_batch_norm(recipe, 64, model)
     with pytest.raises(UserError, match=r"optim\.batch_size = 32: leaves a batch of one image \(65 in all\)"):
-        check_batch_norm(recipe, 65)
-    check_batch_norm(build_recipe(None, {"optim.batch_size": 32}).resolve(), 65)
+        check_batch_norm(recipe, 65, model)
+    check_batch_norm(build_recipe(None, {"optim.batch_size": 32}).resolve(), 65, model)

@@ -11,8 +11,8 @@ import torch
 
 import srat_fast
 from srat_fast.errors import UserError
+from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import load_model
-from srat_fast.models.resnet import ResNet18
 from srat_fast.record import WEIGHTS
 
 IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -90,7 +90,9 @@ def test_a_file(digits_run) -> None:
 @pytest.mark.parametrize("under", [None, "state_dict", "model"])
 def test_a_foreign_state_dict(prefix, under, tmp_path) -> None:
     torch.manual_seed(0)
-    model = ResNet18(5, channels=1, width=4, mean=torch.tensor([0.3]), std=torch.tensor([0.2])).eval()
+    model = Classifier(
+        "resnet18", 5, channels=1, width=4, mean=torch.tensor([0.3]), std=torch.tensor([0.2])
+    ).eval()
     names = {"mean": "mu", "std": "sigma"}
     state = OrderedDict((prefix + names.get(n, n), t) for n, t in model.state_dict().items())
     torch.save(state if under is None else {under: state}, tmp_path / "theirs.pt")

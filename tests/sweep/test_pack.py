@@ -232,6 +232,23 @@ def test_a_plan_whose_runs_lie_elsewhere_is_refused(sweep, tmp_path, name) -> No
     refused(bad, tmp_path / "out", "has a run named|its plan.json is none")
 
 
+def test_code_that_a_plan_names_is_never_run(sweep, tmp_path) -> None:
+    """Also where it lies on this machine; what a plan holds itself must be what it says."""
+    file, _, _ = pack(sweep.path)
+    code = tmp_path / "mine.py"
+    code.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    plan = json.loads((sweep.path / "plan.json").read_text())
+    plan["recipes"][0]["plugin"] = [str(code)]
+    bad = forged(file, tmp_path / "bad.zip", {"plan.json": json.dumps(plan).encode()})
+    refused(bad, tmp_path / "out", "names plug-ins that it does not hold")
+    for path, text in (("mine.py", code.read_text()), (str(code), "another")):
+        entry = {"path": path, "text": text, "names": [["method", "mine"]], "methods": {}}
+        plan["plugins"] = [entry | {"sha256": hashlib.sha256(code.read_bytes()).hexdigest()}]
+        bad = forged(file, tmp_path / "bad.zip", {"plan.json": json.dumps(plan).encode()})
+        refused(bad, tmp_path / "out", "the plug-in .* is another")
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -20,7 +20,8 @@ from srat_fast.errors import TrainingFailure, failure_of
 from srat_fast.hardware import numerics
 from srat_fast.methods import METHODS
 from srat_fast.models.build import build_model
-from srat_fast.models.resnet import BasicBlock, ResNet18
+from srat_fast.models.classifier import Classifier
+from srat_fast.models.resnet import BasicBlock
 from srat_fast.recipe import Recipe, build_recipe
 from srat_fast.training import trainer
 from srat_fast.training.capture import Captured, capturing
@@ -48,12 +49,12 @@ def recipe_of(**changes: Any) -> Recipe:
     ).resolve()
 
 
-def tiny(recipe: Recipe, channels: int = 3) -> ResNet18:
+def tiny(recipe: Recipe, channels: int = 3) -> Classifier:
     """A network of four convolutions, which compiles in a second or two."""
     model = build_model(recipe, classes=len(COUNTS), channels=channels, moments=None)
     width = recipe.model.width
-    model.layer1 = model.layer2 = model.layer3 = torch.nn.Sequential()
-    model.layer4 = torch.nn.Sequential(BasicBlock(width, 8 * width, 2))
+    model.backbone.layer1 = model.backbone.layer2 = model.backbone.layer3 = torch.nn.Sequential()
+    model.backbone.layer4 = torch.nn.Sequential(BasicBlock(width, 8 * width, 2))
     return model
 
 
@@ -170,7 +171,7 @@ def test_a_captured_update_with_a_wrong_gradient_is_refused(graphs) -> None:
     """A replay sets no `p.grad`: what the check reads has to be what the graph writes."""
     images, labels = next(iter(loader_of().epoch(0)))
     engine = engine_of(recipe_of(run__capture="on"))
-    captured, weight = engine._update, engine.model.layer4[0].conv1.weight
+    captured, weight = engine._update, engine.model.backbone.layer4[0].conv1.weight
     written: list[torch.Tensor] = []
 
     def wrong(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -184,9 +185,9 @@ def test_a_captured_update_with_a_wrong_gradient_is_refused(graphs) -> None:
     check_parity(engine, images, labels)
     check_parity(engine, images, labels)
     engine = engine_of(recipe_of(run__capture="on"))
-    captured, weight = engine._update, engine.model.layer4[0].conv1.weight
+    captured, weight = engine._update, engine.model.backbone.layer4[0].conv1.weight
     engine._update = wrong
-    with pytest.raises(TrainingFailure, match=r"gradient of layer4\.0\.conv1\.weight is away from"):
+    with pytest.raises(TrainingFailure, match=r"gradient of backbone\.layer4\.0\.conv1\.weight is away from"):
         check_parity(engine, images, labels)
 
 

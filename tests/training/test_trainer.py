@@ -13,8 +13,8 @@ from rich.console import Console
 from torch.autograd import DeviceType
 
 from srat_fast import TrainingFailure, UserError, build_recipe, evaluate, train
+from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import load_model
-from srat_fast.models.resnet import ResNet18
 from srat_fast.record import WEIGHTS
 from srat_fast.training.cost import busy_seconds
 from srat_fast.training.fit import MovingAverage
@@ -283,12 +283,12 @@ def test_capture_needs_cuda(tmp_path) -> None:
 
 
 def test_the_moving_average_is_one() -> None:
-    model = ResNet18(3, width=4).train()
+    model = Classifier("resnet18", 3, width=4).train()
     average = MovingAverage(model, 0.75)
     first = model.linear.weight.detach().clone()
     with torch.no_grad():
         model.linear.weight.add_(1.0)
-        model.bn1.running_mean.fill_(5.0)
+        model.backbone.bn1.running_mean.fill_(5.0)
     average.update()
     assert torch.allclose(average.module.linear.weight, first + 0.25)
-    assert float(average.module.bn1.running_mean[0]) == 5.0  # statistics are the model's own
+    assert float(average.module.backbone.bn1.running_mean[0]) == 5.0  # statistics are the model's own

@@ -12,7 +12,7 @@ from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.threat import Threat
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.classifier import Classifier
 from srat_fast.seeds import seed_for
 
 _BATCH = 64
@@ -21,6 +21,7 @@ _BATCH = 64
 def train_surrogate(
     images: ImageSet,
     *,
+    network: str,
     classes: int,
     ball: Threat,
     device: torch.device,
@@ -29,13 +30,14 @@ def train_surrogate(
     seed: int = 0,
     progress: Callable[[int], None] = lambda steps: None,
 ) -> nn.Module:
-    """A narrow ResNet-18, trained for a few steps on FGSM examples from random starts.
+    """A narrow network, trained for a few steps on FGSM examples from random starts.
 
     Slightly robust surrogates transfer better to robust models than clean ones do. It shares nothing with the
     run but the training images: neither weights, nor method, nor engine.
 
     Args:
         images: the run's training images.
+        network: its registered name.
         classes: C.
         ball: the threat model.
         device: where it is trained.
@@ -49,7 +51,7 @@ def train_surrogate(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "surrogate"))
-        model = ResNet18(classes, channels=images.images.shape[3], width=width).to(device)
+        model = Classifier(network, classes, channels=images.images.shape[3], width=width).to(device)
     loader = MemoryLoader(
         images, batch_size=_BATCH, device=device, seed=seed_for(seed, "surrogate", "order"), shuffle=True
     )

@@ -1,0 +1,165 @@
+"""Classifier around any backbone: normalisation, precision, head and projection, so that what is attacked is served."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from srat_fast.errors import UserError
+from srat_fast.plugins import described
+from srat_fast.registry import model
+
+
+class Backbone(Protocol):
+    """What `srat_fast.registry.model` registers a function of: (channels, width) -> an `nn.Module` with these.
+
+    Its weights have the names that they have in it, beside the classifier's own `linear`, `projection`, `mean` and
+    `std`, which it must not take. It casts nothing: the classifier gives it images in its weights' precision.
+
+    Attributes:
+        feature_dim: D.
+    """
+
+    feature_dim: int
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features of [B, C, H, W]: [B, D], or a map [B, D, h, w] that the classifier averages."""
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A backbone that says which of its BatchNorms follow a convolution directly, and nothing else reads between."""
+
+    def folds(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+        """(convolution, the BatchNorm of its output): folded in attacks with `attack.bn = running`."""
+
+
+class Classifier(nn.Module):
+    """Images in [0, 1] -> logits, by a registered network.
+
+    State dicts have the backbone's names without a prefix (conv1.weight, linear.weight, ...).
+
+    Args:
+        name: of the network.
+        classes: C.
+        channels: of the images.
+        width: as the network takes it.
+        projection_dim: output of the projection head; None for no head.
+        mean: [channels] subtracted from the images, with `std`; None for no normalisation.
+        std: [channels] that they are divided by.
+
+    Raises:
+        UserError: no network of that name is registered, or it takes a name of the classifier's own.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        classes: int,
+        *,
+        channels: int = 3,
+        width: int = 64,
+        projection_dim: int | None = None,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.classes, self.channels, self.width = name, classes, channels, width
+        self.projection_dim, self.normalize = projection_dim, mean is not None
+        if mean is not None and std is not None:
+            self.register_buffer("mean", mean.float().view(1, -1, 1, 1))
+            self.register_buffer("std", std.float().view(1, -1, 1, 1))
+        backbone = model[name](channels, width)
+        taken = {key.partition(".")[0] for key in backbone.state_dict()} & _OWN
+        if taken:
+            raise UserError("model.name", f"its backbone has a {min(taken)}, which is the classifier's", name)
+        self.backbone: Any = backbone  # a `Backbone`: torch types every submodule as nn.Module
+        self.feature_dim: int = backbone.feature_dim
+        self.linear = nn.Linear(self.feature_dim, classes)
+        # last, so that the other weights of a seed are the same with and without it
+        self.projection: nn.Sequential | None = None
+        if projection_dim is not None:
+            self.projection = nn.Sequential(
+                nn.Linear(self.feature_dim, self.feature_dim),
+                nn.ReLU(inplace=True),
+                nn.Linear(self.feature_dim, projection_dim),
+            )
+        self.register_state_dict_post_hook(_plain_names)
+        self.register_load_state_dict_pre_hook(_prefixed_names)
+        self.register_load_state_dict_post_hook(_plain_problems)
+
+    def arguments(self) -> dict[str, Any]:
+        """What `Classifier` makes such a network from again, weights and normalisation aside; plain values."""
+        return {
+            name: getattr(self, name) for name in ("name", "classes", "channels", "width", "projection_dim")
+        }
+
+    def folds(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+        """The backbone's pairs of convolution and BatchNorm; none where it names none."""
+        return self.backbone.folds() if isinstance(self.backbone, Foldable) else []
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features: [B, C, H, W] in [0, 1] -> [B, D], in the head's precision."""
+        if self.normalize:
+            images = (images - self.mean) / self.std
+        # a no-op except where the backbone has a precision of its own (attacks/shadow.py)
+        precision = next(self.backbone.parameters(), self.linear.weight).dtype
+        x = self.backbone.features(images.to(precision))
+        # features leave autocast before pooling: head and loss stay in full precision (performance.md)
+        x = x.to(self.linear.weight.dtype)
+        if x.dim() == 4:
+            x = x.mean(dim=(2, 3))
+        if x.dim() != 2 or x.shape[1] != self.feature_dim:
+            allowed = f"[B, {self.feature_dim}] or [B, {self.feature_dim}, h, w]"
+            where = described(self.backbone)
+            problem = f"its features must be {allowed}, not {list(x.shape)}"
+            raise UserError("model.name", problem if where is None else f"{where}: {problem}", self.name)
+        return x
+
+    def classify(self, features: Tensor) -> Tensor:
+        """[B, D] -> logits [B, classes], outside autocast."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.linear(features)
+
+    def separable(self, features: Tensor) -> Tensor:
+        """z of Eq. 6: [B, D] -> unit rows, through the projection head where there is one, outside autocast."""
+        with torch.autocast(features.device.type, enabled=False):
+            return functional.normalize(
+                features if self.projection is None else self.projection(features), dim=1
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits: [B, C, H, W] in [0, 1] -> [B, classes]."""
+        return self.classify(self.features(images))
+
+
+#: Names at the top of a state dict that are the classifier's.
+_OWN = {"linear", "projection", "mean", "std"}
+_PREFIX = "backbone."
+
+
+def _plain_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    """Takes "backbone." off, keeping the order."""
+    for key in list(state):
+        if key.startswith(prefix):
+            state[prefix + key.removeprefix(prefix).removeprefix(_PREFIX)] = state.pop(key)
+
+
+def _prefixed_names(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Puts "backbone." before all names but the classifier's own."""
+    for key in list(state):
+        rest = key.removeprefix(prefix)
+        if key.startswith(prefix) and rest.partition(".")[0] not in _OWN:
+            state[prefix + _PREFIX + rest] = state.pop(key)
+
+
+def _plain_problems(module: nn.Module, problems: Any) -> None:
+    """Missing and unexpected names as state dicts have them."""
+    for keys in cast(tuple[list[str], list[str]], problems):
+        keys[:] = [key.replace(_PREFIX, "", 1) for key in keys]
