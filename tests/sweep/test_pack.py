@@ -258,6 +258,7 @@ def test_code_that_a_plan_names_is_never_run(sweep, tmp_path) -> None:
         ({MANIFEST: b"[]"}, "is no JSON object"),
         ({MANIFEST: b'{"format": 2}'}, "has format 2, not 1"),
         ({MANIFEST: b'{"format": 1}'}, "names no files"),
+        ({MANIFEST: None}, "is not a packed sweep"),
         ({MANIFEST: b'{"format": 1, "files": {}}'}, "its files are not those that its manifest names"),
         ({"state/{id}.json": b"[1]"}, "is no JSON object"),
         ({"state/{id}.json": b"[" * 100_000}, "is no JSON object"),
@@ -267,6 +268,16 @@ def test_other_content_is_refused(sweep, tmp_path, changes, says) -> None:
     file, _, _ = pack(sweep.path)
     named = {name.replace("{id}", sweep.plan.trials[0].id): content for name, content in changes.items()}
     refused(forged(file, tmp_path / "bad.zip", named), tmp_path / "out", says)
+
+
+def test_a_file_with_another_checksum_is_refused(sweep, tmp_path) -> None:
+    """One that zip's own sum fits."""
+    file, _, _ = pack(sweep.path)
+    with zipfile.ZipFile(file) as archive:
+        manifest = archive.read(MANIFEST)
+    name = f"runs/{sweep.plan.trials[0].name}/metrics.jsonl"
+    bad = forged(file, tmp_path / "bad.zip", {name: b"{}\n", MANIFEST: manifest})
+    refused(bad, tmp_path / "out", f"the checksum of '{name}' is another")
 
 
 def test_a_name_twice_and_sizes_out_of_bounds(sweep, tmp_path, monkeypatch) -> None:
