@@ -36,7 +36,7 @@ def test_the_zoo_s_class_loads_it_strictly(name, request, tmp_path) -> None:
     export(run, "robustbench", out=tmp_path / "out")
     state = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     assert not [n for n in state if n.startswith(("module.", "_orig_mod.", "projection."))]
-    model = zoo.ResNet(zoo.Block, [2, 2, 2, 2], num_classes=2)
+    model = zoo.ResNet(zoo.BasicBlock, [2, 2, 2, 2], num_classes=2)
     if name == "normalised_run":
         with pytest.raises(RuntimeError, match="mu"):
             model.load_state_dict(state, strict=True)
@@ -74,7 +74,7 @@ def test_the_card_s_lines_load_the_zoo_s_class(name, request, tmp_path, monkeypa
     run = request.getfixturevalue(name)
     export(run, "robustbench", out=tmp_path / "out")
     resnet = types.ModuleType("resnet")
-    resnet.ResNet, resnet.BasicBlock = zoo.ResNet, zoo.Block
+    resnet.ResNet, resnet.BasicBlock = zoo.ResNet, zoo.BasicBlock
     parts = ("robustbench", "robustbench.model_zoo", "robustbench.model_zoo.architectures")
     for module in parts:
         monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
