@@ -2,8 +2,8 @@
 
 Each table stands between `<!-- results:NAME -->` (made from benchmarks/results/runs/NAME), `<!-- audit:NAME/RUN -->`,
 `<!-- attacks:NAME -->` (their audits and evaluations), `<!-- speed:DEVICE -->` (made from
-benchmarks/results/DEVICE.jsonl) or `<!-- gpu:TABLE -->` (of `tables.TABLES`, from every file of a GPU there) and
-`<!-- end -->`.
+benchmarks/results/DEVICE.jsonl), `<!-- gpu:TABLE -->` (of `tables.TABLES`, from every file of a GPU there) or
+`<!-- photographs:TABLE -->` (of `photographs.TABLES`) and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from srat_fast.report.summary import summary_tables
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
 
+from benchmarks import photographs  # noqa: E402
 from benchmarks.judging import attack_table, audit_table  # noqa: E402
 from benchmarks.rows import RESULTS, read  # noqa: E402
 from benchmarks.speed import machine_line, speed_tables  # noqa: E402
@@ -71,9 +72,10 @@ def rendered(text: str, results: Path = RESULTS) -> str:
         ),
         "speed": lambda name: speed_tables(read(results / f"{name}.jsonl")),
         "gpu": lambda name: gpu_table(name, results),
+        "photographs": lambda name: photographs.lines(name, results / "sweeps" / "photographs"),
     }
     pattern = re.compile(
-        r"(<!-- (results|audit|attacks|speed|gpu):([\w/-]+) -->\n).*?(<!-- end -->)", re.DOTALL
+        r"(<!-- (results|audit|attacks|speed|gpu|photographs):([\w/-]+) -->\n).*?(<!-- end -->)", re.DOTALL
     )
     return pattern.sub(lambda m: f"{m[1]}\n{kinds[m[2]](m[3])}\n\n{m[4]}", text)
 

@@ -15,9 +15,11 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from srat_fast import plugins
 from srat_fast.errors import InUse, UserError, path_errors, require_text
 
 RECIPE, METRICS, RECORD = "recipe.json", "metrics.jsonl", "record.json"
@@ -185,6 +187,7 @@ class RunDirectory:
                 (self.path / name).unlink(missing_ok=True)
             for events in self.path.glob("events.out.tfevents.*"):
                 events.unlink()
+            shutil.rmtree(self.path / plugins.FOLDER, ignore_errors=True)
         self.release()
         if self._made is not None:
             shutil.rmtree(self._made, ignore_errors=True)
@@ -207,6 +210,18 @@ class RunDirectory:
         if not isinstance(content, dict):
             raise UserError("RUN", f"its {name} is damaged", str(self.path))
         return content
+
+    def read_recipe(self) -> dict[str, Any]:
+        """recipe.json, its plug-ins as files that this process was given: what is found in a run is not run."""
+        record = self.read_json(RECORD) if os.path.lexists(self.path / RECORD) else {}
+        return plugins.of_run(self.path, self.read_json(RECIPE), record)
+
+    def write_plugins(self, paths: Sequence[str]) -> None:
+        """Keep a copy of each plug-in, as it was when this process loaded it."""
+        for path in paths:
+            copy = self.path / plugins.copy_name(path)
+            copy.parent.mkdir(exist_ok=True)
+            write_atomically(copy, plugins.loaded(path).content)
 
     def read_weights(self, weights: str) -> bytes:
         """A weights file ("last", "best" or "ema"), refused where it is not the one that the record was written with.

@@ -120,6 +120,6 @@ model: Registry[Any] = Registry("network", "model.name", "srat_fast.models")
 #: radius -> `srat_fast.attacks.threat.Threat`.
 threat: Registry[Any] = Registry("threat model", "attack.threat", "srat_fast.attacks.threat")
 #: context -> (batch -> scalar) (`srat_fast.losses.objective.Term`).
-term: Registry[Any] = Registry("term", "loss.base", "srat_fast.losses")
+term: Registry[Any] = Registry("term", "loss.base", "srat_fast.losses.terms")
 #: batch -> scalar that an attack climbs (`srat_fast.attacks.inner`).
 inner: Registry[Any] = Registry("inner loss", "attack.loss", "srat_fast.attacks")

@@ -137,7 +137,7 @@ def test_the_device_is_current_before_anything_is_captured(tmp_path, monkeypatch
     use_device(CPU)
     use_device(GPU)  # whichever is current
     with pytest.raises(Chosen):
-        prepare(short(), second)
+        prepare(short().resolve(), second)
     monkeypatch.setattr(subject, "resolve_device", lambda requested: second)
     with pytest.raises(Chosen):
         subject.open_subject(tmp_path / "run", {}, weights="last", device="cuda:1")

@@ -14,14 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Lower number = lower layer; a module may import its own layer's package and any lower layer.
 LAYERS = {
-    "errors": -2, "registry": -1, "seeds": 0, "methods": 0, "datasets": 0, "tables": 0,
+    "errors": -2, "registry": -1, "seeds": 0, "methods": 0, "plugins": 0, "datasets": 0, "tables": 0,
     "console": 1, "recipe": 1, "record": 1,
     "models": 1.5, "data": 2, "hardware": 2, "figures": 2, "published": 2,
     "theory": 3,
     "attacks": 3, "losses": 3,
     "sharing": 3, "evaluation": 4, "training": 5, "sweep": 6, "report": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
-STANDARD_ONLY = ("errors", "registry", "seeds", "methods", "datasets", "recipe", "record")
+STANDARD_ONLY = ("errors", "registry", "seeds", "plugins", "methods", "datasets", "recipe", "record")
 #: scikit-learn and scipy are not among them: every installation has them, and several rooms compute with them.
 OPTIONAL = (
     "triton",

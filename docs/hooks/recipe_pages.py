@@ -10,7 +10,7 @@ from srat_fast.cli.options import OPTION_FIELDS
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import METHODS
 from srat_fast.recipe import FIELDS, NAMED_RECIPES, SECTIONS, Recipe, build_recipe, flatten
-from srat_fast.recipe.fields import Spec, allowed
+from srat_fast.recipe.fields import Spec, allowed, kind_of
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -57,22 +57,6 @@ def shown(value: Any, spec: Spec) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
-
-
-def kind_of(annotation: Any) -> type:
-    """The plain type of a field.
-
-    Args:
-        annotation: such as `int | None`.
-
-    Returns:
-        str, bool, int, float or tuple.
-    """
-    text = str(annotation)
-    named = {"str": str, "bool": bool, "int": int, "float": float}
-    if isinstance(annotation, type) and annotation.__name__ in named:
-        return annotation
-    return next((t for name, t in {"tuple": tuple, "float": float, "int": int}.items() if name in text), str)
 
 
 def _field(name: str, recipes: dict[str, dict[str, Any]]) -> str:

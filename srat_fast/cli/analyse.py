@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from srat_fast.cli.options import AsJson, Device, RunDataRoot, Subset, Weights, fields_given
+from srat_fast.cli.options import AsJson, Device, PluginFiles, RunDataRoot, Subset, Weights, fields_given
 from srat_fast.cli.show import rows_table
 from srat_fast.tables import Table, percent
 
@@ -29,6 +29,7 @@ def analyse(
             help="Also draw the t-SNE of all runs side by side: a .svg, .png or .pdf file.", metavar="FILE"
         ),
     ] = None,
+    plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """How separable a run's classes are, clean and attacked: features, t-SNE, confusion, accuracy against count."""
@@ -61,6 +62,7 @@ def analyse(
                 changes=changes,
                 device=device,
                 points=points,
+                plugin=plugin or (),
                 progress=watch,
             )
         if together is not None:

@@ -11,6 +11,7 @@ import typer
 from srat_fast.cli import (
     analyse,
     audit,
+    check_plugin,
     data,
     doctor,
     evaluate,
@@ -25,6 +26,7 @@ from srat_fast.cli.options import forget_given, named_as_option, spelled_out
 from srat_fast.cli.streams import lost_output, take_streams
 from srat_fast.data.notices import printed
 from srat_fast.errors import Interrupted, TrainingFailure, UserError, failure_of, is_full, require_text
+from srat_fast.plugins import plugin_errors
 from srat_fast.tables import visible
 
 app = typer.Typer(
@@ -45,6 +47,7 @@ app.add_typer(data.app, name="data")
 app.command()(theory.theory)
 app.add_typer(sweep.app, name="sweep")
 app.command()(reproduce.reproduce)
+app.command()(check_plugin.check_plugin)
 app.command()(doctor.doctor)
 
 
@@ -90,7 +93,7 @@ def _run(arguments: list[str], codes: Mapping[str | None, int]) -> int:
     try:
         for argument in arguments:
             require_text("argument", argument)
-        with printed():
+        with printed(), plugin_errors():
             code = app(spelled_out(arguments), standalone_mode=False)
     except UserError as error:
         return _fail(error.line(named_as_option(error.option)), codes.get(failure_of(error), 2))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli.options import AsJson, Device, RunDataRoot, Weights, fields_given
+from srat_fast.cli.options import AsJson, Device, PluginFiles, RunDataRoot, Weights, fields_given
 from srat_fast.errors import Unrecorded, UserError
 
 #: Exit code of an audit that found something.
@@ -34,6 +34,7 @@ def audit(
     queries: Annotated[int, typer.Option(min=1, help="Of the black-box attack, for each image.")] = 500,
     data_root: RunDataRoot = None,
     device: Device = "auto",
+    plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> int:
     """Is the run's robust accuracy to be believed? Exit code 0: reliable, 3: suspicious.
@@ -65,6 +66,7 @@ def audit(
                 queries=queries,
                 changes=fields_given({"--data-root": data_root}),
                 device=device,
+                plugin=plugin or (),
                 progress=watch,
             )
         except Unrecorded as failure:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srat_fast.attacks import NAMES
-from srat_fast.cli.options import AsJson, Device, RunDataRoot, Subset, Weights, fields_given
+from srat_fast.cli.options import AsJson, Device, PluginFiles, RunDataRoot, Subset, Weights, fields_given
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.errors import Unrecorded
 from srat_fast.registry import threat as THREATS
@@ -47,6 +47,7 @@ def evaluate(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew where an evaluation was interrupted.")
     ] = False,
+    plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """Accuracies of a run's saved model: fp32, eager, eval mode; overall, well, under and per class.
@@ -77,6 +78,7 @@ def evaluate(
                 changes=changes,
                 device=device,
                 fresh=fresh,
+                plugin=plugin or (),
                 progress=watch,
             )
             record = RunDirectory(run).read_json(RECORD)

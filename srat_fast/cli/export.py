@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli.options import AsJson, RunDataRoot, Weights, fields_given
+from srat_fast.cli.options import AsJson, PluginFiles, RunDataRoot, Weights, fields_given
 from srat_fast.tables import Table
 
 
@@ -32,6 +32,7 @@ def export(
             "--real-batch/--no-real-batch", help="Compare logits on test images too, not on random ones only."
         ),
     ] = True,
+    plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """The model of a run for other programs: each file is read back and its logits compared with the run's."""
@@ -40,7 +41,9 @@ def export(
     from srat_fast.console import Console
     from srat_fast.sharing.export import export as write
 
-    result = write(run, formats, weights=weights, out=out, changes=changes, real_batch=real_batch)
+    result = write(
+        run, formats, weights=weights, out=out, changes=changes, real_batch=real_batch, plugin=plugin or ()
+    )
     if as_json:
         print(json.dumps(result, indent=2))
         return

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ OPTION_FIELDS = {
     "--data-root": "data.root",
     "--mirror": "data.mirror",
     "--loader": "data.loader",
+    "--plugin": "plugin",
     "--method": "method",
     "--model": "model.name",
     "--seed": "seed",
@@ -96,6 +98,13 @@ Weights = Annotated[str, typer.Option("--weights", help="last, best (by validati
 RunDataRoot = Annotated[Text, of_field("--data-root", "Where the data set is.", default="the run's")]
 Subset = Annotated[Text, of_field("--subset")]
 Device = Annotated[str, of_field("--device")]
+#: Of the commands that read a run.
+PluginFiles = Annotated[
+    list[Path] | None,
+    of_field(
+        "--plugin", "A plug-in that the run was made with; repeatable.", default="none", metavar="FILE.py"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

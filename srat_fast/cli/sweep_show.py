@@ -85,7 +85,8 @@ def show_status(console: Console, sweep: SweepDirectory, status: Status, every: 
             table.add(row.trial.name, f"{host} {where}", str(row.epoch), f"{row.speed:,.0f}", attempt)
         console.print(table)
         console.say(f"{sum(row.speed for row in running):,.0f} images/s in all")
-        guess = estimate(status.left(), len(running), status.finished())
+        speeds = [row.speed for row in running]
+        guess = estimate(status.left(), len(running), status.finished(), speeds=speeds)
         console.say(f"left: {duration(guess.seconds)} ({guess.source})")
     for row in status.of("failed"):
         console.say(f"failed: {row.trial.name}: {row.state.get('reason')}")

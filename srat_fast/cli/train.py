@@ -10,8 +10,9 @@ import typer
 from srat_fast.cli.options import Settings, Text, of_field, recipe_from_options
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.cli.streams import recorded
+from srat_fast.plugins import load_all
 from srat_fast.recipe import NAMED_RECIPES, radius_title, to_toml
-from srat_fast.record import MUST, RECIPE, audit_verdict
+from srat_fast.record import MUST, RECIPE, RunDirectory, audit_verdict
 from srat_fast.training.stops import Stops
 
 if TYPE_CHECKING:
@@ -23,6 +24,15 @@ def train(
     imbalance: Annotated[Text, of_field("--imbalance")] = None,
     ratio: Annotated[Text, of_field("--ratio")] = None,
     method: Annotated[Text, of_field("--method")] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        of_field(
+            "--plugin",
+            "Your own file with a loss, a network or a method; it is run; repeatable.",
+            default="none",
+            metavar="FILE.py",
+        ),
+    ] = None,
     model: Annotated[Text, of_field("--model")] = None,
     seed: Annotated[Text, of_field("--seed")] = None,
     epochs: Annotated[Text, of_field("--epochs", "Schedule and deferral scale along.")] = None,
@@ -68,6 +78,10 @@ def train(
 ) -> None:
     """Train one model by SRAT or a baseline, evaluate it and record the run."""
     if resume == MUST and recipe is None and dataset is None and out is not None and (out / RECIPE).is_file():
+        load_all(plugin or ())
+        RunDirectory(
+            out
+        ).read_recipe()  # a run directory runs no code by itself: refused without its plug-ins
         recipe = str(out / RECIPE)  # the run's own; what is given beside it is compared with it
     given = locals() | {"no_compile": "off" if no_compile else None}
     chosen = recipe_from_options(recipe, given, settings)

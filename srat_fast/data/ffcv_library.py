@@ -204,20 +204,11 @@ class _Epoch(EpochIterator):
 
 
 class BetonReader:
-    """An open .beton file.
-
-    Args:
-        path: as `write_beton` left it.
-        batch_size: images a batch.
-        size: height and width that windows are resized to; None to read raw images as they are stored.
-        workers: decoding threads.
+    """An open .beton file; windows are resized to `size`, None reads raw images as they are stored.
 
     Attributes:
         labels: [N] int64.
         sizes: [N, 2] int64, stored height and width; of single-channel images those of all.
-
-    Raises:
-        UserError: more workers than numba has threads.
     """
 
     def __init__(self, path: Path, *, batch_size: int, size: int | None, workers: int) -> None:

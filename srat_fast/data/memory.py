@@ -16,17 +16,8 @@ class MemoryLoader:
     """Seeded batches of a set that fits on the device.
 
     Order, crop and flip of an epoch are drawn on the CPU from streams of (seed, epoch), so they are the same on every
-    device and any epoch can be produced without the ones before it.
-
-    Args:
-        data: images [N, H, W, C] uint8 with labels [N].
-        batch_size: images a batch; the last partial batch is kept.
-        device: where the batches are made.
-        seed: the run's seed.
-        crop_padding: zero padding of the random crop, 0 for none.
-        crop_area: smallest share of the area of a random resized crop, None for none.
-        flip: random horizontal flip.
-        shuffle: a new order each epoch.
+    device and any epoch can be produced without the ones before it. `data`: images [N, H, W, C] uint8 with labels [N];
+    the last partial batch is kept; crop, flip and shuffle are those of `Augmentation`.
     """
 
     def __init__(

@@ -24,6 +24,7 @@ from srat_fast.figures.analysis import IMAGES, draw, suffix_of
 from srat_fast.figures.canvas import save
 from srat_fast.hardware import neutral, numerics
 from srat_fast.models.classifier import Classifier
+from srat_fast.plugins import Plugins, load_all
 from srat_fast.record import RunDirectory, versions, write_atomically
 
 #: Fewest points that t-SNE makes sense of.
@@ -100,6 +101,7 @@ def analyse(
     device: str = "auto",
     points: int = 1000,
     data: Any = None,
+    plugin: Plugins = (),
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> dict[str, Any]:
     """Features, separability, confusion and accuracy against class count, clean and under the run's evaluation attack.
@@ -118,6 +120,7 @@ def analyse(
         points: of t-SNE at most, evenly over the classes, or of training images in their own proportions; 0 leaves
             t-SNE out.
         data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
+        plugin: file or files of plug-ins that the run was made with; others are refused, and none is run unless given.
         progress: told (what is done, images done, images in all).
 
     Returns:
@@ -130,6 +133,7 @@ def analyse(
         raise UserError("--points", f"0 or an integer >= {_FEWEST}", points)
     require_one_of("--images", images, IMAGES)
     started = time.perf_counter()
+    load_all(plugin)
     subject = open_subject(run, changes or {}, weights=weights, device=device, data=data)
     recipe, model, split = subject.recipe, subject.model, subject.split
     chosen = split.test if images == "test" else in_memory(split.train)

@@ -21,8 +21,9 @@ from srat_fast.evaluation.partial import load_partial, partial_path, remove_part
 from srat_fast.evaluation.subject import Subject, amend_record, open_subject
 from srat_fast.evaluation.survivors import Outcome, attack_images
 from srat_fast.hardware import device_name, neutral, numerics
+from srat_fast.plugins import Plugins, load_all
 from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
-from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
+from srat_fast.record import RECORD, RunDirectory, git_commit, versions
 
 #: A state is written at most this often; a killed evaluation loses no more than this and the round under way.
 KEEP_EVERY = 2.0
@@ -42,6 +43,7 @@ def evaluate(
     changes: dict[str, Any] | None = None,
     device: str = "auto",
     data: Any = None,
+    plugin: Plugins = (),
     fresh: bool = False,
     progress: Progress = lambda name, done, total: None,
 ) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def evaluate(
         changes: recipe fields to change, such as {"data.root": ..., "data.test_limit": 1000}.
         device: "auto", "cpu", "cuda" or "cuda:N".
         data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
+        plugin: file or files of plug-ins that the run was made with; others are refused, and none is run unless given.
         fresh: leave aside what an interrupted evaluation kept.
         progress: told (row, images done, images in all).
 
@@ -77,9 +80,10 @@ def evaluate(
     """
     if isinstance(epsilons, (str, float, int)):
         epsilons = [epsilons]
+    load_all(plugin)
     directory = RunDirectory.open(Path(run))
     changes = changes or {}
-    own = recipe_from_dict(directory.read_json(RECIPE)).replace(changes).resolve()
+    own = recipe_from_dict(directory.read_recipe()).replace(changes).resolve()
     settings = eval_settings(own)
     ball = settings.threat if threat is None else threat
     of_another = "" if ball == settings.threat else f" {ball}"

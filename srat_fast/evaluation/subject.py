@@ -19,7 +19,7 @@ from srat_fast.hardware import resolve_device, use_device
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes
 from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
-from srat_fast.record import RECIPE, RECORD, WEIGHTS, RunDirectory
+from srat_fast.record import RECORD, WEIGHTS, RunDirectory
 
 #: What keeps weights of a kind.
 _KEPT = {"last": "every run", "best": "data.val_fraction > 0", "ema": "optim.ema_decay > 0"}
@@ -60,7 +60,7 @@ def open_subject(
     if not file.is_file():
         raise UserError("--weights", f"the run has no {file.name}; it is kept by {_KEPT[weights]}", weights)
     record = directory.read_json(RECORD)
-    recipe = recipe_from_dict(directory.read_json(RECIPE)).replace(changes).resolve()
+    recipe = recipe_from_dict(directory.read_recipe()).replace(changes).resolve()
     place = resolve_device(device)
     use_device(place)
     content = directory.read_weights(weights)

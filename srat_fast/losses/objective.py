@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srat_fast.errors import TrainingFailure
 from srat_fast.losses.weighting import class_balanced_weights, inverse_weights, ratio_weights
 from srat_fast.models.batch import Batch
+from srat_fast.plugins import described
 from srat_fast.recipe import Recipe, ResolvedRecipe
 from srat_fast.registry import term
 from srat_kernels import srat_loss
@@ -120,6 +122,14 @@ class Objective:
         """What an attack climbs with `attack.loss = objective`: the weighted L_cls, without margins and scale."""
         return getattr(self._base, "raw", self._base)(batch)
 
+    def _scalar(self, name: str, part: Any, batch: Batch) -> Tensor:
+        value = part(batch)
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if shape != ():
+            where = described(part) or name
+            raise TrainingFailure(f"{where}: the term returns {shape}; a scalar is needed, shape ()")
+        return value
+
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """The scalars by name, in the order of `names`; "total" is the one to differentiate."""
         if "separation" in self._terms and hasattr(self._base, "arguments"):
@@ -133,11 +143,11 @@ class Objective:
                 {"classification": found.classification, "separation": found.separation},
             )
         else:
-            total = self._base(batch)
+            total = self._scalar("classification", self._base, batch)
             values = {"classification": total}
         for name, (part, coefficient) in self._terms.items():
             if name not in values:
-                values[name] = part(batch)
+                values[name] = self._scalar(name, part, batch)
                 total = total + coefficient * values[name]
         return {"total": total} | {name: values[name] for name in self.names[1:]}
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srat_fast.errors import UserError
+from srat_fast.plugins import described
 from srat_fast.registry import model
 
 
@@ -125,7 +126,9 @@ class Classifier(nn.Module):
             x = x.mean(dim=(2, 3))
         if x.dim() != 2 or x.shape[1] != self.feature_dim:
             allowed = f"[B, {self.feature_dim}] or [B, {self.feature_dim}, h, w]"
-            raise UserError("model.name", f"its features must be {allowed}, not {list(x.shape)}", self.name)
+            where = described(self.backbone)
+            problem = f"its features must be {allowed}, not {list(x.shape)}"
+            raise UserError("model.name", problem if where is None else f"{where}: {problem}", self.name)
         return x
 
     def classify(self, features: Tensor) -> Tensor:

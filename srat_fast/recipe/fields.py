@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -62,11 +63,13 @@ def setting(default: Any, doc: str, **spec: Any) -> Any:
 
 
 @functools.cache
-def _kind(annotation: Any) -> type:
-    """The plain type behind `int | None` or `tuple[int, ...] | None`."""
+def kind_of(annotation: Any) -> type:
+    """The plain type behind `int | None` or `tuple[int, ...] | None`; `list` stands for a tuple of texts."""
     options = [t for t in typing.get_args(annotation) if t is not type(None)]
     plain = options[0] if options and typing.get_origin(annotation) is not tuple else annotation
-    return tuple if typing.get_origin(plain) is tuple else plain
+    if typing.get_origin(plain) is tuple:
+        return list if typing.get_args(plain)[0] is str else tuple
+    return plain
 
 
 def allowed(kind: type, spec: Spec) -> str:
@@ -77,6 +80,8 @@ def allowed(kind: type, spec: Spec) -> str:
         text = "true or false"
     elif kind is str:
         text = "a text"
+    elif kind is list:
+        text = "a list of texts"
     else:
         noun = {int: "an integer", float: "a number", tuple: "a list of integers"}[kind]
         low = "" if spec.low is None else f"{'>' if spec.low_open else '>='} {spec.low:g}"
@@ -128,6 +133,8 @@ def _parse(raw: Any, kind: type, spec: Spec) -> Any:
     if kind is tuple:
         items = raw.strip("[]() ").split(",") if isinstance(raw, str) else raw
         return tuple(_integer(item) for item in items if str(item).strip())
+    if kind is list:
+        return tuple(os.fspath(item) for item in ([raw] if isinstance(raw, (str, os.PathLike)) else raw))
     if not isinstance(raw, str):
         raise TypeError
     return raw
@@ -144,7 +151,7 @@ def _within(number: float, spec: Spec) -> bool:
 
 def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
     """`raw` as the field's type, or a one-line error."""
-    kind = _kind(annotation)
+    kind = kind_of(annotation)
     may_be_none = type(None) in typing.get_args(annotation)  # not in a resolved recipe
     if may_be_none and (raw is None or (isinstance(raw, str) and raw.lower() in ("auto", "none"))):
         return None

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from srat_fast import plugins
 from srat_fast.errors import UserError, did_you_mean
 from srat_fast.recipe.recipe import SECTIONS, Recipe, flatten
 
@@ -90,6 +91,8 @@ def _layers(recipe: str | None, dataset: str | None) -> tuple[dict[str, Any], di
     """The fields of a named recipe, and those that a file adds."""
     if recipe is not None and Path(recipe).suffix in (".toml", ".json"):
         dotted = nested_to_dotted(_read(Path(recipe)))
+        if "plugin" in dotted:
+            dotted["plugin"] = plugins.beside(Path(recipe), dotted["plugin"])
         name = dataset or dotted.get("data.name")
         base = dotted.pop("base", DEFAULT_RECIPE.get(str(name), "paper"))
         return named_fields(str(base)), dotted
@@ -111,7 +114,9 @@ def build_recipe(recipe: str | None = None, changes: dict[str, Any] | None = Non
     """
     changes = changes or {}
     named, own = _layers(recipe, changes.get("data.name"))
-    return Recipe().replace(named).replace(own | changes)
+    built = Recipe().replace(named).replace(own | changes)
+    plugins.load_all(built.plugin)  # refused where they have changed since
+    return built
 
 
 def recipe_from_dict(tree: dict[str, Any]) -> Recipe:
@@ -119,16 +124,21 @@ def recipe_from_dict(tree: dict[str, Any]) -> Recipe:
     return Recipe().replace(nested_to_dotted(tree))
 
 
-def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML that `build_recipe` reads back to an equal recipe; fields on "auto" are left out."""
+def to_toml(recipe: Recipe, *, copies: bool = False) -> str:
+    """The recipe as TOML that `build_recipe` reads back to an equal recipe; fields on "auto" are left out.
+
+    `copies`: names plug-ins as the copies beside the file that it is for.
+    """
     lines: list[str] = ['base = "paper"']
     values = flatten(recipe)
+    if copies:
+        values["plugin"] = [plugins.copy_name(path) for path in recipe.plugin]
     for section in ("", *SECTIONS):
         if section:
             lines.append(f"\n[{section}]")
         for name, value in values.items():
             owner, _, leaf = name.rpartition(".")
             if owner == section and value is not None:
-                # JSON's strings, numbers, booleans and lists of integers are TOML's too
+                # JSON's strings, numbers, booleans and lists of these are TOML's too
                 lines.append(f"{leaf} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
     return "\n".join(lines) + "\n"

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from srat_fast import plugins
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError, did_you_mean
 from srat_fast.methods import METHODS, PLAIN_MEAN, Method
-from srat_fast.recipe.fields import Section, fields_of, setting
+from srat_fast.recipe.fields import Section, checked, fields_of, setting
 from srat_fast.recipe.sections import (
     Attack,
     Data,
@@ -42,6 +43,10 @@ class Recipe(Section):
         UserError: a field is out of bounds, or two fields contradict each other.
     """
 
+    plugin: tuple[str, ...] = setting(
+        (), "files of one's own that register methods, losses or networks: code, run when the recipe is read; their "
+        "content is part of the run's identity, not their paths", before=(),
+    )  # fmt: skip
     method: str = setting("srat-ldam", "row of Table 4", choices=(METHODS,))
     seed: int = setting(
         0, "seed of the weights, the order, the augmentation and the attack's noise", low=0, high=2**31
@@ -55,6 +60,9 @@ class Recipe(Section):
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "plugin", _loaded(self.plugin)
+        )  # before names that they register are checked
         super().__post_init__()
         _check_together(self)
 
@@ -142,6 +150,7 @@ class Recipe(Section):
 
     def replace(self, changes: dict[str, Any]) -> Recipe:
         """A copy with dotted fields changed."""
+        _loaded(changes.get("plugin"))  # before names that they register are checked
         sections: dict[str, dict[str, Any]] = {}
         top: dict[str, Any] = {}
         for name, value in changes.items():
@@ -159,17 +168,25 @@ class Recipe(Section):
         return changed
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as nested plain values: what recipe.json holds."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """The recipe as nested plain values, plug-ins as copies in the run's directory: what recipe.json holds."""
+        copies = {"plugin": [plugins.copy_name(path) for path in self.plugin]}
+        return json.loads(json.dumps(dataclasses.asdict(self) | copies))
 
     def fingerprint(self) -> str:
         """The run's identity: 12 hex digits over every resolved field that changes what is computed."""
-        values = flatten(self.filled())
+        values = flatten(self.filled()) | {"plugin": plugins.digests(self.plugin)}
         specs = {name: spec for name, (_, spec) in FIELDS.items() if spec.identity}
         identity = {
             n: values[n] for n, spec in specs.items() if spec.before is None or values[n] != spec.before
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _loaded(paths: Any) -> Any:
+    """The absolute paths of plug-ins, which are loaded."""
+    if not paths:
+        return paths
+    return plugins.use(checked("plugin", paths, tuple[str, ...], FIELDS["plugin"][1]))
 
 
 class ResolvedRecipe(Recipe):

@@ -57,7 +57,9 @@ class Run:
     def fields(self) -> dict[str, Any]:
         """The fields that decide what is computed, by dotted name; lists as tuples, the default where an older record
         lacks a field: the run did what the default does."""
-        return {name: _plain(value_of(self.recipe, name, _DEFAULTS[name])) for name in _IDENTITY}
+        found = {name: _plain(value_of(self.recipe, name, _DEFAULTS[name])) for name in _IDENTITY}
+        named = [f"{Path(p['path']).name} {p['sha256'][:12]}" for p in self.record.get("plugins", ())]
+        return found | ({"plugin": tuple(named)} if named else {})  # by content: names tell no two apart
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a torn last line is passed over."""

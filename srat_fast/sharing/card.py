@@ -146,6 +146,10 @@ def model_card(
                     f"SGD, lr {optim['lr']:g}, batch {optim['batch_size']}, {optim['epochs']} epochs",
                 ],
                 ["engine, precision", f"{recipe['run']['engine']}, {recipe['run']['precision']}"],
+                *(
+                    ["plug-in", f"`{name}` (SHA-256 `{entry['sha256']}`); `load(..., plugin=...)` runs it"]
+                    for name, entry in zip(recipe.get("plugin", ()), record.get("plugins", ()), strict=True)
+                ),
                 ["fingerprint", f"`{record['fingerprint']}`"],
                 ["versions", ", ".join(f"{name} {text}" for name, text in record["versions"].items())],
                 ["commit", str(record["git_commit"])],

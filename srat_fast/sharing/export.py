@@ -20,8 +20,9 @@ from srat_fast.data.split import load_split
 from srat_fast.errors import ExportFailure, UserError, path_errors
 from srat_fast.hardware import neutral
 from srat_fast.models.classifier import Classifier
+from srat_fast.plugins import FOLDER, Plugins, copy_name, load_all, loaded
 from srat_fast.recipe import Recipe, ResolvedRecipe, recipe_from_dict, to_toml
-from srat_fast.record import RECIPE, RECORD, RunDirectory, write_atomically
+from srat_fast.record import RECORD, RunDirectory, write_atomically
 from srat_fast.sharing.card import CARD, model_card
 from srat_fast.sharing.formats import FORMATS, Format, Source, parse_formats
 from srat_fast.sharing.load import load
@@ -35,7 +36,7 @@ _RECIPE = "recipe.toml"
 #: Where files are until all of them are checked.
 _SCRATCH = ".export."
 #: Names that an earlier export leaves, and a new one may replace.
-_OURS = {CARD, _RECIPE, *(chosen.file for chosen in FORMATS.values())}
+_OURS = {CARD, _RECIPE, FOLDER, *(chosen.file for chosen in FORMATS.values())}
 
 
 @neutral()
@@ -48,6 +49,7 @@ def export(
     changes: dict[str, Any] | None = None,
     real_batch: bool = True,
     data: Any = None,
+    plugin: Plugins = (),
 ) -> dict[str, Any]:
     """Write a run's model in one or several formats, read each file back and compare its logits with the run's.
 
@@ -60,6 +62,7 @@ def export(
         changes: recipe fields to change, such as {"data.root": ...}.
         real_batch: compare on test images too, not on random ones only.
         data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
+        plugin: file or files of plug-ins that the run was made with; others are refused, and none is run unless given.
 
     Returns:
         {"out", "weights", "files": [{"format", "title", "file", "bytes", "sha256", "difference", "snippet"}],
@@ -70,9 +73,10 @@ def export(
         ExportFailure: a file does not give the run's logits; nothing is left behind.
     """
     chosen = parse_formats(formats)
+    load_all(plugin)
     directory = RunDirectory.open(Path(run))
     record = directory.read_json(RECORD)
-    stored = recipe_from_dict(directory.read_json(RECIPE)).resolve()
+    stored = recipe_from_dict(directory.read_recipe()).resolve()
     model = load(directory.path, weights=weights)
     assert isinstance(model, Classifier)
     source = Source(model, stored.data.image_size, _metadata(stored, record, weights))
@@ -108,7 +112,10 @@ def export(
         _store(scratch / CARD, card.encode())
         # where the images lay on this machine is nobody's business
         portable = stored.replace({"data.root": Recipe().data.root})
-        _store(scratch / _RECIPE, to_toml(portable).encode())
+        _store(scratch / _RECIPE, to_toml(portable, copies=True).encode())
+        for path in portable.plugin:
+            (scratch / FOLDER).mkdir(exist_ok=True)
+            _store(scratch / copy_name(path), loaded(path).content)
         _publish(scratch, target)
     except BaseException:
         shutil.rmtree(scratch if existed else made, ignore_errors=True)
@@ -205,7 +212,8 @@ def _store(path: Path, content: bytes) -> None:
 def _publish(scratch: Path, target: Path) -> None:
     """Move the files to their place; what an earlier export left and this one did not make anew goes."""
     new = {path.name for path in scratch.iterdir()}
-    for name in _OURS - new:
+    shutil.rmtree(target / FOLDER, ignore_errors=True)
+    for name in _OURS - new - {FOLDER}:
         (target / name).unlink(missing_ok=True)
     for name in sorted(new):
         os.replace(scratch / name, target / name)

@@ -12,6 +12,7 @@ from srat_fast.hardware import neutral, resolve_device
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes, model_from_state, network_of
 from srat_fast.models.foreign import load_foreign
+from srat_fast.plugins import Plugins, load_all
 from srat_fast.record import MODEL, RECIPE, WEIGHTS, RunDirectory
 from srat_fast.sharing.formats import FORMATS
 from srat_fast.sharing.zoo import foreign_state
@@ -49,6 +50,7 @@ def load(
     weights: str = "last",
     trusted: bool = False,
     model: str | None = None,
+    plugin: Plugins = (),
 ) -> Classifier | Program:
     """The model of a run or of a file, ready to use: eval mode, float32, images in [0, 1] -> logits.
 
@@ -64,6 +66,8 @@ def load(
         model: the network that a state dict is of, such as "wrn-28-10", under the names of the common code (those of
             RobustBench); width, classes and channels are the file's. None for what a .safetensors of ours says, and
             for the CIFAR ResNet-18 where a file says nothing.
+        plugin: file or files of plug-ins that a run was made with, or that have the network of a file; others are
+            refused, and none is run unless given.
 
     Returns:
         The module. `features` of a `Classifier` gives the penultimate features.
@@ -72,6 +76,7 @@ def load(
         UserError: nothing there, weights that the run did not keep, or a file that is damaged or of another network.
     """
     require_one_of("weights", weights, WEIGHTS)
+    load_all(plugin)
     place = resolve_device(device)
     path = Path(path)
     with path_errors("path", path):
@@ -79,6 +84,7 @@ def load(
     if model is not None and (file.suffix in (".pt2", ".onnx") or (path / RECIPE).is_file()):
         raise UserError("model", f"is for state dicts; {path} says what network it is", model)
     if path.is_dir() and (path / RECIPE).is_file():
+        RunDirectory(path).read_recipe()  # refused without its plug-ins
         return model_from_bytes(RunDirectory(path).read_weights(weights), file).to(place)
     if file.suffix == ".pt2":
         return _load_program(file, trusted).to(place)

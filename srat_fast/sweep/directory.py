@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from srat_fast import plugins
 from srat_fast.data.cache import exclusive
 from srat_fast.errors import UserError
 from srat_fast.recipe import to_toml
@@ -106,7 +107,11 @@ class SweepDirectory:
     def write_recipe(self, trial: Trial) -> Path:
         """The recipe that a trial's process reads."""
         path = self.path / "recipes" / f"{trial.id}.toml"
-        write_atomically(path, to_toml(self.plan.recipe(trial)).encode())
+        for entry in self.plan.plugins:
+            copy = path.parent / plugins.copy_name(entry["path"])
+            copy.parent.mkdir(exist_ok=True)
+            write_atomically(copy, entry["text"].encode())
+        write_atomically(path, to_toml(self.plan.recipe(trial), copies=True).encode())
         return path
 
     def state_path(self, trial: Trial) -> Path:
@@ -147,7 +152,11 @@ def _continued(old: Plan, new: Plan, path: Path) -> Plan:
     """The old plan with the new one's additional runs; its indices stay."""
     if old.search is not None or new.search is not None:
         known = {"trials": 0}  # a search may be given more trials
-        if old.search is None or new.search is None or old.search | known != new.search | known:
+        same = [[entry["sha256"] for entry in plan.plugins] for plan in (old, new)]
+        if (
+            old.search is None or new.search is None or old.search | known != new.search | known
+            or same[0] != same[1]
+        ):  # fmt: skip
             raise UserError("--out", "holds another search or sweep; choose another directory", str(path))
         return dataclasses.replace(old, search=new.search)
     wanted, there = {t.id for t in new.trials}, {t.id for t in old.trials}

@@ -192,7 +192,8 @@ class Driver:
     def snapshot(self, running: list[Running], trials: list[Trial], slots: int) -> Snapshot:
         """How far the sweep is; `trials` are the running ones, as the plan has them."""
         waiting = [*self.queue, *self.elsewhere]
-        left = estimate([*waiting, *trials], slots, self.finished, self.options.images_per_second)
+        speeds = [trial.speed for trial in running]
+        left = estimate([*waiting, *trials], slots, self.finished, self.options.images_per_second, speeds)
         return Snapshot(self.done + self.pruned, self.failed, len(waiting), running, left)
 
     def exit_code(self) -> int:

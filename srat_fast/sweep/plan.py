@@ -8,16 +8,17 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import srat_fast
+from srat_fast import plugins
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.data.verify import expanded
 from srat_fast.datasets import imbalance_label
 from srat_fast.errors import UserError, one_of
-from srat_fast.methods import METHODS
+from srat_fast.methods import METHODS, Method
 from srat_fast.recipe import FIELDS, Recipe, build_recipe, load_fields
 from srat_fast.sweep.spec import BadSpec, Spec, check_search
 
@@ -93,9 +94,13 @@ class Plan:
     #: settings of a search, whose trials are appended as it goes; None for a plan that is whole
     search: dict[str, Any] | None = None
     published: str | None = None  # data set whose published numbers stand beside; None for the runs' own
+    #: the runs' plug-ins with their text, which is written beside a trial's recipe, and the rows of their methods
+    plugins: list[dict[str, Any]] = field(default_factory=list)
 
     def recipe(self, trial: Trial) -> Recipe:
-        """The recipe of a run, checked but not resolved."""
+        """The recipe of a run, checked but not resolved; its plug-ins need not have been run here."""
+        for entry in self.plugins:
+            plugins.describe(entry, {name: Method(**row) for name, row in entry["methods"].items()})
         return Recipe().replace(self.recipes[trial.cell] | {"seed": trial.seed})
 
 
@@ -193,9 +198,7 @@ class _Planner:
 def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
     """Check every cell of a spec and name its runs; `BadSpec` has the problems of all of them."""
     planner = _Planner(spec, code or code_version())
-    if spec.baseline is not None and spec.baseline not in METHODS:
-        planner.wrong(UserError("baseline", one_of(METHODS, spec.baseline), spec.baseline).line(), "")
-    cells, recipes, trials, seen, twice = [], [], [], {}, 0  # type: ignore[var-annotated]
+    cells, recipes, checks, trials, seen, twice = [], [], [], [], {}, 0  # type: ignore[var-annotated]
     for cell in spec.cells:
         checked = planner.cell(cell)
         if checked is None:
@@ -203,18 +206,20 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
         fields, recipe, images = checked
         cells.append(cell)
         recipes.append(fields)
-        work = work_of(recipe, images)
-        for seed in spec.seeds:
-            seeded = recipe.replace({"seed": seed})
-            identity = run_identity(seeded, planner.code)
+        checks.append((recipe, images))
+    for seed in spec.seeds:  # outermost: stopped early, a sweep has compared all cells on some seeds
+        for k, (recipe, images) in enumerate(checks):
+            identity = run_identity(recipe.replace({"seed": seed}), planner.code)
             if identity in seen:
                 twice += 1
                 continue
             seen[identity] = True
-            name = f"{_readable(recipe, cell)}-seed{seed}-{identity}"
-            total = images * recipe.optim.epochs
-            trials.append(Trial(len(trials), identity, name, len(cells) - 1, seed, work, total))
+            name = f"{_readable(recipe, cells[k])}-seed{seed}-{identity}"
+            work, total = work_of(recipe, images), images * recipe.optim.epochs
+            trials.append(Trial(len(trials), identity, name, k, seed, work, total))
     search = _planned_search(spec, planner) if spec.search is not None else None
+    if spec.baseline is not None and spec.baseline not in METHODS:  # those of plug-ins are known by now
+        planner.wrong(UserError("baseline", one_of(METHODS, spec.baseline), spec.baseline).line(), "")
     if search is not None:
         cells, recipes, trials = [], [], []
     if spec.baseline is not None and not planner.problems:
@@ -231,8 +236,18 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
     axes = spec.axes if search is None else list(search["space"])
     return Plan(
         spec.title, planner.code, axes, cells, recipes, trials, spec.baseline, spec.retries, notes, search,
-        spec.published,
+        spec.published, _described([*recipes, *([] if search is None else [search["base"]])]),
     )  # fmt: skip
+
+
+def _described(recipes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The plug-ins of recipes, so that they travel with the plan."""
+    entries = []
+    for path in dict.fromkeys(path for fields in recipes for path in fields.get("plugin", ())):
+        entry = plugins.description(path)
+        rows = {name: dataclasses.asdict(METHODS[name]) for kind, name in entry["names"] if kind == "method"}
+        entries.append(entry | {"methods": rows})
+    return entries
 
 
 def _planned_search(spec: Spec, planner: _Planner) -> dict[str, Any]:
@@ -279,8 +294,11 @@ def estimate(
     slots: int,
     finished: Iterable[tuple[Trial, float]] = (),
     images_per_second: float | None = None,
+    speeds: Iterable[float] = (),
 ) -> Estimate:
-    """The time that trials will take, by work at the rate of finished runs, else by images at a stated speed."""
+    """The time that trials will take: by work at the rate of finished runs, else by images at a stated speed or at
+    those of running trials."""
+    running = [speed for speed in speeds if speed]
     trials, done = list(left), [(trial, seconds) for trial, seconds in finished if seconds]
     if done:
         rate = sum(trial.work for trial, _ in done) / sum(seconds for _, seconds in done)
@@ -289,9 +307,14 @@ def estimate(
     elif images_per_second:
         total = sum(trial.images for trial in trials) / images_per_second
         source = f"at the given {images_per_second:,g} training images/s a trial, evaluation not counted"
+    elif running:
+        mean = sum(running) / len(running)
+        total = sum(trial.images for trial in trials) / mean
+        source = f"at the {mean:,.3g} training images/s of a running trial, evaluation not counted"
     else:
         return Estimate(
-            None, "unknown until a run of this sweep has finished; --images-per-second N gives an estimate"
+            None,
+            "unknown until a run of this sweep has trained an epoch; --images-per-second N gives an estimate",
         )
     at_once = max(1, min(slots, len(trials)))
     longest = (

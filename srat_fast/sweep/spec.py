@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from srat_fast import plugins
 from srat_fast.errors import UserError, did_you_mean, one_of
 from srat_fast.published import published_sets
 from srat_fast.recipe import FIELDS, Recipe, nested_to_dotted, require_field
@@ -129,6 +130,7 @@ ABBREVIATIONS = {
 _KEYS = (
     "title",
     "recipe",
+    "plugin",
     "seeds",
     "baseline",
     "published",
@@ -211,6 +213,8 @@ class _Reader:
                     self.wrong(f"{key}: {name}", error.problem, value)
             elif full in found:
                 self.wrong(f"{key}: {full}", "is given twice", value)
+            elif full == "plugin":
+                self.wrong(f"{key}: plugin", "stands at the top, for all runs: plugin = [...]", value)
             elif full == "seed":
                 self.wrong(f"{key}: seed", "seeds have a list of their own: seeds = [0, 1, 2]", value)
             else:
@@ -259,6 +263,8 @@ class _Reader:
                 hint = did_you_mean(key, _KEYS) or "; known are " + ", ".join(_KEYS)
                 self.wrong(key, f"is not part of a sweep's spec{hint}")
         base, axes = self.table("base"), self.lists("axes", self.table("axes"))
+        if "plugin" in self.tree:
+            base["plugin"] = plugins.beside(directory / "spec", self.tree["plugin"])
         groups = [self.lists("zip", table) for table in self.tables("zip")]
         for group in groups:
             if len({len(values) for values in group.values()}) > 1:

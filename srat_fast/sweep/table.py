@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.tables import Cell, Table, latex, visible
 
 _RESAMPLES = 9999
+#: Columns of the table: the paper's, then those of the worst class.
+FIGURES = (*COLUMNS, ("standard", "worst"), ("robust", "worst"))
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Comparison:
     difference: float  # mean of the differences; NaN without a common seed
     #: two-sided paired t-test; None for fewer than two seeds, or where all differences are the same
     p: float | None
+    p_holm: float | None = None  # the same after Holm's correction over the tests of its table
 
 
 def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
@@ -83,6 +86,17 @@ def compare(values: Mapping[int, float], baseline: Mapping[int, float]) -> Compa
     return Comparison(len(common), float(differences.mean()), p)
 
 
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p of several tests after Holm's step-down correction (1979); None is no test and stays."""
+    order = sorted((p, k) for k, p in enumerate(values) if p is not None)
+    found: list[float | None] = [None] * len(values)
+    largest = 0.0
+    for rank, (p, k) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        found[k] = largest
+    return found
+
+
 _SETTING = ("data.name", "data.root", "data.imbalance", "data.ratio", "data.classes", "data.imbalance_base")
 
 
@@ -91,7 +105,7 @@ class Entry:
     """One figure of one row."""
 
     kind: str  # standard or robust
-    part: str  # overall, under, or class:NAME
+    part: str  # overall, under, worst (class), or class:NAME
     summary: Summary  # over seeds, in percent
     against: Comparison | None  # the baseline's comparison; None for the baseline itself, or without one
     paper: Published | None  # the paper's mean and deviation; None where there are none
@@ -115,7 +129,7 @@ class Line:
     setting: str  # the data set and its imbalance, in words
     label: str  # the method and the other axes
     values: dict[str, Any]  # axis -> value, for files
-    entries: list[Entry]  # in the order of `COLUMNS`, then classes
+    entries: list[Entry]  # in the order of `FIGURES`, then classes
     seeds: list[int]  # of the finished runs
     seconds: Summary  # wall time of a whole run, evaluation included
     speed: Summary  # training images/s of a run, of its share of the processor where several trials shared it
@@ -197,6 +211,8 @@ def _values(records: dict[int, dict[str, Any]], kind: str, part: str, weights: s
         accuracy = _part_of(record, weights)[kind]
         if part.startswith("class:"):
             value = accuracy["per_class"][list(record["classes"]).index(part.removeprefix("class:"))]
+        elif part == "worst":
+            value = min((v for v in accuracy["per_class"] if v is not None), default=None)
         else:
             value = accuracy[part]
         if value is not None and not math.isnan(value):
@@ -257,6 +273,7 @@ def build_table(
                 for of in (_seconds, _speed)
             )
             lines.append(Line(_setting(recipe), label, said, entries, sorted(mine), seconds, speed, marks))
+    _correct(lines)
     order = {line.setting: k for k, line in reversed(list(enumerate(lines)))}
     methods = list(METHODS)
     lines.sort(key=lambda line: (order[line.setting], methods.index(line.values["method"])))
@@ -268,6 +285,17 @@ def build_table(
     return TableData(plan.title, baseline, confidence, lines, notes)
 
 
+def _correct(lines: list[Line]) -> None:
+    """Holm's correction over the comparisons of each data set's table; classes are not part of it."""
+    tests: dict[str, list[Entry]] = {}
+    for line in lines:
+        tests.setdefault(line.setting, []).extend(e for e in line.entries[: len(FIGURES)] if e.against)
+    for entries in tests.values():
+        compared = [(entry, entry.against) for entry in entries if entry.against is not None]
+        for (entry, old), p in zip(compared, holm([old.p for _, old in compared]), strict=True):
+            entry.against = replace(old, p_holm=p)
+
+
 def _entries(
     mine: dict[int, dict[str, Any]],
     rivals: dict[int, dict[str, Any]] | None,
@@ -277,7 +305,7 @@ def _entries(
     per_class: bool,
 ) -> list[Entry]:
     """The figures of a row; `rivals` are the baseline's records, None for the baseline itself."""
-    figures = list(COLUMNS)
+    figures = list(FIGURES)
     if per_class and mine:
         classes = next(iter(mine.values()))["classes"]
         figures += [(kind, f"class:{name}") for kind in ("standard", "robust") for name in classes]
@@ -305,7 +333,8 @@ def _group(recipe: Recipe, axes: list[str]) -> tuple[str, ...]:
 
 
 FORMATS = ("md", "csv", "parquet", "tex")
-_HEADS = [f"{kind} {part}" for kind, part in COLUMNS]
+_HEADS = [f"{kind} {part}" for kind, part in FIGURES]
+_SPARE = _HEADS[len(COLUMNS) :]  # what a narrow terminal does without first
 
 
 def _spread(summary: Summary, plus_minus: str) -> str:
@@ -329,19 +358,23 @@ def _whole(summary: Summary) -> str:
 
 def _grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], numbers: range, detail: str = "") -> Table:
     """A table; columns in `numbers` are set to the right."""
-    made = Table(*heads, right=numbers, detail=detail)
+    made = Table(*heads, right=numbers, detail=detail, spare=_SPARE)
     for row in rows:
         made.add(*row)
     return made
 
 
 def _difference(line: Line) -> list[str]:
-    """Interval and comparison of each of the four figures."""
+    """Interval and comparison of each figure."""
     cells = []
-    for entry in line.entries[: len(COLUMNS)]:
+    for entry in line.entries[: len(FIGURES)]:
         text = "-" if entry.summary.low is None else f"[{entry.summary.low:.2f}, {entry.summary.high:.2f}]"
         if entry.against is not None and entry.against.n:
-            p = "" if entry.against.p is None else f", p = {entry.against.p:.2g}"
+            p = (
+                ""
+                if entry.against.p is None
+                else f", p = {entry.against.p:.2g} (Holm {entry.against.p_holm:.2g})"
+            )
             text += f"; {entry.against.difference:+.2f}{p}"
         cells.append(text)
     return cells
@@ -363,16 +396,24 @@ def to_parts(table: TableData) -> list[str | Table]:
         beside = f"; beside the paper's, Welch's t-test ({SEEDS_TAKEN})" if with_paper else ""
         parts.append(f"{setting}, accuracy in percent: mean ± sample deviation over n seeds{beside}")
         cells = [
-            [line.label, str(len(line.seeds)), *map(_cell, line.entries[:4]), "; ".join(line.marks)]
+            [
+                line.label,
+                str(len(line.seeds)),
+                *map(_cell, line.entries[: len(FIGURES)]),
+                "; ".join(line.marks),
+            ]
             for line in lines
         ]
-        parts.append(_grid(["method", "n", *_HEADS, "marks"], cells, range(1, 6), "the paper's figures"))
+        numbers = range(1, 2 + len(FIGURES))
+        parts.append(_grid(["method", "n", *_HEADS, "marks"], cells, numbers, "the paper's figures"))
         against = (
-            f"; difference from {table.baseline} over common seeds, paired t-test" if table.baseline else ""
+            f"; difference from {table.baseline} over common seeds, paired t-test (Holm's correction: over this table)"
+            if table.baseline
+            else ""
         )
         parts.append(f"{table.confidence:.0%} bootstrap interval of the mean{against}")
         rows = [[line.label, *_difference(line)] for line in lines]
-        parts.append(_grid(["method", *_HEADS], rows, range(1, 5)))
+        parts.append(_grid(["method", *_HEADS], rows, numbers[:-1]))
         rows = [
             [line.label, str(line.speed.n), _whole(line.speed), _whole(line.seconds)]
             for line in lines
@@ -380,10 +421,15 @@ def to_parts(table: TableData) -> list[str | Table]:
         ]
         parts.append("speed of training and wall time of a run, evaluation included: mean over seeds")
         parts.append(_grid(["method", "n", "images/s", "seconds"], rows, range(1, 4)))
-        classes = [e.part.removeprefix("class:") for e in lines[0].entries[4:] if e.kind == "standard"]
+        classes = [
+            e.part.removeprefix("class:") for e in lines[0].entries[len(FIGURES) :] if e.kind == "standard"
+        ]
         for kind in ("standard", "robust") if classes else ():
             rows = [
-                [line.label, *(_spread(e.summary, " ± ") for e in line.entries[4:] if e.kind == kind)]
+                [
+                    line.label,
+                    *(_spread(e.summary, " ± ") for e in line.entries[len(FIGURES) :] if e.kind == kind),
+                ]
                 for line in lines
             ]
             parts.append(f"{kind} accuracy of each class")
@@ -403,7 +449,7 @@ def to_latex(table: TableData) -> str:
             label = latex(line.label.replace(method, METHODS[method].title, 1))
             marks = [notes.setdefault(mark, chr(ord("a") + len(notes) % 26)) for mark in line.marks]
             cells = [label + (f"\\tnote{{{','.join(marks)}}}" if marks else "")]
-            for entry in line.entries[:4]:
+            for entry in line.entries[: len(COLUMNS)]:
                 cells.append(latex(_spread(entry.summary, " ± ")))
                 if with_paper:
                     cells.append("" if entry.paper is None else latex(entry.paper.text))
@@ -464,6 +510,7 @@ def to_rows(table: TableData) -> list[dict[str, Any]]:
                     "difference": against.difference if against is not None and against.n else None,
                     "common_seeds": against.n if against is not None else None,
                     "p": against.p if against is not None else None,
+                    "p_holm": against.p_holm if against is not None else None,
                     "paper": entry.paper.mean if entry.paper is not None else None,
                     "paper_std": entry.paper.std if entry.paper is not None else None,
                     "off_paper": entry.off,

@@ -20,8 +20,10 @@ from srat_fast.evaluation.samples import sample_examples, save_samples
 from srat_fast.hardware import peak_flops, peak_memory
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes, save_model
+from srat_fast.plugins import described, recorded
 from srat_fast.recipe import Recipe
 from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
+from srat_fast.registry import term
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
 from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors
 from srat_fast.training.progress import (
@@ -237,9 +239,12 @@ class EpochRunner:
         self.batch = step - 1
         self._seen = min(self.batch * self.setup.loader.batch_size, self.setup.loader.images_per_epoch)
         what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient's norm is not finite"
+        row = self.setup.recipe.row
+        own = {name: described(term[name]) for name in (row.base, *row.terms)}
+        lines = [f"; the term {name} is {line}" for name, line in own.items() if line is not None]
         raise NotFinite(
             f"{what} in epoch {self.epoch + 1}, step {step} (before its update); try a lower optim.lr, "
-            "a longer optim.warmup_epochs or optim.clip_norm"
+            "a longer optim.warmup_epochs or optim.clip_norm" + "".join(lines)
         )
 
     def _spent(self) -> dict[str, float]:
@@ -327,6 +332,7 @@ class Fit:
             "fingerprint": setup.recipe.fingerprint(),
             "data_checksum": setup.split.checksum,
             "versions": versions(),
+            **({"plugins": recorded(setup.recipe.plugin)} if setup.recipe.plugin else {}),
         }
         self._started = self._saved_at = time.monotonic()
         self._saved: tuple[int, int] | None = None

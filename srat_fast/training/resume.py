@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from srat_fast import plugins
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.errors import UserError, path_errors
 from srat_fast.models.files import model_bytes
@@ -198,20 +199,21 @@ def begin(recipe: ResolvedRecipe, path: Path, resume: str | None, arrays: ImageA
         run = RunDirectory.create(path)
         return Begin(recipe, device, run, Checkpoints(path / CHECKPOINT))
     if (record := _finished(path)) is not None:
-        recipe = _compared(recipe, recipe_from_dict(record["recipe"]), path)
+        recipe = _compared(recipe, recipe_from_dict(plugins.of_run(path, record["recipe"], record)), path)
         return Begin(
             recipe, torch.device("cpu"), RunDirectory(path), Checkpoints(path / CHECKPOINT), finished=record
         )
     ended = status_of(path, _record(path))["status"]
     run = RunDirectory.reopen(path)
     try:
-        stored = recipe_from_dict(run.read_json(RECIPE))
+        stored = recipe_from_dict(run.read_recipe())
         recipe = _compared(recipe, stored, path)
         recipe, device = resolve_hardware(recipe, arrays)
         checkpoints = Checkpoints(path / CHECKPOINT)
         found, problems = checkpoints.newest()
         if found is not None:
-            _compared(recipe, recipe_from_dict(found.about["recipe"]), checkpoints.directory / found.name)
+            about = recipe_from_dict(plugins.of_run(path, found.about["recipe"], found.about))
+            _compared(recipe, about, checkpoints.directory / found.name)
         # whoever was at work is not, or the lock would not be ours; who ended in good order left a record
         after = "killed" if ended == "running" else ended
         entry = _entry(recipe, stored, found, problems) | {"after": after}
@@ -252,9 +254,10 @@ def _compared(recipe: ResolvedRecipe, stored: Recipe, where: Path) -> ResolvedRe
     given = flatten(recipe)
     kept = {name: old[name] for name in _CHOSEN if given[name] == "auto" and old[name] != "auto"}
     recipe = recipe.replace(kept)
+    old["plugin"] = plugins.digests(stored.plugin)
     differences = [
         f"{name} is {old[name]!r} there and {value!r} here"
-        for name, value in flatten(recipe).items()
+        for name, value in (flatten(recipe) | {"plugin": plugins.digests(recipe.plugin)}).items()
         if FIELDS[name][1].identity and value != old[name]
     ]
     if differences:
@@ -273,7 +276,9 @@ def _entry(recipe: Recipe, stored: Recipe, found: Checkpoint | None, problems: l
     }
     if problems:
         entry["fallback"] = problems
-    if changes := {name: [old[name], new[name]] for name in new if old[name] != new[name]}:
+    if changes := {
+        name: [old[name], new[name]] for name in new if old[name] != new[name] and name != "plugin"
+    }:
         entry["changes"] = changes
     if found is not None:
         before, now = found.about["versions"], versions()

@@ -256,6 +256,11 @@ class FastEngine:
         started = time.perf_counter()
         compiling = compile_settings(self.device) if self._compiled_size else nullcontext()
         with compile_errors(), preserved(self.state()), compiling:
+            if (
+                not self._seen and self.recipe.plugin
+            ):  # what is wrong with it is told of its line, not of a compiler's
+                with torch.no_grad():
+                    self.losses(images, labels, *self.clean(images))
             if not self._seen or len(images) == self._compiled_size:
                 check_parity(self, images, labels)
             else:

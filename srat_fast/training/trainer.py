@@ -17,6 +17,7 @@ from srat_fast.datasets import imbalance_label
 from srat_fast.errors import DiskFull, Interrupted, TrainingFailure, UserError, failure_of, is_full
 from srat_fast.hardware import device_name, neutral, numerics, peak_memory
 from srat_fast.models.build import forward_flops, training_flops
+from srat_fast.plugins import plugin_errors, recorded
 from srat_fast.recipe import Recipe
 from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
 from srat_fast.training.cost import memory_errors, out_of_memory
@@ -91,7 +92,10 @@ def _work(
     """A run from its preparation to its record."""
     recipe, run = start.recipe, start.run
     try:
-        with memory_errors("while preparing", "data.limit or model.width, or choose another --device"):
+        with (
+            plugin_errors(),
+            memory_errors("while preparing", "data.limit or model.width, or choose another --device"),
+        ):
             setup = prepare(recipe, start.device, arrays)
         if start.checkpoint is not None:
             check_data(setup, start.checkpoint)
@@ -102,6 +106,7 @@ def _work(
         with _full_disk(run):
             curves = Curves(run.path, recipe.run.tensorboard, purge)
             run.write_json(RECIPE, recipe.to_dict())
+            run.write_plugins(recipe.plugin)
             start.note()
     except BaseException:
         run.discard()
@@ -118,7 +123,7 @@ def _work(
         view.line(_headline(setup, run.path))
         fit = Fit(setup, run, start.checkpoints, view, curves, record["flops_per_image"], stops, watchdog)
         try:
-            with _full_disk(run):
+            with plugin_errors(), _full_disk(run):
                 _continue(fit, start, view)
                 record |= fit.run()
             record |= _finish(setup, record, started)
@@ -176,6 +181,8 @@ def _describe(setup: Setup) -> dict[str, Any]:
     height = split.train.images.shape[1]
     return {
         "recipe": recipe.to_dict(),
+        **({"plugins": recorded(recipe.plugin)} if recipe.plugin else {}),
+        "title": recipe.row.title,
         "fingerprint": recipe.fingerprint(),
         "classes": list(split.classes),
         "terms": list(setup.engine.terms),

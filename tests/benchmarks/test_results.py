@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from benchmarks import photographs
 from benchmarks.goals import GOALS, judged
 from benchmarks.readme import rendered
 from benchmarks.rows import SOURCES, append, latest, path_for, read, source_digest
@@ -264,3 +268,55 @@ def test_the_source_of_a_row_is_known_without_git(tmp_path) -> None:
     assert source_digest(tmp_path) != first
     (tmp_path / "srat_fast" / "a.py").rename(tmp_path / "kernels" / "a.py")
     assert len({first, source_digest(tmp_path)}) == 2
+
+
+ROBUST = {
+    "ce": [0.30, 0.31, 0.35], "drcb-ldam": [0.20, 0.22, 0.21], "srat-ldam": [0.25, 0.26, 0.28],
+}  # fmt: skip
+
+
+def photographs_sweep(path: Path) -> Path:
+    """A finished sweep of examples/photographs.toml, as far as its tables read it."""
+    example = json.loads((photographs.RESULTS / "runs" / "demo" / "ce" / "record.json").read_text())
+    for method, values in ROBUST.items():
+        for seed, robust in enumerate(values):
+            parts = [
+                {"overall": v, "well": v, "under": v / 2, "balanced": v, "per_class": [v] * 9 + [v / 4]}
+                for v in (0.5, robust, robust - 0.05)
+            ]
+            record = example | {"standard": parts[0], "robust": parts[1], "test_images": 2000}
+            record["recipe"] = example["recipe"] | {"method": method, "seed": seed}
+            record["recipe"]["data"] = example["recipe"]["data"] | {
+                "name": "folder", "root": str(path / "images"), "ratio": 100.0
+            }  # fmt: skip
+            record["evaluations"] = [
+                {"attacks": {"autoattack": parts[2] | {"images": 200}, "clean": parts[0]}}
+            ]
+            run = path / "runs" / f"{method}-{seed}"
+            run.mkdir(parents=True)
+            (run / "record.json").write_text(json.dumps(record))
+            (run / "metrics.jsonl").write_text("")
+            (run / "model.safetensors").write_text("weights")
+    (path / "plan.json").write_text(json.dumps({"recipes": [{"data.root": str(path / "images")}]}))
+    return path
+
+
+def test_photographs(tmp_path) -> None:
+    kept = tmp_path / "kept"
+    assert photographs.lines("page", kept) == photographs.NOTHING
+    assert photographs.keep(photographs_sweep(tmp_path / "sweep"), kept) == 9
+    files = {path.name for path in kept.rglob("*") if path.is_file()}
+    assert files == {"plan.json", "record.json", "metrics.jsonl"}, "no weights"
+    assert all(str(tmp_path) not in path.read_text() for path in kept.rglob("*.json")), "no machine's paths"
+    page = photographs.lines("page", kept)
+    assert "| PGD-20, 2,000 images | `ce` | 3 | 32.0 ± 2.6 | 16.0 ± 1.3 | 8.0 ± 0.7 |" in page
+    assert "| AutoAttack, 200 images | `srat-ldam` | 3 | 21.3 ± 1.5 |" in page
+    assert "AutoAttack" not in photographs.lines("short", kept)
+    assert "| PGD-20, 2,000 images | `srat-ldam` - `drcb-ldam` | +5.3 (p = 0.026, Holm" in page
+    assert "the 18 tests of" in page, (
+        "3 accuracies, 3 pairs and 3 parts, without the standard ones, which are all the same"
+    )
+    assert "| `srat-ldam` | 50.0 ± 0.0 (paper 63.11 ± 0.08) |" in page
+    assert "`ce` on all classes (32.0 ± 2.6 %) and `ce` on the rare half (16.0 ± 1.3 %)" in page
+    photographs.draw(kept, tmp_path / "figure.svg")
+    assert b"<svg" in (tmp_path / "figure.svg").read_bytes()

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+
+from srat_fast import build_recipe, plugins
+from srat_fast import load as load_model
+from srat_fast.cli import main
+from srat_fast.errors import UserError
+from srat_fast.sweep.plan import make_plan
+from srat_fast.sweep.spec import read_tree, spec_from_tree
+from srat_fast.training.plugin_checks import check_plugin
+from tests.test_plugins import stop_after_an_epoch
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 
@@ -42,3 +54,68 @@ def test_evaluate_other_model(capsys) -> None:
     sound = {"mode", "finite logits", "repeatability", "gradient against differences", "threat model"}
     assert sound <= passed, report["problems"]
     assert f"audit of 50 images: {report['verdict']}" in capsys.readouterr().out
+
+
+def test_the_sweep_on_photographs(image_folder) -> None:
+    path = EXAMPLES[0].parent / "photographs.toml"
+    tree = read_tree(path)
+    tree["base"] |= {"data_root": str(image_folder), "ratio": 6}  # as far as two classes of six images allow
+    plan = make_plan(spec_from_tree(tree, path.parent, path.stem), str(path))
+    assert [plan.recipe(t).method for t in plan.trials] == ["ce", "drcb-ldam", "srat-ldam"] * 3
+    recipe = plan.recipe(plan.trials[0]).resolve()
+    assert (recipe.attack.steps, recipe.attack.epsilon, recipe.model.width) == (10, 8 / 255, 16)
+    assert recipe.optim.defer_epoch == 0.8 * recipe.optim.epochs, "as in the paper"
+
+
+def test_own_method(tmp_path, capsys, monkeypatch) -> None:
+    (path,) = (p for p in EXAMPLES if p.stem == "own_method")
+    monkeypatch.chdir(tmp_path)
+    recipe = ["--plugin", str(path), "--method", "poly1-srat", "--set", "model.name=plain", "--dataset", "digits",
+              "--epochs", "2", "--set", "model.width=4", "--set", "attack.steps=2", "--set", "eval_attack.steps=2",
+              "--deterministic"]  # fmt: skip
+
+    def command(*arguments: str) -> str:
+        plugins.forget()  # as in a process of its own
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        assert ended.value.code == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    try:
+        command("train", *recipe, "--out", "runs/whole")
+        printed = Path("own.toml")
+        printed.write_text(command("train", *recipe, "--print-recipe"))
+        plugins.forget()
+        stop_after_an_epoch(build_recipe(str(printed)), Path("runs/part"))
+        shutil.copy(path, "moved.py")
+        command("train", "--out", "runs/part", "--resume", "--plugin", "moved.py")
+        whole, part = (json.loads(Path(f"runs/{name}/record.json").read_text()) for name in ("whole", "part"))
+        assert whole["weights_checksums"] == part["weights_checksums"]
+        assert whole["final_epoch"]["loss"] == part["final_epoch"]["loss"]
+        shown = command("evaluate", "runs/whole", "--plugin", "moved.py", "--attack", "clean,pgd-2")
+        assert f"{100 * whole['standard']['overall']:.2f}" in shown
+        assert "poly1-srat" in command("report", "runs", "--print-only")
+        command("export", "runs/whole", "--plugin", "moved.py", "--format", "safetensors,torch-export")
+        assert (
+            "| plug-in | `plugin/own_method.py` (SHA-256 "
+            in Path("runs/whole/export/MODEL_CARD.md").read_text()
+        )
+        images = torch.rand(4, 1, 8, 8)
+        plugins.forget()
+        with pytest.raises(UserError, match=r"its network plain is not registered: .* --plugin FILE\.py"):
+            load_model("runs/whole/export/model.safetensors")
+        logits = load_model("runs/whole/export/model.safetensors", plugin="moved.py")(images)
+        assert torch.equal(logits, load_model("runs/whole", plugin="moved.py")(images))
+        command("sweep", "plan", str(spec_of_own(path)), "--out", "sweep")
+        found = {f"{c.entry}: {c.what}": c for c in check_plugin(path, compiled=False)}
+        assert {c.verdict for c in found.values()} == {"passed", "left out"}
+        assert found["network plain: weights file"].verdict == "passed"
+    finally:
+        plugins.forget()
+
+
+def spec_of_own(path: Path) -> Path:
+    """A sweep of the example's method on its network."""
+    axes = '[base]\nmethod = "poly1-srat"\n[axes]\nmodel.name = ["plain", "resnet18"]\n'
+    Path("spec.toml").write_text(f'plugin = "{path}"\nrecipe = "digits"\n{axes}')
+    return Path("spec.toml")

@@ -83,9 +83,9 @@ def test_names_dotted_nested_and_abbreviated_are_the_same() -> None:
 
 def test_seeds_and_the_data_sets_own_recipe() -> None:
     plan = make_plan(spec_of("seeds = 3\n[axes]\ndataset = ['digits', 'cifar10']"), "s")
-    assert [t.seed for t in plan.trials] == [0, 1, 2] * 2
+    assert [t.seed for t in plan.trials] == [0, 0, 1, 1, 2, 2], "stopped early, a sweep has whole seeds"
     widths = [plan.recipe(t).model.width for t in plan.trials]
-    assert widths == [16] * 3 + [64] * 3
+    assert widths == [16, 64] * 3
     assert plan.trials[3].images == 12406 * 200
     assert len({t.id for t in plan.trials}) == 6
     assert all(t.name.endswith(f"-seed{t.seed}-{t.id}") for t in plan.trials)

@@ -169,7 +169,10 @@ def test_estimates() -> None:
     stated = estimate(left, 1, images_per_second=10.0)
     assert stated.seconds == 30.0
     assert "given 10 training images/s" in stated.source
-    unknown = estimate(left, 1)
+    running = estimate(left, 1, speeds=[0.0, 5.0, 15.0])  # one has no epoch yet
+    assert running.seconds == 30.0
+    assert "the 10 training images/s of a running trial" in running.source
+    unknown = estimate(left, 1, speeds=[0.0])
     assert (unknown.seconds, unknown.source[:7]) == (None, "unknown")
     assert [duration(s) for s in (None, 59, 61, 7500, 1.1e6)] == [
         "unknown",

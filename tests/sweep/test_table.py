@@ -18,7 +18,7 @@ from srat_fast.recipe import Recipe
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.spec import spec_from_tree
 from srat_fast.sweep.status import read_status
-from srat_fast.sweep.table import build_table, compare, summarize, to_latex, to_markdown, write_table
+from srat_fast.sweep.table import build_table, compare, holm, summarize, to_latex, to_markdown, write_table
 
 VALUES = {"ce": [0.48, 0.50, 0.52], "srat-ldam": [0.63, 0.64, 0.68]}
 
@@ -84,12 +84,34 @@ def test_paired_test() -> None:
     assert compare({0: 1.0}, {1: 2.0}).n == 0
 
 
+def test_holms_correction() -> None:
+    # the example of R's p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm"), out of order, and one that is no test
+    found = holm([0.03, 0.01, None, 0.05, 0.02, 0.04])
+    assert found[2] is None
+    assert [p for p in found if p is not None] == pytest.approx([0.09, 0.05, 0.09, 0.08, 0.09])
+    assert holm([0.7, 0.6]) == [1.0, 1.0]
+    assert holm([None]) == [None]
+
+
+def test_comparisons_are_corrected_over_the_table(tmp_path) -> None:
+    spec = CIFAR.replace("'srat-ldam'", "'ldam', 'srat-ldam'")
+    table = build_table(finished_sweep(tmp_path / "s", spec, VALUES | {"ldam": [0.5, 0.5, 0.55]}))
+    entries = [entry for line in table.lines[1:] for entry in line.entries]
+    assert [(e.kind, e.part) for e in entries[4:6]] == [("standard", "worst"), ("robust", "worst")]
+    assert entries[4].summary.mean == pytest.approx(100 * (0.5 + 0.45 + 0.5) / 3), "the lower of two classes"
+    assert len(entries) == 12
+    assert [e.against.p_holm for e in entries] == holm([e.against.p for e in entries])
+    smallest = min(entries, key=lambda e: e.against.p).against
+    assert smallest.p_holm == pytest.approx(12 * smallest.p)
+    assert f"p = {smallest.p:.2g} (Holm {smallest.p_holm:.2g})" in to_markdown(table)
+
+
 def test_the_papers_numbers_stand_beside(tmp_path) -> None:
     sweep = finished_sweep(tmp_path / "s", CIFAR, VALUES)
     table = build_table(sweep)
     ce, srat = table.lines
-    assert [e.paper.mean for e in srat.entries] == [63.11, 65.60, 34.22, 32.55]
-    assert [e.paper.std for e in srat.entries] == [0.08, 1.94, 0.41, 1.70]
+    assert [e.paper.mean for e in srat.entries[:4]] == [63.11, 65.60, 34.22, 32.55]
+    assert [e.paper.std for e in srat.entries[:4]] == [0.08, 1.94, 0.41, 1.70]
     assert srat.entries[0].summary.mean == pytest.approx(65.0)
     assert srat.entries[0].off == pytest.approx(65.0 - 63.11)
     assert ce.entries[0].against is None
@@ -120,8 +142,8 @@ def test_deviations_that_the_paper_does_not_show(tmp_path) -> None:
     spec = CIFAR.replace("ce'", "srat-focal'").replace("[axes]", "imbalance = 'exp'\nratio = 10\n[axes]")
     values = {"srat-focal": [0.752, 0.753, 0.753], "srat-ldam": [0.63, 0.64, 0.68]}
     line = build_table(finished_sweep(tmp_path / "s", spec, values)).lines[0]
-    assert [e.paper.std for e in line.entries] == [None] * 4, "0.00 throughout is one run"
-    assert [e.p_paper for e in line.entries] == [None] * 4
+    assert [e.paper.std for e in line.entries[:4]] == [None] * 4, "0.00 throughout is one run"
+    assert [e.p_paper for e in line.entries[:4]] == [None] * 4
     collapsed = published(Recipe().replace({"method": "cb-focal", "data.imbalance": "step"}))
     assert [number.std for number in collapsed] == [3.85, 0.0, 3.16, 0.0], "0.00 beside others is a deviation"
     illegible = published(Recipe().replace({"method": "srat-ce"}))
@@ -168,7 +190,7 @@ def test_the_same_images_in_another_form_have_the_papers_numbers_beside(tmp_path
     spec = CIFAR.replace("baseline", "published = 'cifar10'\nbaseline")
     spec = spec.replace("dataset = 'cifar10'", f"dataset = 'folder'\ndata_root = '{folder}'")
     table = build_table(finished_sweep(tmp_path / "s", spec, VALUES))
-    assert [e.paper.mean for e in table.lines[1].entries] == [63.11, 65.60, 34.22, 32.55]
+    assert [e.paper.mean for e in table.lines[1].entries[:4]] == [63.11, 65.60, 34.22, 32.55]
     assert table.notes == [], "the form of the images is no departure from the recipe"
     plan = SweepDirectory.open(tmp_path / "s").plan
     recipe = plan.recipe(plan.trials[0])
@@ -256,10 +278,10 @@ def test_axes_and_settings(tmp_path) -> None:
     labels = [line.label for line in table.settings()["digits (exp, ratio 10)"]]
     assert labels == [f"{m}, temperature = {t}" for m in ("ce", "srat-ldam") for t in (0.1, 0.2)]
     assert all(line.entries[0].paper is None for line in table.lines)
-    assert [(e.kind, e.part) for e in table.lines[0].entries[4:]] == [
+    assert [(e.kind, e.part) for e in table.lines[0].entries[6:]] == [
         ("standard", "class:cat"), ("standard", "class:dog"), ("robust", "class:cat"), ("robust", "class:dog")
     ]  # fmt: skip
-    assert table.lines[0].entries[4].summary.mean == pytest.approx(50.0)
+    assert table.lines[0].entries[6].summary.mean == pytest.approx(50.0)
     assert "standard accuracy of each class" in to_markdown(table)
 
 
@@ -268,13 +290,13 @@ def test_files(tmp_path) -> None:
     for kind in ("md", "csv", "parquet", "tex"):
         write_table(table, tmp_path / f"t.{kind}")
     rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
-    assert len(rows) == 8
-    assert float(rows[4]["mean"]) == pytest.approx(65.0)
-    assert (rows[4]["paper"], rows[0]["p"], rows[4]["baseline"]) == ("63.11", "", "ce")
-    assert (rows[4]["paper_std"], rows[4]["p_paper"][:4]) == ("0.08", "0.34")
+    assert len(rows) == 12, "two methods, six accuracies"
+    assert float(rows[6]["mean"]) == pytest.approx(65.0)
+    assert (rows[6]["paper"], rows[0]["p"], rows[6]["baseline"]) == ("63.11", "", "ce")
+    assert (rows[6]["paper_std"], rows[6]["p_paper"][:4]) == ("0.08", "0.34")
     import pyarrow.parquet
 
-    assert pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist()[4]["mean"] == pytest.approx(65.0)
+    assert pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist()[6]["mean"] == pytest.approx(65.0)
     tex = (tmp_path / "t.tex").read_text()
     assert "SRAT-LDAM\\tnote{c} & 65.00 $\\pm$ 2.65 & 63.11 $\\pm$ 0.08 &" in tex
     assert tex.count("\\begin") == tex.count("\\end")

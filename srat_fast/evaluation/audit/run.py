@@ -18,6 +18,7 @@ from srat_fast.evaluation.judge import eval_settings
 from srat_fast.evaluation.subject import Subject, amend_record, open_subject
 from srat_fast.hardware import neutral
 from srat_fast.models.files import model_from_bytes
+from srat_fast.plugins import Plugins, load_all
 from srat_fast.record import RECORD, WEIGHTS, RunDirectory, git_commit
 
 #: Images of an audit where nothing else is asked for.
@@ -36,6 +37,7 @@ def audit_run(
     changes: dict[str, Any] | None = None,
     device: str = "auto",
     data: Any = None,
+    plugin: Plugins = (),
     progress: Progress = lambda name, done, total: None,
 ) -> dict[str, Any]:
     """Whether a run's robust accuracy is to be believed.
@@ -50,6 +52,7 @@ def audit_run(
         changes: recipe fields to change, such as {"data.root": ...}.
         device: "auto", "cpu", "cuda" or "cuda:N".
         data: the images of a run that was trained on images in memory, as `srat_fast.train` took them.
+        plugin: file or files of plug-ins that the run was made with; others are refused, and none is run unless given.
         progress: told (attack, images done, images in all).
 
     Returns:
@@ -62,6 +65,7 @@ def audit_run(
     """
     started = time.perf_counter()
     check_counts(autoattack=autoattack, queries=queries)  # before a surrogate is trained
+    load_all(plugin)
     limit = {} if subset is None else {"data.test_limit": subset}
     subject = open_subject(run, (changes or {}) | limit, weights=weights, device=device, data=data)
     record = subject.directory.read_json(RECORD)
