@@ -139,14 +139,15 @@ class Model(Section):
     prefix = "model."
     name: str = setting(
         "resnet18",
-        "network; resnet18 is ResNet-18 in its CIFAR form",
+        "network, in its CIFAR form; timm:<name> is one of the package timm",
         choices=(registry.model,),
         before="resnet18",
         source="paper, Section 5",
     )
     width: int = setting(
         64,
-        "channels of the first stage; the last of resnet18 has 8 times as many",
+        "size of the network, 64 for the published one: channels of a ResNet's stem; a WideResNet's k is that of its "
+        "name times width / 64",
         low=1,
         source="authors' code",
     )
