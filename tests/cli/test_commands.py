@@ -60,8 +60,11 @@ BAD = [
     (["train", "--epochs", "0"], "--epochs (optim.epochs) = '0': an integer >= 1"),
     (["train", "--epochs", "ten"], "--epochs (optim.epochs) = 'ten': an integer >= 1"),
     (["train", "--batch-size", "0"], "--batch-size (optim.batch_size) = '0': an integer >= 1"),
-    (["train", "--set", "attack.epsilon=0"], "attack.epsilon = '0': a number > 0 and <= 1"),
-    (["train", "--set", "attack.epsilon=1.01"], "attack.epsilon = '1.01': a number > 0 and <= 1"),
+    (["train", "--set", "attack.epsilon=0"], "attack.epsilon = '0': a number > 0 and <= 400"),
+    (
+        ["train", "--set", "attack.epsilon=1.01"],
+        "attack.epsilon = 1.01: a number > 0 and <= 1 with threat = linf",
+    ),
     (
         ["train", "--dataset", "digits", "--ratio", "1000"],
         "--ratio (data.ratio) = 1000.0: class 7 would have no images",

@@ -216,8 +216,8 @@ def test_numbers_of_other_weights_or_an_epoch_chosen_by_test_images(run) -> None
 
 BAD = [
     (["evaluate", "--attack", "pgd"], "--attack = 'pgd': a comma-separated list of clean, fgsm"),
-    (["evaluate", "--eps", "0"], "--eps (eval_attack.epsilon) = '0': a number > 0 and <= 1"),
-    (["evaluate", "--eps", "4/255,2"], "--eps (eval_attack.epsilon) = '2': a number > 0 and <= 1"),
+    (["evaluate", "--eps", "0"], "--eps (eval_attack.epsilon) = '0': a number > 0 and <= 400"),
+    (["evaluate", "--eps", "4/255,2"], "--eps (eval_attack.epsilon) = 2.0: a number > 0 and <= 1 with"),
     (["evaluate", "--epsilon", "x"], "--eps (eval_attack.epsilon) = 'x': a number"),
     (["evaluate", "--subset", "0"], "--subset (data.test_limit) = '0': an integer >= 1"),
     (["evaluate", "--subset", "3"], "--subset (data.test_limit) = 3: an integer >= 10, one image a class"),
