@@ -101,9 +101,8 @@ def _in_its_ball(named: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]
     for section, of_section in (("attack.", ball), ("eval_attack.", judged)):
         if of_section != Attack.threat:
             named = {n: v for n, v in named.items() if n not in (section + "epsilon", section + "step_size")}
-    usual = (
-        getattr(threat[ball], "usual", None) if ball in threat else None
-    )  # a plug-in's ball may leave it out
+    # a plug-in's ball may leave it out; what is no name is refused later
+    usual = getattr(threat[ball], "usual", None) if isinstance(ball, str) and ball in threat else None
     return named if ball == Attack.threat or usual is None else named | {"attack.epsilon": usual}
 
 

@@ -246,6 +246,7 @@ def test_radius_and_step_are_checked_in_their_own_ball() -> None:
         ({"attack.epsilon": 2}, r"attack\.epsilon = 2\.0: a number > 0 and <= 1 with threat = linf"),
         ({"attack.step_size": 2}, r"attack\.step_size = 2\.0: .*<= 1 with threat = linf"),
         ({"attack.threat": "l2", "attack.epsilon": 401}, r"attack\.epsilon = 401: a number > 0 and <= 400"),
+        ({"attack.threat": ["l2"]}, r"attack\.threat = \['l2'\]: "),
         ({"eval_attack.threat": "l2"}, r"eval_attack\.epsilon = 'auto': a radius in l2 is needed"),
     ):
         with pytest.raises(UserError, match=says):
