@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from srat_fast.errors import UserError, one_of
 
@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 class Registry(Mapping[str, T], Generic[T]):
     """Name -> entry; an unknown name or one that is taken is refused in one line.
+
+    The entry of a family, such as "timm:<name>", is a function of <name> to the entry of that name.
 
     Args:
         what: an entry in words.
@@ -74,6 +76,9 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         self._read()
         if name not in self._entries:
+            family = self._family(name)
+            if family is not None:
+                return cast(Callable[[str], T], self[family])(name.partition(":")[2])
             raise UserError(self.field, one_of(self._entries, name), name)
         if self._entries[name] is None:
             importlib.import_module(self._modules[name])
@@ -84,7 +89,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         self._read()
-        return name in self._entries
+        return name in self._entries or self._family(name) is not None
 
     def __iter__(self) -> Iterator[str]:
         self._read()
@@ -93,6 +98,12 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         self._read()
         return len(self._entries)
+
+    def _family(self, name: object) -> str | None:
+        """The entry that stands for a name with a colon."""
+        prefix, colon, rest = str(name).partition(":")
+        family = f"{prefix}{colon}<name>"
+        return family if rest and family in self._entries else None
 
     def _read(self) -> None:
         if not self._ready:

@@ -39,6 +39,7 @@ OPTIONAL = (
     "onnxscript",
     "pyarrow",
     "optuna",
+    "timm",
 )
 
 

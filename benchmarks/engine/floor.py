@@ -111,7 +111,8 @@ def layers(width: int = 64, size: int = 32, classes: int = 10) -> list[Layer]:
 
         return hook
 
-    for name, module in model.named_modules():
+    for full, module in model.named_modules():
+        name = full.removeprefix("backbone.")
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(note(name))
     features = model.features(torch.empty(1, 3, size, size, device="meta"))

@@ -12,13 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from srat_fast.attacks.threat import Threat
-from srat_fast.errors import MissingPackage
+from srat_fast.errors import EvaluationFailure, MissingPackage
 
 #: The standard version (Croce and Hein 2020), in its order; apgd-dlr is the untargeted attack of its first release.
 STANDARD_PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 #: part -> the smallest number of classes for which its loss is defined: DLR divides by the third-largest logit, its
 #: targeted form by the mean of the third and the fourth.
 FEWEST_CLASSES = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab-t": 2, "square": 2}
+
+#: part, norm -> the smallest height and width: Square begins an L2 attack on a grid of 5 x 5 fields.
+_FEWEST_PIXELS = {("square", "L2"): 5}
+
+
+def too_small(part: str, ball: Threat, images: Tensor) -> str | None:
+    """Why a part cannot attack images of this size."""
+    fewest = _FEWEST_PIXELS.get((part, str(ball.autoattack)), 1)
+    if min(images.shape[2:]) >= fewest:
+        return None
+    return f"{part} in {ball.title} needs images of {fewest} x {fewest} pixels"
 
 
 def require_pyautoattack(purpose: str) -> Any:
@@ -63,6 +74,8 @@ class PackageRound:
         kept from the caller. Its images must be contiguous in the usual order.
         """
         package = require_pyautoattack(f"the attack {self.part}")
+        if (reason := too_small(self.part, self.ball, images)) is not None:
+            raise EvaluationFailure(reason)
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), _frozen(model), _quiet():
             # float32 logits whatever the model gives: the package mixes them with float32 of its own

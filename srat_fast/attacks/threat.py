@@ -1,11 +1,12 @@
 """Threat models: which images count as the same one, and how an attack moves among them.
 
-A second one is a second class here (or in a plug-in). Recipes and reports read titles and bounds, so that this file
+Another one is another class here (or in a plug-in). Recipes and reports read titles and bounds, so that this file
 imports no torch before an attack runs.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -25,6 +26,8 @@ class Threat(Protocol):
         title: in tables and titles.
         autoattack: pyautoattack's name of it; None where it has none.
         largest: radius up to which a recipe may go.
+        usual: radius of a recipe that names this ball and no radius; None, or no such
+            attribute, where it must name one.
         tolerance: what rounding may add to the radius; an example farther out is refused.
         epsilon: the radius, or [B] radii, one an image.
     """
@@ -32,6 +35,7 @@ class Threat(Protocol):
     title: ClassVar[str]
     autoattack: ClassVar[str | None]
     largest: ClassVar[float]
+    usual: ClassVar[float | None]
     tolerance: ClassVar[float]
 
     def __init__(self, epsilon: float | Tensor) -> None: ...
@@ -91,6 +95,7 @@ class LInfBall:
     title: ClassVar[str] = "L-inf"
     autoattack: ClassVar[str | None] = "Linf"
     largest: ClassVar[float] = 1.0
+    usual: ClassVar[float | None] = 8 / 255
     tolerance: ClassVar[float] = 1e-6  # rounding of x + epsilon - x in float32
 
     @staticmethod
@@ -176,6 +181,129 @@ class LInfBall:
             zero=zero,
             inplace=True,
         )
+
+
+@threat("l2")
+@dataclass(frozen=True)
+class L2Ball:
+    """L2: all images within the Euclidean distance `epsilon` of a clean one over all its pixels, inside [0, 1].
+
+    Points outside are scaled back onto the ball and then clipped. Clipping moves no pixel farther from the clean image,
+    so that both hold; it is not the nearest point of the two sets, nor is it in Madry's `robustness` or AutoAttack.
+
+    Attributes:
+        epsilon: radius > 0, pixel range [0, 1]; or [B] radii, one an image.
+    """
+
+    epsilon: float | Tensor
+
+    title: ClassVar[str] = "L2"
+    autoattack: ClassVar[str | None] = "L2"
+    largest: ClassVar[float] = 400.0  # the diagonal of 224 x 224 colour images is 388
+    usual: ClassVar[float | None] = 0.5
+    tolerance: ClassVar[float] = 1e-5  # the norm of 150528 float32 numbers, relative
+
+    @staticmethod
+    def diameter(shape: Sequence[int]) -> float:
+        """From black to white: the square root of the number of pixels and channels."""
+        return math.sqrt(math.prod(shape))
+
+    def random_start(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """A uniform point of the ball, clipped to [0, 1]: radius epsilon u^(1/d), direction that of a normal vector.
+
+        Args:
+            clean: [B, C, H, W].
+            generator: on the images' device.
+
+        Returns:
+            Images shaped and laid out like `clean`; equal for equal generators, whatever the memory format.
+        """
+        import torch
+
+        direction = _direction(clean, generator)
+        share = torch.rand(len(clean), generator=generator, device=clean.device, dtype=clean.dtype)
+        radius = _each(share.pow_(1 / clean[0].numel()), clean) * _each(self.epsilon, clean)
+        return direction.mul_(radius).add_(clean).clamp_(0.0, 1.0)
+
+    def noise(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """A random point of the sphere, clipped to [0, 1]."""
+        return _direction(clean, generator).mul_(_each(self.epsilon, clean)).add_(clean).clamp_(0.0, 1.0)
+
+    def overshoot(self, adversarial: Tensor, clean: Tensor) -> Tensor:
+        """How far images leave the ball or [0, 1], the distance as a share of a radius above 1, as rounding grows.
+
+        Args:
+            adversarial: [B, C, H, W].
+            clean: same shape, the centre.
+
+        Returns:
+            [B]: the larger excess of the two, 0 where there is none; NaN counts as infinitely far.
+        """
+        import torch
+
+        radius = torch.as_tensor(self.epsilon, dtype=torch.float64, device=clean.device)
+        excess = (adversarial.double() - clean.double()).flatten(1).norm(dim=1) - radius
+        beyond = (-adversarial).maximum(adversarial - 1.0).flatten(1).amax(dim=1)
+        found = (excess / radius.clamp(min=1.0)).maximum(beyond.double())
+        return found.nan_to_num(nan=float("inf")).clamp_(min=0.0)
+
+    def step(
+        self,
+        adversarial: Tensor,
+        gradient: Tensor,
+        clean: Tensor,
+        step_size: float | Tensor,
+        nonfinite: Tensor | None = None,
+        zero: Tensor | None = None,
+    ) -> Tensor:
+        """Ascend by `step_size` along each image's gradient and project, in place.
+
+        x' <- clamp( x + d min(1, eps / |d|), 0, 1 ) with d = x' - x + alpha g / |g|; an image whose gradient is zero
+        stays where it is.
+
+        Args:
+            adversarial: [B, C, H, W], overwritten.
+            gradient: same shape; a NaN entry counts as 0, an infinite one as the largest number of its type.
+            clean: same shape, the centre.
+            step_size: alpha, or [B] of them.
+            nonfinite: counter of non-finite gradient entries.
+            zero: counter of gradient entries that are exactly zero.
+
+        Returns:
+            `adversarial`.
+        """
+        if nonfinite is not None:
+            nonfinite += (~gradient.isfinite()).sum()
+        if zero is not None:
+            zero += (gradient == 0).sum()
+        moved = _unit(gradient.to(adversarial.dtype)).mul_(_each(step_size, clean))
+        moved.add_(adversarial).sub_(clean)
+        inside = (_each(self.epsilon, clean) / _norm(moved)).clamp_(max=1.0)  # |d| = 0: inf, hence 1
+        return adversarial.copy_(moved.mul_(inside).add_(clean).clamp_(0.0, 1.0))
+
+
+def _norm(images: Tensor) -> Tensor:
+    """Euclidean length of each image, [B, 1, 1, 1]."""
+    return images.square().sum(dim=tuple(range(1, images.dim())), keepdim=True).sqrt_()
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    """Each image's gradient at length 1, zero where it is zero; of a tensor of its own."""
+    import torch
+
+    found = gradient.nan_to_num(nan=0.0)
+    tiny = torch.finfo(found.dtype).tiny
+    # the largest entry first: the squares of a saturated softmax's gradient, 1e-25 and less, would be zero
+    found /= found.abs().amax(dim=tuple(range(1, found.dim())), keepdim=True).clamp_(min=tiny)
+    return found.div_(_norm(found).clamp_(min=tiny))
+
+
+def _direction(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Random unit vectors: equal for equal generators whatever the memory format, laid out like `like`."""
+    import torch
+
+    drawn = torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return _unit(torch.empty_like(like).copy_(drawn))
 
 
 def _each(number: float | Tensor, images: Tensor) -> float | Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,6 +90,13 @@ def run(
     min_free: Annotated[
         float, typer.Option(help="MiB of disk that stay free; below, the sweep pauses.")
     ] = 100.0,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="End before so many minutes are over: trials save, and the same command goes on (exit code 3).",
+            show_default="no limit",
+        ),
+    ] = None,
     other_code: OtherCode = False,
 ) -> int:
     """Plan a spec's runs and run them: finished ones are skipped, interrupted ones resumed, failed ones tried again."""
@@ -103,26 +112,28 @@ def run(
     return run_spec(
         parsed, str(spec), out if out is not None else Path("sweeps") / spec.stem, Console(), dry_run=dry_run,
         engine=engine, address=address, collect=collect, gpus=gpus, slots_per_gpu=slots_per_gpu, cpu_slots=cpu_slots,
-        images_per_second=images_per_second, stall_timeout=stall_timeout, min_free=min_free, other_code=other_code,
+        images_per_second=images_per_second, stall_timeout=stall_timeout, min_free=min_free, minutes=minutes,
+        other_code=other_code,
     )  # fmt: skip
 
 
 def run_spec(
     spec: Any, source: str, out: Path, console: Any, *, dry_run: bool, engine: str, address: str | None, collect: bool,
     gpus: str | None, slots_per_gpu: int | None, cpu_slots: int | None, images_per_second: float | None,
-    stall_timeout: float | None, min_free: float, other_code: bool, opened: Any = None,
+    stall_timeout: float | None, min_free: float, other_code: bool, minutes: float | None = None, opened: Any = None,
 ) -> int:  # fmt: skip
     """Run a spec, as the options of `srat-fast sweep` say; `reproduce` does so too, and may have `opened` called with
     the sweep's directory before its first run, in place of the printed plan."""
     from srat_fast.cli import sweep_show
     from srat_fast.sweep.directory import SweepDirectory
-    from srat_fast.sweep.driver import Options
+    from srat_fast.sweep.driver import PAUSED, SAVING, STARTING, Options
     from srat_fast.sweep.local import LocalEngine, make_slots, mps_is_running
     from srat_fast.sweep.plan import make_plan
     from srat_fast.sweep.process import cache_data
     from srat_fast.sweep.spec import BadSpec
     from srat_fast.sweep.status import SweepView, read_status
 
+    began = time.monotonic()
     require_one_of("--engine", engine, ENGINES)
     for option, value, low in (
         ("--images-per-second", images_per_second, 0),
@@ -130,6 +141,9 @@ def run_spec(
     ):
         if value is not None and value <= low:
             raise UserError(option, "a number > 0", value)
+    least = (SAVING + STARTING) / 60
+    if minutes is not None and not minutes > least:
+        raise UserError("--minutes", f"a number > {least:g}: to start and to save takes so long", minutes)
     if min_free < 0:
         raise UserError("--min-free", "a number >= 0", min_free)
     for option, given in (("--address", address is not None), ("--collect", collect)):
@@ -166,12 +180,15 @@ def run_spec(
             if mps_is_running()
             else "MPS does not run here: trials on one GPU take turns"
         )
-    options = Options(stall_timeout, int(min_free * 2**20), images_per_second)
+    until = math.inf if minutes is None else began + 60 * minutes
+    options = Options(stall_timeout, int(min_free * 2**20), images_per_second, until)
     recorded()
     with SweepView(sweep.plan.title, console) as view:
         if engine == "ray":
             return RayEngine(sweep, slots, view, options, collect=collect).run()
-        cache_data(sweep, status.left(), view.line)
+        if not cache_data(sweep, status.left(), view.line, until - SAVING / 5):
+            view.line("time is up (--minutes) before the images were prepared: the same command goes on")
+            return PAUSED
         driver = None
         if sweep.plan.search is not None:
             from srat_fast.sweep.search import SearchDriver
@@ -288,6 +305,30 @@ def table(
     from srat_fast.sweep.directory import SweepDirectory
 
     print_table(SweepDirectory.open(directory), baseline, confidence, per_class, out or [])
+
+
+@app.command("pack")
+def pack_sweep(
+    directory: _Directory,
+    out: Annotated[Path | None, typer.Option(help="The file.", show_default="DIR.zip")] = None,
+) -> None:
+    """Plan, states, recipes, metrics and records in one file, without weights and checkpoints."""
+    from srat_fast.sweep.pack import pack
+
+    path, runs, size = pack(directory, out)
+    print(visible(f"{path}: {runs} run(s), {size / 2**20:.2f} MiB"))
+
+
+@app.command("unpack")
+def unpack_sweep(
+    file: Annotated[Path, typer.Argument(help="Made by `sweep pack`.", metavar="FILE")],
+    directory: Annotated[Path, typer.Argument(help="New, or with runs of the same sweep.", metavar="DIR")],
+) -> None:
+    """Verify a packed sweep and write it into a directory, beside the runs that are there."""
+    from srat_fast.sweep.pack import unpack
+
+    added, there = unpack(file, directory)
+    print(visible(f"{directory}: {added} run(s) from {file}" + (f", {there} were there" if there else "")))
 
 
 def print_table(

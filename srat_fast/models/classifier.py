@@ -19,6 +19,9 @@ class Backbone(Protocol):
     Its weights have the names that they have in it, beside the classifier's own `linear`, `projection`, `mean` and
     `std`, which it must not take. It casts nothing: the classifier gives it images in its weights' precision.
 
+    It may say `head_name`, what state dicts call the last layer in place of `linear`, and `inner`, its only child,
+    whose weights then have the names that they have in that.
+
     Attributes:
         feature_dim: D.
     """
@@ -40,7 +43,7 @@ class Foldable(Protocol):
 class Classifier(nn.Module):
     """Images in [0, 1] -> logits, by a registered network.
 
-    State dicts have the backbone's names without a prefix (conv1.weight, linear.weight, ...).
+    State dicts have the backbone's names without a prefix, and its name of the last layer (conv1.weight, fc.weight).
 
     Args:
         name: of the network.
@@ -76,10 +79,16 @@ class Classifier(nn.Module):
             self.register_buffer("mean", mean.float().view(1, -1, 1, 1))
             self.register_buffer("std", std.float().view(1, -1, 1, 1))
         backbone = model[name](channels, width)
-        taken = {key.partition(".")[0] for key in backbone.state_dict()} & _OWN
+        self.head_name: str = getattr(backbone, "head_name", _HEAD)
+        inner = getattr(backbone, "inner", "")
+        self._prefix = f"{_BACKBONE}{inner}." if inner else _BACKBONE
+        self.backbone: Any = backbone  # a `Backbone`: torch types every submodule as nn.Module
+        names = {_BACKBONE + key for key in backbone.state_dict()}
+        taken = [
+            own for own in (self.head_name, *_OWN) if any(_below(key, self._prefix + own) for key in names)
+        ]
         if taken:
             raise UserError("model.name", f"its backbone has a {min(taken)}, which is the classifier's", name)
-        self.backbone: Any = backbone  # a `Backbone`: torch types every submodule as nn.Module
         self.feature_dim: int = backbone.feature_dim
         self.linear = nn.Linear(self.feature_dim, classes)
         # last, so that the other weights of a seed are the same with and without it
@@ -139,27 +148,47 @@ class Classifier(nn.Module):
         return self.classify(self.features(images))
 
 
-#: Names at the top of a state dict that are the classifier's.
-_OWN = {"linear", "projection", "mean", "std"}
-_PREFIX = "backbone."
+#: The last layer in the module, whatever state dicts call it.
+_HEAD = "linear"
+#: The other names at the top of a state dict that are the classifier's.
+_OWN = ("projection", "mean", "std")
+_BACKBONE = "backbone."
 
 
-def _plain_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """Takes "backbone." off, keeping the order."""
+def _below(key: str, name: str) -> bool:
+    """Whether a weight is `name`, or in the module of that name."""
+    return key == name or key.startswith(f"{name}.")
+
+
+def _plain_names(module: Classifier, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    """Takes "backbone." off and calls the head as the backbone does, keeping the order."""
     for key in list(state):
         if key.startswith(prefix):
-            state[prefix + key.removeprefix(prefix).removeprefix(_PREFIX)] = state.pop(key)
+            state[prefix + _plain_name(module, key.removeprefix(prefix))] = state.pop(key)
 
 
-def _prefixed_names(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+def _plain_name(module: Classifier, name: str) -> str:
+    if _below(name, _HEAD):
+        return module.head_name + name.removeprefix(_HEAD)
+    return name.removeprefix(module._prefix)
+
+
+def _prefixed_names(module: Classifier, state: dict[str, Any], prefix: str, *others: Any) -> None:
     """Puts "backbone." before all names but the classifier's own."""
     for key in list(state):
-        rest = key.removeprefix(prefix)
-        if key.startswith(prefix) and rest.partition(".")[0] not in _OWN:
-            state[prefix + _PREFIX + rest] = state.pop(key)
+        name = key.removeprefix(prefix)
+        if not key.startswith(prefix) or any(_below(name, own) for own in _OWN):
+            continue
+        if _below(name, module.head_name):
+            state[prefix + _HEAD + name.removeprefix(module.head_name)] = state.pop(key)
+        else:
+            state[prefix + module._prefix + name] = state.pop(key)
 
 
-def _plain_problems(module: nn.Module, problems: Any) -> None:
+def _plain_problems(module: Classifier, problems: Any) -> None:
     """Missing and unexpected names as state dicts have them."""
     for keys in cast(tuple[list[str], list[str]], problems):
-        keys[:] = [key.replace(_PREFIX, "", 1) for key in keys]
+        keys[:] = [
+            key.replace(module._prefix, "", 1) if module._prefix in key else _plain_name(module, key)
+            for key in keys
+        ]

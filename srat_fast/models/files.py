@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, one_of
 from srat_fast.models.classifier import Classifier
 from srat_fast.record import write_atomically
 from srat_fast.registry import model
@@ -70,7 +71,9 @@ def model_from_bytes(content: bytes, path: Path) -> Classifier:
     return model_from_state(state, network_of(content), "RUN", path)
 
 
-def model_from_state(state: dict[str, Tensor], network: str | None, field: str, path: Path) -> Classifier:
+def model_from_state(
+    state: dict[str, Tensor], network: str | None, field: str, path: Path, *, name: str | None = None
+) -> Classifier:
     """A network in eval mode, float32 on the CPU, with the weights of a state dict.
 
     Args:
@@ -78,32 +81,45 @@ def model_from_state(state: dict[str, Tensor], network: str | None, field: str, 
         network: `Classifier.arguments` as JSON; None where the file does not say.
         field: option that gave the file, for messages.
         path: of the file, for messages.
+        name: of the network, for a file that does not say; None for resnet18.
     """
+    if name is not None and name not in model:
+        raise UserError("model", one_of(model, name), name)
+    of = name or "resnet18"
     try:
-        arguments = guessed_arguments(state) if network is None else json.loads(network)
-        name = arguments["name"]
-        if name not in model:
+        arguments = _arguments_of(state, of) if network is None else json.loads(network)
+        of = arguments["name"]
+        if of not in model:
             known = f"one of {', '.join(model)} is known, others by --plugin FILE.py"
-            raise UserError(field, f"its network {name} is not registered: {known}", str(path))
+            raise UserError(field, f"its network {of} is not registered: {known}", str(path))
+        if name not in (None, of):
+            raise UserError(field, f"its weights are those of {of}, not of {name}", str(path))
         if "mean" in state:
             arguments |= {"mean": state["mean"].flatten(), "std": state["std"].flatten()}
         found = Classifier(**arguments)
         found.load_state_dict(state)
     except (KeyError, RuntimeError, IndexError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(field, f"its weights are not those of this network: {reason}", str(path)) from None
+        reason = " ".join(str(error).replace("backbone.", "").split())[:200]
+        raise UserError(field, f"its weights are not those of {of}: {reason}", str(path)) from None
     return found.eval()
 
 
-def guessed_arguments(state: dict[str, Tensor]) -> dict[str, Any]:
-    """The arguments of a ResNet-18 by the shapes of its weights: for files without `NETWORK`, which earlier versions
+def _arguments_of(state: dict[str, Tensor], name: str) -> dict[str, Any]:
+    """The arguments of a network by the shapes of its weights: for files without `NETWORK`, which earlier versions
     and other programs write."""
-    head = state.get("projection.2.weight")
-    width, channels = state["conv1.weight"].shape[:2]
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        published = Classifier(name, 2)
+    head = f"{published.head_name}.weight"
+    stem = next(key for key, weight in published.state_dict().items() if weight.dim() == 4)
+    for key in (head, stem):
+        if key not in state:
+            raise ValueError(f"there is no {key}")
+    classes, features = state[head].shape
+    projection = state.get("projection.2.weight")
     return {
-        "name": "resnet18",
-        "classes": state["linear.weight"].shape[0],
-        "channels": channels,
-        "width": width,
-        "projection_dim": None if head is None else head.shape[0],
+        "name": name,
+        "classes": classes,
+        "channels": state[stem].shape[1],
+        "width": max(1, round(published.width * features / published.feature_dim)),
+        "projection_dim": None if projection is None else projection.shape[0],
     }

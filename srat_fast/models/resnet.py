@@ -1,6 +1,6 @@
-"""CIFAR ResNet-18: 3x3 stem without pooling, four stages of two blocks.
+"""CIFAR ResNets: 3x3 stem without pooling, four stages of post-activation blocks (He et al. 2016).
 
-Parameter names are those of the common CIFAR ResNet-18 (conv1, bn1, layer1..4), so that a state dict can be shared.
+Parameter names are those of the common CIFAR ResNets (conv1, bn1, layer1..4), so that a state dict can be shared.
 """
 
 from __future__ import annotations
@@ -29,13 +29,9 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut (He et al. 2016).
+    """Two 3x3 convolutions with a shortcut: [B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
 
-    Args:
-        inputs: channels in.
-        outputs: channels out.
-        stride: of the first convolution.
-    """
+    expansion = 1
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -43,44 +39,81 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                PointwiseConv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
+        """The block's output, activated."""
         out = functional.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out)) + self.shortcut(x)
         return functional.relu(out)
 
 
-@model("resnet18")
-class ResNet18(nn.Module):
-    """ResNet-18 for small images of any size (He et al. 2016).
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; the inner ones have a quarter of the outputs' channels.
 
-    Args:
-        channels: of the images, 1 or 3.
-        width: channels of the first stage (64 in the paper); the features have 8 * width.
+    The stride is that of the 3x3 convolution, as in all common code; the paper strides in the first 1x1.
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    expansion = 4
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.feature_dim = 8 * width
+        inner = outputs // self.expansion
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's output, activated."""
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = functional.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out)) + self.shortcut(x)
+        return functional.relu(out)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """A projection where the shape changes, else the identity."""
+    if stride == 1 and inputs == outputs:
+        return nn.Sequential()
+    return nn.Sequential(PointwiseConv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class ResNet(nn.Module):
+    """ResNet for small images of any size.
+
+    Args:
+        channels: of the images.
+        width: channels of the stem (64 in the paper); the features have 8 * width * block.expansion.
+        block: of all stages.
+        depths: blocks of each stage.
+    """
+
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
+    def __init__(
+        self, channels: int, width: int, block: type[BasicBlock | Bottleneck], depths: tuple[int, ...]
+    ) -> None:
+        super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = self._stage(width, width, 1)
-        self.layer2 = self._stage(width, 2 * width, 2)
-        self.layer3 = self._stage(2 * width, 4 * width, 2)
-        self.layer4 = self._stage(4 * width, 8 * width, 2)
-
-    @staticmethod
-    def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1))
+        inputs = width
+        for stage, depth in enumerate(depths):
+            outputs = width * 2**stage * block.expansion
+            first = block(inputs, outputs, 1 if stage == 0 else 2)
+            rest = (block(outputs, outputs, 1) for _ in range(depth - 1))
+            self.add_module(f"layer{stage + 1}", nn.Sequential(first, *rest))
+            inputs = outputs
+        self.feature_dim = inputs
 
     def features(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> the last stage's map, [B, 8 * width, H / 8, W / 8]."""
+        """[B, C, H, W] -> the last stage's map, [B, feature_dim, H / 8, W / 8]."""
         x = functional.relu(self.bn1(self.conv1(images)))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
@@ -90,3 +123,21 @@ class ResNet18(nn.Module):
         return list(
             zip(convolutions, (m for m in self.modules() if isinstance(m, nn.BatchNorm2d)), strict=True)
         )
+
+
+@model("resnet18")
+def resnet18(channels: int, width: int) -> ResNet:
+    """ResNet-18, 11.17 million parameters at width 64."""
+    return ResNet(channels, width, BasicBlock, (2, 2, 2, 2))
+
+
+@model("resnet34")
+def resnet34(channels: int, width: int) -> ResNet:
+    """ResNet-34, 21.28 million parameters at width 64."""
+    return ResNet(channels, width, BasicBlock, (3, 4, 6, 3))
+
+
+@model("resnet50")
+def resnet50(channels: int, width: int) -> ResNet:
+    """ResNet-50, 23.52 million parameters at width 64."""
+    return ResNet(channels, width, Bottleneck, (3, 4, 6, 3))

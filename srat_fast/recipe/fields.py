@@ -22,7 +22,7 @@ class Spec:
         doc: meaning, in one line.
         unit: of the value, "" where it has none.
         source: where the default comes from (paper, authors' code).
-        choices: allowed strings, or what lists them (a registry), or ().
+        choices: allowed strings, or what knows them (a registry), or ().
         low: smallest allowed number; `low_open` excludes it.
         high: largest allowed number, or a function that knows it; `high_open` excludes it.
         fraction: whether "8/255" is accepted.
@@ -47,6 +47,10 @@ class Spec:
     def options(self) -> tuple[str, ...]:
         """The allowed strings, those of plug-ins included."""
         return tuple(name for part in self.choices for name in ((part,) if isinstance(part, str) else part))
+
+    def allows(self, name: str) -> bool:
+        """Whether a string is allowed: a registry may know more names than it can list."""
+        return any(name == part if isinstance(part, str) else name in part for part in self.choices)
 
     def most(self) -> float | None:
         """The largest allowed number, those of plug-ins' entries included."""
@@ -158,7 +162,7 @@ def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
     numbers = value if kind is tuple else (value,) if kind in (int, float) else ()
     if not all(_within(n, spec) for n in numbers):
         raise UserError(name, allowed(kind, spec), raw)
-    if spec.choices and value not in spec.options():
+    if spec.choices and not spec.allows(value):
         raise UserError(name, allowed(kind, spec) + did_you_mean(value, spec.options()), raw)
     return value
 

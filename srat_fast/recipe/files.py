@@ -10,6 +10,8 @@ from typing import Any
 from srat_fast import plugins
 from srat_fast.errors import UserError, did_you_mean
 from srat_fast.recipe.recipe import SECTIONS, Recipe, flatten
+from srat_fast.recipe.sections import Attack
+from srat_fast.registry import threat
 
 #: name -> (what it is for, fields that differ from the defaults of the sections).
 NAMED_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -78,13 +80,31 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError("--recipe", f"is not valid {path.suffix[1:]}: {error}", str(path)) from None
 
 
-def load_fields(recipe: str | None, dataset: str | None = None) -> dict[str, Any]:
-    """What `--recipe` stands for, as dotted fields.
+def load_fields(
+    recipe: str | None, dataset: str | None = None, changes: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `--recipe` stands for, as dotted fields, with `changes`, which win.
 
     A file's top-level key `base` names the recipe that it starts from (default: the data set's own).
     """
     named, own = _layers(recipe, dataset)
-    return named | own
+    asked = own | (changes or {})
+    if "plugin" in asked:
+        Recipe().replace({"plugin": asked["plugin"]})  # it may bring the threat model
+    return _in_its_ball(named, asked) | asked
+
+
+def _in_its_ball(named: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """A named recipe where another threat model is asked for: its lengths, L-inf ones, mean nothing there."""
+    ball = asked.get("attack.threat", Attack.threat)
+    judged = asked.get("eval_attack.threat") or ball
+    for section, of_section in (("attack.", ball), ("eval_attack.", judged)):
+        if of_section != Attack.threat:
+            named = {n: v for n, v in named.items() if n not in (section + "epsilon", section + "step_size")}
+    usual = (
+        getattr(threat[ball], "usual", None) if ball in threat else None
+    )  # a plug-in's ball may leave it out
+    return named if ball == Attack.threat or usual is None else named | {"attack.epsilon": usual}
 
 
 def _layers(recipe: str | None, dataset: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -113,8 +133,7 @@ def build_recipe(recipe: str | None = None, changes: dict[str, Any] | None = Non
         UserError: anything wrong with either.
     """
     changes = changes or {}
-    named, own = _layers(recipe, changes.get("data.name"))
-    built = Recipe().replace(named).replace(own | changes)
+    built = Recipe().replace(load_fields(recipe, changes.get("data.name"), changes))
     plugins.load_all(built.plugin)  # refused where they have changed since
     return built
 

@@ -139,14 +139,15 @@ class Model(Section):
     prefix = "model."
     name: str = setting(
         "resnet18",
-        "network; resnet18 is ResNet-18 in its CIFAR form",
+        "network, in its CIFAR form; timm:<name> is one of the package timm",
         choices=(registry.model,),
         before="resnet18",
         source="paper, Section 5",
     )
     width: int = setting(
         64,
-        "channels of the first stage; the last of resnet18 has 8 times as many",
+        "size of the network, 64 for the published one: channels of a ResNet's stem; a WideResNet's k is that of its "
+        "name times width / 64",
         low=1,
         source="authors' code",
     )
@@ -164,7 +165,8 @@ class Attack(Section):
     prefix = "attack."
     threat: str = setting(
         "linf", "threat model: the ball around each image in which an attack may move, and the measure of epsilon and "
-        "step_size", choices=(registry.threat,), before="linf", source="paper, Section 5",
+        "step_size: linf, every pixel by itself; l2, Euclidean", choices=(registry.threat,), before="linf",
+        source="paper, Section 5",
     )  # fmt: skip
     steps: int = setting(10, "PGD steps", low=1, source="paper, Section 5")
     step_size: float | None = setting(
@@ -172,7 +174,8 @@ class Attack(Section):
         auto="2/255, svhn 1/255; in another ball than the paper's a quarter of epsilon", source="paper, Section 5",
     )  # fmt: skip
     epsilon: float = setting(
-        8 / 255, "radius of the ball", unit="pixel range", low=0.0, low_open=True, high=largest_radius, fraction=True,
+        8 / 255, "radius of the ball; with attack.threat = l2 and no radius beside it 0.5, a Euclidean length over all "
+        "pixels and channels", unit="pixel range", low=0.0, low_open=True, high=largest_radius, fraction=True,
         source="paper, Section 5",
     )  # fmt: skip
     bn: str = setting(

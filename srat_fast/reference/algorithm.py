@@ -84,7 +84,9 @@ class Reference:
         attack = self.recipe.attack
         eps, alpha = attack.epsilon, attack.step_size
         x = images.clone()
-        if attack.random_start:
+        if attack.random_start and attack.threat == "l2":
+            x = l2_start(images, eps, self.noise)
+        elif attack.random_start:
             uniform = torch.rand(x.shape, generator=self.noise, device=self.device, dtype=x.dtype)
             x = torch.clamp(x + (2 * eps * uniform - eps), 0, 1)
         if attack.bn == "running":
@@ -96,11 +98,15 @@ class Reference:
         for _ in range(attack.steps):
             x = x.detach().requires_grad_(True)
             self.inner(self.model(x), labels, clean).backward()
-            assert x.grad is not None
-            self.see(x.grad)
-            x = x.detach() + alpha * torch.sign(x.grad)
-            x = torch.max(torch.min(x, images + eps), images - eps)
-            x = torch.clamp(x, 0, 1)
+            gradient = x.grad
+            assert gradient is not None
+            self.see(gradient)
+            if attack.threat == "l2":
+                x = l2_step(x.detach(), gradient, images, alpha, eps)
+            else:
+                x = x.detach() + alpha * torch.sign(gradient)
+                x = torch.max(torch.min(x, images + eps), images - eps)
+                x = torch.clamp(x, 0, 1)
         self.optimizer.zero_grad()
         self.model.train()
         return x.detach()
@@ -160,3 +166,28 @@ class Reference:
             for g in gradients:
                 g *= min(1.0, self.recipe.optim.clip_norm / (float(self.norm) + 1e-6))
         return {name: value.detach() for name, value in found.items()}, logits.detach()
+
+
+def l2_start(images: Tensor, eps: float, noise: torch.Generator) -> Tensor:
+    """Uniform in each image's Euclidean ball: a share r of the volume lies within r^(1/d) of the radius."""
+    normal = torch.randn(images.shape, generator=noise, device=images.device, dtype=images.dtype)
+    uniform = torch.rand(len(images), generator=noise, device=images.device, dtype=images.dtype)
+    found = []
+    for x, n, u in zip(images, normal, uniform, strict=True):
+        radius = eps * u ** (1 / x.numel())
+        found.append(torch.clamp(x + radius * n / torch.sqrt((n**2).sum()), 0, 1))
+    return torch.stack(found)
+
+
+def l2_step(adversarial: Tensor, gradient: Tensor, images: Tensor, alpha: float, eps: float) -> Tensor:
+    """Along the normalised gradient, back onto the sphere where that is outside of it, and into [0, 1]."""
+    found = []
+    for x, g, centre in zip(adversarial, gradient, images, strict=True):
+        steepness = torch.sqrt((g**2).sum())
+        if steepness > 0:
+            x = x + alpha * g / steepness
+        distance = torch.sqrt(((x - centre) ** 2).sum())
+        if distance > eps:
+            x = centre + eps * (x - centre) / distance
+        found.append(torch.clamp(x, 0, 1))
+    return torch.stack(found)

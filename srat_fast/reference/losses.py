@@ -8,7 +8,7 @@ from torch import Tensor
 #: terms, inner losses and threat models that have a formula here or in the algorithm
 TERMS = ("ce", "focal", "ldam", "separation")
 INNER = ("ce", "objective", "margin", "kl")
-THREATS = ("linf",)
+THREATS = ("linf", "l2")
 
 
 def separation(z: Tensor, labels: Tensor, temperature: float, empty_anchors: str) -> Tensor:

@@ -19,6 +19,7 @@ from srat_fast.report.collect import Run
 _ORDER = {name: position for position, name in enumerate(METHODS)}
 #: What tells repetitions of one recipe apart; not part of it.
 _REPETITION = {"seed", "data.subset_seed"}
+_NETWORK = "model.name"
 #: How the images reach the network is not what they are.
 _SERVED = {"data.loader", "data.root"}
 
@@ -119,13 +120,14 @@ def is_condition(field: str) -> bool:
 def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Runs sorted into groups and rows; groups in the order of their first runs."""
     gathered: dict[tuple[Any, ...], list[Run]] = {}
-    norms = set()
+    norms, networks = set(), set()
     for run in runs:
         norms.add(run.fields["eval_attack.threat"])
+        networks.add(run.fields[_NETWORK])
         key = tuple(value for name, value in run.fields.items() if is_condition(name))
         gathered.setdefault((key, tuple(run.record.get("counts", ()))), []).append(run)
     _adopt_running(gathered)
-    return [_group(tuple(members), len(norms) > 1) for members in gathered.values()]
+    return [_group(tuple(members), len(norms) > 1, len(networks) > 1) for members in gathered.values()]
 
 
 def _adopt_running(gathered: dict[tuple[Any, ...], list[Run]]) -> None:
@@ -136,11 +138,14 @@ def _adopt_running(gathered: dict[tuple[Any, ...], list[Run]]) -> None:
             gathered[others[0]].extend(gathered.pop(key))
 
 
-def _group(runs: tuple[Run, ...], several_norms: bool) -> Group:
+def _group(runs: tuple[Run, ...], several_norms: bool, several_networks: bool) -> Group:
     compared = [
         n for n in runs[0].fields if not is_condition(n) and n not in _REPETITION | _SERVED | {"method"}
     ]
     usual = {name: _usual([run.fields[name] for run in runs]) for name in compared}
+    networks = {run.fields[_NETWORK] for run in runs}
+    if len(networks) > 1:
+        usual[_NETWORK] = None  # so that each row names its own
     rows: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         different = [f"{n}={_short(run.fields[n])}" for n in compared if (run.fields[n],) != usual[n]]
@@ -148,7 +153,7 @@ def _group(runs: tuple[Run, ...], several_norms: bool) -> Group:
     described = next((run.record for run in runs if run.record.get("counts")), None)
     ordered = sorted(rows.items(), key=lambda item: (_ORDER.get(item[0][0], len(_ORDER)), item[0]))
     return Group(
-        _title(runs[0], described, several_norms),
+        _title(runs[0], described, several_norms, several_networks and len(networks) == 1),
         _name(runs[0]),
         runs,
         tuple(row for (method, variant), members in ordered for row in _rows(method, variant, members)),
@@ -179,13 +184,14 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _title(run: Run, record: dict[str, Any] | None, several_norms: bool) -> str:
+def _title(run: Run, record: dict[str, Any] | None, several_norms: bool, named: bool) -> str:
     data, attack = run.recipe["data"], run.recipe["eval_attack"]
     shape = imbalance_title(data["imbalance"], data["ratio"], data.get("imbalance_base"))
     classes = f"; classes {chosen}" if (chosen := chosen_classes(data.get("classes"))) else ""
     images = f"; {sum(record['counts'])} training, {record['test_images']} test images" if record else ""
+    network = f"{run.fields[_NETWORK]}, " if named else ""
     return (
-        f"{data['name']} ({shape}{classes}{images}), {run.recipe['optim']['epochs']} epochs, "
+        f"{data['name']} ({shape}{classes}{images}), {network}{run.recipe['optim']['epochs']} epochs, "
         f"robust = PGD-{attack['steps']} at {radius_title(attack, always=several_norms)}"
     )
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from srat_fast.methods import METHODS
 from srat_fast.recipe import radius_title
+from srat_fast.recipe.sections import Attack
+from srat_fast.registry import threat
 from srat_fast.tables import Table, percent, visible
 
 #: The card's name beside the exported files.
@@ -66,6 +68,13 @@ def _training_images(recipe: dict[str, Any]) -> str:
         f"PGD-{attack['steps']} examples, {radius_title(attack, always=True)}, step {attack['step_size']:.4g}, "
         f"BatchNorm statistics: {attack['bn']}"
     )
+
+
+def _threat(evaluated: dict[str, Any]) -> str:
+    """The ball that the model is judged in, with RobustBench's name of it."""
+    name = evaluated.get("threat") or Attack.threat  # a record of an earlier version names none
+    norm = threat[name].autoattack if name in threat else None
+    return radius_title(evaluated, always=True) + (f'; RobustBench: `threat_model="{norm}"`' if norm else "")
 
 
 def _audit(record: dict[str, Any], weights: str) -> str:
@@ -141,6 +150,7 @@ def model_card(
                     f"PGD-{evaluated['steps']}, {radius_title(evaluated, always=True)}, "
                     f"step {evaluated['step_size']:.4g}",
                 ],
+                ["threat model", _threat(evaluated)],
                 [
                     "optimiser",
                     f"SGD, lr {optim['lr']:g}, batch {optim['batch_size']}, {optim['epochs']} epochs",

@@ -13,17 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from srat_fast.errors import MissingPackage, UserError, did_you_mean
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import load_model, model_bytes
-from srat_fast.models.resnet import BasicBlock
 from srat_fast.record import MODEL
-
-#: The zoo's classes: module and name, without and with normalisation inside.
-PLAIN = ("robustbench.model_zoo.architectures.resnet", "ResNet")
-NORMALISED = ("robustbench.model_zoo.cifar10", "Modas2021PRIMEResNet18")
+from srat_fast.sharing.zoo import check_zoo, read_zoo, zoo_bytes, zoo_snippet
 
 
 @dataclass(frozen=True)
@@ -97,63 +92,6 @@ def program(source: Source) -> torch.export.ExportedProgram:
     return made
 
 
-class ZooResNet18(nn.Module):
-    """RobustBench's CIFAR ResNet-18, written anew: 64 channels, 3-channel input, 4 x 4 average pooling of a 4 x 4 map.
-
-    Its class has no normalisation, and a network that normalises inside cannot be folded into it: the first convolution
-    pads the *normalised* image with zeros, and no convolution of the raw image does that at the border. Such a network
-    fits that zoo's `Modas2021PRIMEResNet18`, the same class with buffers `mu` and `sigma`.
-    """
-
-    mu: Tensor
-    sigma: Tensor
-
-    def __init__(self, classes: int, normalised: bool) -> None:
-        super().__init__()
-        self.normalised = normalised
-        if normalised:
-            self.register_buffer("mu", torch.zeros(1, 3, 1, 1))
-            self.register_buffer("sigma", torch.ones(1, 3, 1, 1))
-        self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1), BasicBlock(64, 64, 1))
-        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128, 1))
-        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1))
-        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
-        self.linear = nn.Linear(512, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits: [B, 3, 32, 32] in [0, 1] -> [B, classes]."""
-        if self.normalised:
-            x = (x - self.mu) / self.sigma
-        x = functional.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.linear(functional.avg_pool2d(x, 4).flatten(1))
-
-
-def check_zoo(model: Classifier, image_size: int) -> None:
-    """Refuse a network that the zoo's class cannot hold."""
-    needs = [
-        (model.name == "resnet18", f"model.name = resnet18, this run has {model.name}"),
-        (model.width == 64, f"model.width = 64, this run has {model.width}"),
-        (model.channels == 3, f"images with 3 channels, this run's have {model.channels}"),
-        (-(-image_size // 8) == 4, f"images of 32 pixels (25 to 32), this run's have {image_size}"),
-    ]
-    wrong = [text for right, text in needs if not right]
-    if wrong:
-        raise UserError("--format", f"RobustBench's ResNet-18 needs {'; '.join(wrong)}", "robustbench")
-
-
-def zoo_state(model: Classifier) -> dict[str, Tensor]:
-    """The state dict under the zoo's names, without the projection head, which plays no part in logits."""
-    renamed = {"mean": "mu", "std": "sigma"}
-    return {
-        renamed.get(name, name): tensor.detach().cpu().contiguous().clone()
-        for name, tensor in model.state_dict().items()
-        if not name.startswith("projection.")
-    }
-
-
 def check_onnx() -> None:
     """Say what torch's exporter (onnx, onnxscript) or the check of the file (onnxruntime) lacks, before any work."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -191,33 +129,10 @@ def _always(source: Source) -> None:
     """Any network will do."""
 
 
-def _zoo_bytes(source: Source) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(zoo_state(source.model), buffer)
-    return buffer.getvalue()
-
-
 def _program_bytes(source: Source) -> bytes:
     buffer = io.BytesIO()
     torch.export.save(program(source), buffer)
     return buffer.getvalue()
-
-
-def _read_zoo(source: Source, path: Path) -> Callable[[Tensor], Tensor]:
-    zoo = ZooResNet18(source.classes, source.model.normalize)
-    zoo.load_state_dict(torch.load(path, weights_only=True), strict=True)
-    return zoo.eval()
-
-
-def _zoo_snippet(source: Source) -> str:
-    module, name = NORMALISED if source.model.normalize else PLAIN
-    also, shape = ("", "") if source.model.normalize else (", BasicBlock", "BasicBlock, [2, 2, 2, 2], ")
-    return (
-        f"import torch; from {module} import {name}{also}\n"
-        f"model = {name}({shape}num_classes={source.classes}).eval()\n"
-        'model.load_state_dict(torch.load("model.pt", weights_only=True), strict=True)\n'
-        "logits = model(images)"
-    )
 
 
 def _plain_snippet(first: str, second: str) -> Callable[[Source], str]:
@@ -230,11 +145,11 @@ FORMATS: dict[str, Format] = {
         Format(
             "robustbench",
             "model.pt",
-            "state dict of RobustBench's CIFAR ResNet-18",
+            "state dict of RobustBench's class",
             lambda source: check_zoo(source.model, source.image_size),
-            _zoo_bytes,
-            _read_zoo,
-            _zoo_snippet,
+            lambda source: zoo_bytes(source.model),
+            lambda source, path: read_zoo(source.model, path),
+            lambda source: zoo_snippet(source.model),
         ),
         Format(
             "safetensors",

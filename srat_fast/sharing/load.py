@@ -15,15 +15,12 @@ from srat_fast.models.foreign import load_foreign
 from srat_fast.plugins import Plugins, load_all
 from srat_fast.record import MODEL, RECIPE, WEIGHTS, RunDirectory
 from srat_fast.sharing.formats import FORMATS
+from srat_fast.sharing.zoo import foreign_state
 
 _ABSENT = {
     "best": "it was trained without data.val_fraction",
     "ema": "it was trained without optim.ema_decay",
 }
-#: What wrappers put before each name: torch.compile, DistributedDataParallel.
-_WRAPPERS = ("_orig_mod.", "module.")
-#: RobustBench's names of the normalisation (its models with `mu` and `sigma`) -> ours.
-_RENAMED = {"mu": "mean", "sigma": "std"}
 
 
 class Program(nn.Module):
@@ -52,6 +49,7 @@ def load(
     device: str = "cpu",
     weights: str = "last",
     trusted: bool = False,
+    model: str | None = None,
     plugin: Plugins = (),
 ) -> Classifier | Program:
     """The model of a run or of a file, ready to use: eval mode, float32, images in [0, 1] -> logits.
@@ -60,12 +58,14 @@ def load(
 
     Args:
         path: a run directory, a directory that `srat-fast export` wrote, or a file: .safetensors, or .pt and .pth
-            with a state dict (.safetensors of ours say what network they are of; others are taken for the common CIFAR
-            ResNet-18; prefixes of torch.compile and DistributedDataParallel are taken off), or .pt2.
+            with a state dict (prefixes of torch.compile and DistributedDataParallel are taken off), or .pt2.
         device: "cpu", "cuda", "cuda:N" or "auto".
         weights: of a run: "last" epoch, "best" epoch by validation, or "ema", the moving average.
         trusted: the file's origin is trusted. Needed for .pt2 only: torch reads such programs with pickle, so a
             stranger's file could run code. The other kinds are read as tensors and nothing else.
+        model: the network that a state dict is of, such as "wrn-28-10", under the names of the common code (those of
+            RobustBench); width, classes and channels are the file's. None for what a .safetensors of ours says, and
+            for the CIFAR ResNet-18 where a file says nothing.
         plugin: file or files of plug-ins that a run was made with, or that have the network of a file; others are
             refused, and none is run unless given.
 
@@ -73,7 +73,7 @@ def load(
         The module. `features` of a `Classifier` gives the penultimate features.
 
     Raises:
-        UserError: nothing there, weights that the run did not keep, or a file that is damaged or not this network's.
+        UserError: nothing there, weights that the run did not keep, or a file that is damaged or of another network.
     """
     require_one_of("weights", weights, WEIGHTS)
     load_all(plugin)
@@ -81,6 +81,8 @@ def load(
     path = Path(path)
     with path_errors("path", path):
         file = _file_of(path, weights)
+    if model is not None and (file.suffix in (".pt2", ".onnx") or (path / RECIPE).is_file()):
+        raise UserError("model", f"is for state dicts; {path} says what network it is", model)
     if path.is_dir() and (path / RECIPE).is_file():
         RunDirectory(path).read_recipe()  # refused without its plug-ins
         return model_from_bytes(RunDirectory(path).read_weights(weights), file).to(place)
@@ -92,7 +94,7 @@ def load(
         )
     state = load_foreign(file)
     network = network_of(file.read_bytes()) if file.suffix == ".safetensors" else None
-    return _network(state, network, file).to(place)
+    return model_from_state(foreign_state(state, model), network, "path", file, name=model).to(place)
 
 
 def _file_of(path: Path, weights: str) -> Path:
@@ -114,16 +116,6 @@ def _file_of(path: Path, weights: str) -> Path:
     if found is None:
         raise UserError("path", f"is neither a run (no {RECIPE}) nor an export (no model.*)", str(path))
     return found
-
-
-def _network(state: dict[str, Tensor], network: str | None, file: Path) -> Classifier:
-    """Our network with a state dict whose names may be wrapped or RobustBench's."""
-    plain = {}
-    for name, tensor in state.items():
-        while name.startswith(_WRAPPERS):
-            name = name.partition(".")[2]
-        plain[_RENAMED.get(name, name)] = tensor
-    return model_from_state(plain, network, "path", file)
 
 
 def _load_program(file: Path, trusted: bool) -> Program:

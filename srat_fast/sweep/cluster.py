@@ -38,8 +38,6 @@ except ImportError:
     raise MissingPackage("ray", "--engine ray", "pip install 'srat-fast[ray]'") from None
 
 _POLL = 0.1
-#: Seconds that trials have for saving when the sweep is stopped.
-_GRACE = 120.0
 #: Seconds between two looks at whether to stop.
 _ASK = 1.0
 #: Seconds between two collections of a run directory that has changed.
@@ -230,7 +228,7 @@ class RayEngine:
                 f"stopping: {len(self._running)} trial(s) save and exit; once more ends them at once"
             )
             ray.get(self._coordinator.stop.remote())
-        if self.driver.stop.times > 1 or time.monotonic() - self._stopping > _GRACE:
+        if self.driver.must_end(self._stopping):
             for reference, (trial, _) in self._running.items():
                 ray.cancel(reference, force=True)
                 self.driver.settle(trial, None, {})

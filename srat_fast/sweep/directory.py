@@ -17,7 +17,9 @@ from srat_fast.sweep.claims import Claims
 from srat_fast.sweep.plan import Plan, Trial, make_plan, suggested
 from srat_fast.sweep.spec import Spec
 
-PLAN = "plan.json"
+PLAN, JOURNAL = "plan.json", "search.journal"
+#: Folders of a sweep's directory.
+FOLDERS = ("runs", "logs", "state", "claims", "recipes")
 _FORMAT = 1
 
 
@@ -32,17 +34,11 @@ class SweepDirectory:
     def open(cls, path: Path) -> SweepDirectory:
         """The sweep in a directory."""
         try:
-            content = json.loads((path / PLAN).read_text(encoding="utf-8"))
-            if content["format"] != _FORMAT:
-                raise UserError("DIR", f"its plan has format {content['format']}, not {_FORMAT}", str(path))
-            fields = {name: content[name] for name in content if name not in ("format", "trials")}
-            return cls(path, Plan(trials=[Trial(*row) for row in content["trials"]], **fields))
+            return cls(path, read_plan((path / PLAN).read_bytes(), "DIR", path))
         except (FileNotFoundError, NotADirectoryError):
             raise UserError("DIR", f"is not a sweep: it has no {PLAN}", str(path)) from None
         except OSError as error:
             raise UserError("DIR", f"its {PLAN} cannot be read: {error.strerror}", str(path)) from None
-        except (ValueError, KeyError, TypeError):
-            raise UserError("DIR", f"its {PLAN} is damaged", str(path)) from None
 
     @classmethod
     def create(cls, path: Path, spec: Spec, source: str, *, other_code: bool = False) -> SweepDirectory:
@@ -59,7 +55,7 @@ class SweepDirectory:
             path.mkdir(parents=True, exist_ok=True)
             with exclusive(path / PLAN, option=None):
                 sweep = cls(path, cls._merged(path, plan, spec, source, other_code))
-                for name in ("runs", "logs", "state", "claims", "recipes"):
+                for name in FOLDERS:
                     (path / name).mkdir(exist_ok=True)
         except OSError as error:
             raise UserError("--out", f"cannot be written: {error.strerror}", str(path)) from None
@@ -74,7 +70,7 @@ class SweepDirectory:
         self.plan.recipes.append(fields)
         self.plan.trials.append(trial)
         self.by_id[trial.id] = trial
-        _write_plan(self.path, self.plan)
+        write_atomically(self.path / PLAN, plan_bytes(self.plan))
         return trial
 
     @classmethod
@@ -90,10 +86,10 @@ class SweepDirectory:
                         str(path),
                     )
                 plan = make_plan(spec, source, old.code)
-            plan = _continued(old, plan, path)
+            plan = continued(old, plan, path)
             if plan == old:
                 return old
-        _write_plan(path, plan)
+        write_atomically(path / PLAN, plan_bytes(plan))
         return plan
 
     def run(self, trial: Trial) -> Path:
@@ -142,23 +138,41 @@ class SweepDirectory:
         return record if isinstance(record, dict) else None
 
 
-def _write_plan(path: Path, plan: Plan) -> None:
+def plan_bytes(plan: Plan) -> bytes:
+    """A plan as its file has it."""
     content = dataclasses.asdict(plan) | {"format": _FORMAT}
     content["trials"] = [list(vars(trial).values()) for trial in plan.trials]
-    write_atomically(path / PLAN, json.dumps(plain_json(content), allow_nan=False).encode())
+    return json.dumps(plain_json(content), allow_nan=False).encode()
 
 
-def _continued(old: Plan, new: Plan, path: Path) -> Plan:
+def read_plan(content: bytes, option: str, path: Path) -> Plan:
+    """The plan in a file's bytes; `option` and `path` are for the message where it is none."""
+    try:
+        tree = json.loads(content)
+        if tree["format"] != _FORMAT:
+            raise UserError(option, f"its plan has format {tree['format']}, not {_FORMAT}", str(path))
+        fields = {name: tree[name] for name in tree if name not in ("format", "trials")}
+        return Plan(trials=[Trial(*row) for row in tree["trials"]], **fields)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(option, f"its {PLAN} is damaged", str(path)) from None
+
+
+def _rooted(fields: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's fields with the directory of images of another's: it may have moved, or be another machine's."""
+    return fields | {name: source[name] for name in ("data.root",) if name in source}
+
+
+def continued(old: Plan, new: Plan, path: Path) -> Plan:
     """The old plan with the new one's additional runs; its indices stay."""
     if old.search is not None or new.search is not None:
-        known = {"trials": 0}  # a search may be given more trials
         same = [[entry["sha256"] for entry in plan.plugins] for plan in (old, new)]
         if (
-            old.search is None or new.search is None or old.search | known != new.search | known
+            old.search is None or new.search is None or not _same_search(old.search, new.search)
             or same[0] != same[1]
         ):  # fmt: skip
             raise UserError("--out", "holds another search or sweep; choose another directory", str(path))
-        return dataclasses.replace(old, search=new.search)
+        recipes = [_rooted(fields, new.search["base"]) for fields in old.recipes]
+        return dataclasses.replace(old, search=new.search, recipes=recipes)
     wanted, there = {t.id for t in new.trials}, {t.id for t in old.trials}
     gone = [t for t in old.trials if t.id not in wanted]
     if gone:
@@ -170,8 +184,13 @@ def _continued(old: Plan, new: Plan, path: Path) -> Plan:
             + "; choose another directory",
             str(path),
         )
-    cells = {json.dumps(recipe, sort_keys=True): c for c, recipe in enumerate(old.recipes)}
     recipes, shown, trials = list(old.recipes), list(old.cells), list(old.trials)
+    places = {t.id: t.cell for t in old.trials}
+    for trial in new.trials:
+        if trial.id in there:
+            cell = places[trial.id]
+            recipes[cell] = _rooted(recipes[cell], new.recipes[trial.cell])
+    cells = {json.dumps(recipe, sort_keys=True): c for c, recipe in enumerate(recipes)}
     for trial in new.trials:
         if trial.id in there:
             continue
@@ -188,6 +207,12 @@ def _continued(old: Plan, new: Plan, path: Path) -> Plan:
         trials=trials,
         axes=[*old.axes, *(a for a in new.axes if a not in old.axes)],
     )
+
+
+def _same_search(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a search is another with more trials, of images that may lie elsewhere."""
+    known = {"trials": 0}
+    return old | known | {"base": _rooted(old["base"], new["base"])} == new | known
 
 
 def _difference(old: Plan, trial: Trial, new: Plan) -> str:

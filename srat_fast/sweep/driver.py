@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srat_fast.errors import is_full
+from srat_fast.record import CHECKPOINT, METRICS
 from srat_fast.sweep.claims import Claims
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.outcome import Action
@@ -22,6 +24,10 @@ from srat_fast.training.stops import CODES, HANGUP, handled
 
 #: Exit codes of a sweep besides 0 (all done), 2 (bad input), 129, 130 and 143 (stopped).
 SOME_FAILED, PAUSED = 1, 3
+#: Seconds that trials have for saving when they are asked to stop, and before the end of a call with a limit.
+_GRACE, SAVING = 120.0, 30.0
+#: Seconds from its start that a trial needs at least until its first step; what it compiles comes on top.
+STARTING = 15.0
 #: Seconds between two looks at trials that another driver runs.
 _ELSEWHERE = 1.0
 
@@ -35,6 +41,8 @@ class Options:
     #: bytes of the sweep's disk that stay free; below, it pauses before it starts another trial
     min_free: int = 100 * 2**20
     images_per_second: float | None = None  # for the first estimate
+    #: of `time.monotonic`, when the call is to be over; trials are asked to save `SAVING` seconds earlier
+    until: float = math.inf
 
 
 class Stop:
@@ -89,24 +97,46 @@ class Driver:
         chosen = status.rows if only is None else [status.rows[trial.index] for trial in only]
         self.queue = deque(row.trial for row in chosen if row.status in ("queued", "interrupted", "running"))
         self.elsewhere: deque[Trial] = deque()  # run by another driver, or by a process that still has to end
+        compiled = [float(row.state.get("compile_seconds") or 0) for row in status.of("done")]
+        self._starting = STARTING + min(compiled, default=0.0)
         self._looked = 0.0
 
     @property
+    def time_left(self) -> float:
+        """Seconds until the trials have to save."""
+        return self.options.until - SAVING - time.monotonic()
+
+    @property
     def ending(self) -> bool:
-        """Whether no further trial is to be started."""
-        return self.stop.signal is not None or bool(self.paused)
+        """Whether the running trials are to save and exit."""
+        return self.stop.signal is not None or bool(self.paused) or self.time_left <= 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether no further trial is to be started: in the time left it would not come to its first step."""
+        return self.ending or self.time_left < self._starting
+
+    @property
+    def left_over(self) -> bool:
+        """Whether trials are not done that this driver does not run."""
+        return bool(self.queue or self.elsewhere)
 
     @property
     def waiting(self) -> bool:
         """Whether trials are left to start."""
-        return not self.ending and bool(self.queue or self.elsewhere)
+        return not self.closed and self.left_over
+
+    def must_end(self, asked: float) -> bool:
+        """Whether trials that were asked to save at a time of `time.monotonic` are to end at once."""
+        # a little before the end: the system takes a moment to end them
+        return self.stop.times > 1 or time.monotonic() > min(asked + _GRACE, self.options.until - SAVING / 5)
 
     def next_trial(self) -> Trial | None:
         """Claim the next trial that is not done and that nobody runs; None where there is none just now."""
         if not self.queue and self.elsewhere and time.monotonic() - self._looked > _ELSEWHERE:
             self._looked = time.monotonic()
             self.queue, self.elsewhere = self.elsewhere, deque()
-        while self.queue and not self.ending:
+        while self.queue and not self.closed:
             if shutil.disk_usage(self.sweep.path).free < self.options.min_free:
                 self.pause(f"less than {self.options.min_free / 2**20:,.0f} MiB (--min-free) are free")
                 return None
@@ -197,10 +227,22 @@ class Driver:
         return Snapshot(self.done + self.pruned, self.failed, len(waiting), running, left)
 
     def exit_code(self) -> int:
-        """0 all done, 1 some failed, 3 paused (said in a line), 129, 130 or 143 stopped."""
+        """0 all done, 1 some failed, 3 paused or out of time (said in a line), 129, 130 or 143 stopped."""
         if self.stop.code is not None:
             return self.stop.code
         if self.paused:
             self.view.line(f"paused: {self.paused}, then run the same command again")
             return PAUSED
+        if self.closed and self.left_over:
+            self.view.line(f"time is up (--minutes){self._too_short()}: the same command goes on")
+            return PAUSED
         return SOME_FAILED if self.failed else 0
+
+    def _too_short(self) -> str:
+        """How many of the trials that were stopped will start again from nothing."""
+        lost = 0
+        for trial in self.queue:
+            attempts, run = self.sweep.state(trial)["attempts"], self.sweep.run(trial)
+            if attempts and attempts[-1]["kind"] == "stopped":
+                lost += not any((run / name).exists() for name in (METRICS, CHECKPOINT))
+        return f", {lost} trial(s) stopped before their first checkpoint and need more of it" if lost else ""

@@ -23,8 +23,6 @@ _DRIVER, _DEVICES = Path("/proc/driver/nvidia/gpus"), Path("/dev")
 #: Memory that a trial on a CPU is given credit for: torch itself and a ResNet-18 of width 64 with its activations.
 _CPU_TRIAL_BYTES = 2 * 2**30
 _POLL = 0.02
-#: Seconds that trials have for saving when the sweep is stopped.
-_GRACE = 120.0
 
 
 @dataclass
@@ -139,7 +137,7 @@ class LocalEngine:
         self._looked = self._touched = self._stopping = 0.0
 
     def run(self) -> int:
-        """Run until nothing is left, a signal comes or the disk is full; the exit code."""
+        """Run until nothing is left, a signal comes, time is up or the disk is full; the exit code."""
         driver = self.driver
         with stopped_by_signals(driver.stop):
             try:
@@ -167,9 +165,11 @@ class LocalEngine:
                 self.view.line(
                     f"stopping: {len(self.running)} trial(s) save and exit; once more ends them at once"
                 )
+            elif self.running and not self.driver.paused:
+                self.view.line(f"time is nearly up: {len(self.running)} trial(s) save and exit")
         for process in self.running.values():
             process.stop()
-            if stop.times > 1 or time.monotonic() - self._stopping > _GRACE:
+            if self.driver.must_end(self._stopping):
                 process.kill()
 
     def _look_after_running(self) -> None:

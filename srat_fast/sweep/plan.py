@@ -140,7 +140,7 @@ class _Planner:
         dataset = cell.get("data.name", self.spec.base.get("data.name"))
         key = str(dataset)
         if key not in self.bases:
-            self.bases[key] = load_fields(self.spec.recipe, dataset) | self.spec.base
+            self.bases[key] = load_fields(self.spec.recipe, dataset, self.spec.base)
             root = expanded("data.root", str(self.bases[key].get("data.root", "data")))
             self.bases[key]["data.root"] = str(root.absolute())  # trials run elsewhere
             try:
@@ -179,12 +179,12 @@ class _Planner:
             base, start = self.start(cell)
             if "data.root" in cell:
                 cell = cell | {"data.root": str(expanded("data.root", str(cell["data.root"])).absolute())}
-            fields = base | cell
-            recipe = (
-                start.replace(cell)
-                if start is not None
-                else self.built({"data.root": base["data.root"]} | cell, fields.get("data.name"))
-            )
+            if start is not None:
+                fields, recipe = base | cell, start.replace(cell)
+            else:
+                own = {"data.root": base["data.root"]} | cell
+                fields = load_fields(self.spec.recipe, (base | cell).get("data.name"), self.spec.base | own)
+                recipe = Recipe().replace(fields)
             if recipe.run.device.startswith("cuda:"):
                 raise UserError(
                     "run.device", "a sweep's slots choose the GPU; auto, cuda or cpu", recipe.run.device

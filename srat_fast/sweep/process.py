@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -160,6 +161,7 @@ def finished_fields(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "images_per_second": record.get("images_per_second"),
         "seconds": (record.get("seconds") or {}).get("total"),
+        "compile_seconds": (record.get("seconds") or {}).get("compile"),
     }
 
 
@@ -207,8 +209,13 @@ def still_running(sweep: SweepDirectory, trial: Trial, state: dict[str, Any]) ->
     return True
 
 
-def cache_data(sweep: SweepDirectory, trials: list[Trial], say: Callable[[str], None]) -> None:
-    """Download, check and cache each data set of the trials once, in a process of its own whose memory goes back."""
+def cache_data(
+    sweep: SweepDirectory, trials: list[Trial], say: Callable[[str], None], until: float = math.inf
+) -> bool:
+    """Download, check and cache each data set of the trials once, in a process of its own whose memory goes back.
+
+    Whether that was done before a time `until` of `time.monotonic`.
+    """
     seen = set()
     for trial in trials:
         data = sweep.plan.recipes[trial.cell]
@@ -221,7 +228,11 @@ def cache_data(sweep: SweepDirectory, trials: list[Trial], say: Callable[[str], 
         with path.open("wb") as log:
             process = spawn(["load-data", str(sweep.write_recipe(trial))], dict(os.environ), log)
             try:
-                code = process.wait()
+                code = process.wait(None if until == math.inf else max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                return False
             except BaseException:
                 process.kill()
                 raise
@@ -229,3 +240,4 @@ def cache_data(sweep: SweepDirectory, trials: list[Trial], say: Callable[[str], 
             lines = [line for line in tail(path, 0).splitlines() if line.strip()]
             problem = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
             raise UserError("data", f"cannot be prepared: {problem} ({path})", key[0])
+    return True

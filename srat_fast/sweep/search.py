@@ -14,7 +14,7 @@ from typing import Any
 
 from srat_fast.errors import MissingPackage, UserError
 from srat_fast.record import METRICS
-from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.directory import JOURNAL, SweepDirectory
 from srat_fast.sweep.driver import Driver, Options
 from srat_fast.sweep.outcome import Action
 from srat_fast.sweep.plan import Trial
@@ -29,7 +29,6 @@ try:
 except ImportError:
     raise MissingPackage("optuna", "a search", "pip install 'srat-fast[search]'") from None
 
-JOURNAL = "search.journal"
 _RUN = "run"
 _RUNNING, _FAIL = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.FAIL
 
@@ -96,14 +95,14 @@ class SearchDriver(Driver):
         return max(0, int(self.settings["trials"]) - len(self.study.get_trials(deepcopy=False)))
 
     @property
-    def waiting(self) -> bool:
-        """Whether trials are left to start."""
-        return super().waiting or (not self.ending and self.left > 0)
+    def left_over(self) -> bool:
+        """Whether trials are not done, or not suggested, that this driver does not run."""
+        return super().left_over or self.left > 0
 
     def next_trial(self) -> Trial | None:
         """The next trial: one that waits, else a new suggestion."""
         trial = super().next_trial()
-        while trial is None and not self.ending and self.left > 0:
+        while trial is None and not self.closed and self.left > 0:
             suggestion = self.study.ask()
             values = {
                 name: self._suggest(suggestion, name, entry) for name, entry in self.settings["space"].items()

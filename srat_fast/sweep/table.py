@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,8 @@ class Line:
     speed: Summary  # training images/s of a run, of its share of the processor where several trials shared it
     #: what a reader must know: missing runs, audits, collapses, figures far from the paper's
     marks: list[str] = field(default_factory=list)
+    #: what `srat-fast evaluate` found since: attack, radius and images -> overall and under, in percent
+    attacks: dict[str, tuple[Summary, Summary]] = field(default_factory=dict)
 
 
 @dataclass
@@ -272,7 +274,10 @@ def build_table(
                 summarize([float(v) for r in mine.values() if (v := of(r)) is not None], confidence)
                 for of in (_seconds, _speed)
             )
-            lines.append(Line(_setting(recipe), label, said, entries, sorted(mine), seconds, speed, marks))
+            attacks = _attacks(mine.values(), weights)
+            lines.append(
+                Line(_setting(recipe), label, said, entries, sorted(mine), seconds, speed, marks, attacks)
+            )
     _correct(lines)
     order = {line.setting: k for k, line in reversed(list(enumerate(lines)))}
     methods = list(METHODS)
@@ -316,6 +321,26 @@ def _entries(
         paper = numbers[k] if numbers is not None and k < len(COLUMNS) else None
         entries.append(Entry(kind, part, summarize(list(values.values()), confidence), comparison, paper))
     return entries
+
+
+def _attacks(records: Iterable[dict[str, Any]], weights: str) -> dict[str, tuple[Summary, Summary]]:
+    """Later evaluations of some runs' weights on their own test images; of equal ones of a run the last counts."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        mine = {}
+        for entry in record.get("evaluations", []):
+            if entry.get("weights", "last") != weights or not entry.get("same_data"):
+                continue
+            for name, row in entry["attacks"].items():
+                if row.get("epsilon") is not None:  # clean images are in the table above
+                    radius = "" if " eps " in name else f" eps {row['epsilon']:.4g}"
+                    mine[f"{name}{radius}, {row['images']} images"] = row["overall"], row["under"]
+        for name, values in mine.items():
+            found.setdefault(name, []).append(values)
+    return {
+        name: (summarize([100 * o for o, _ in values]), summarize([100 * u for _, u in values]))
+        for name, values in found.items()
+    }
 
 
 def _seconds(record: dict[str, Any]) -> float | None:
@@ -414,6 +439,21 @@ def to_parts(table: TableData) -> list[str | Table]:
         parts.append(f"{table.confidence:.0%} bootstrap interval of the mean{against}")
         rows = [[line.label, *_difference(line)] for line in lines]
         parts.append(_grid(["method", *_HEADS], rows, numbers[:-1]))
+        attacks = list(dict.fromkeys(name for line in lines for name in line.attacks))
+        if attacks:
+            rows = [
+                [
+                    line.label,
+                    *(
+                        "; ".join(_spread(s, " ± ") for s in line.attacks[a]) if a in line.attacks else "-"
+                        for a in attacks
+                    ),
+                ]
+                for line in lines
+                if line.attacks
+            ]
+            parts.append("robust accuracy under further attacks (srat-fast evaluate): overall; under")
+            parts.append(_grid(["method", *attacks], rows, range(1, 1 + len(attacks))))
         rows = [
             [line.label, str(line.speed.n), _whole(line.speed), _whole(line.seconds)]
             for line in lines

@@ -26,6 +26,7 @@ from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
 from srat_fast.registry import term
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
 from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors
+from srat_fast.training.parity import CompileFailure
 from srat_fast.training.progress import (
     Curves,
     ProgressView,
@@ -360,6 +361,12 @@ class Fit:
             except NotFinite:
                 self._save_last_finite()
                 raise
+            except CompileFailure:
+                if not self._stops.requested:
+                    raise
+                # Ctrl-C, `timeout` and schedulers signal the whole process group: the C++ compiler died of it
+                told = "stopped while compiling; --resume auto begins or goes on"
+                raise Interrupted(told, self._stops.code) from None
             if len(self.setup.split.validation):
                 metrics["validation"] = verdict = self._validate(runner.epoch)
                 overfitted = catastrophic_overfitting(recipe, metrics["train_accuracy"], verdict["robust"])

@@ -44,6 +44,10 @@ TRIES, NEEDED = 4, 3
 WAY_OUT = "--no-compile runs eagerly, --engine reference plainly"
 
 
+class CompileFailure(TrainingFailure):
+    """What torch.compile, Triton or a capture could not do."""
+
+
 @contextmanager
 def compile_errors() -> Iterator[None]:
     """Turns what torch.compile, Triton or a capture raise into one line that names the way out.
@@ -61,7 +65,7 @@ def compile_errors() -> Iterator[None]:
             raise OutOfMemory("out of memory; lower --batch-size or --set model.width") from None
         # dynamo, inductor, triton and the CUDA runtime raise types of their own; all mean the same here
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TrainingFailure(f"compiling the training step failed: {first}; {WAY_OUT}") from error
+        raise CompileFailure(f"compiling the training step failed: {first}; {WAY_OUT}") from error
 
 
 class Figure(NamedTuple):

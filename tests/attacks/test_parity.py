@@ -9,7 +9,7 @@ from torch import nn
 
 from srat_fast.attacks.inner import ce, kl, margin
 from srat_fast.attacks.pgd import fgsm, pgd
-from srat_fast.attacks.threat import LInfBall
+from srat_fast.attacks.threat import L2Ball, LInfBall
 from srat_fast.models.batch import Batch
 
 B, PIXELS, HIDDEN, C = 24, 3 * 4 * 4, 20, 5
@@ -67,6 +67,33 @@ def problem(dtype: type) -> tuple[Net, torch.Tensor, torch.Tensor, torch.Tensor,
     labels = torch.randint(0, C, (B,), generator=generator)
     ball = LInfBall(0.1)
     return Net(dtype), images, labels, ball.random_start(images, generator), ball
+
+
+def numpy_l2(net: Net, x: np.ndarray, y: np.ndarray, start: np.ndarray, loss: str, steps: int, alpha, eps):
+    """x' <- clip(x + P(x' + alpha g / |g| - x)), P the nearest point of the ball of radius eps, from `start`."""
+    here = start.copy()
+    for _ in range(steps):
+        g = net.gradient(here, y, loss)
+        away = here + alpha * g / np.linalg.norm(g, axis=1, keepdims=True) - x
+        away /= np.maximum(1, np.linalg.norm(away, axis=1, keepdims=True) / eps)
+        here = np.clip(x + away, 0, 1)
+    return here
+
+
+@pytest.mark.parametrize(("name", "loss"), [("ce", ce), ("cw", margin)])
+def test_equal_starts_give_equal_examples_in_l2(name, loss) -> None:
+    net, images, labels, _, _ = problem(np.float64)
+    ball = L2Ball(0.8)
+    start = ball.random_start(images, torch.Generator().manual_seed(3))
+    ours = pgd(net.module(), images, labels, ball=ball, steps=20, step_size=0.2, start=start, loss=loss)
+    flat = [t.flatten(1).numpy() for t in (images, start)]
+    theirs = numpy_l2(net, flat[0], labels.numpy(), flat[1], name, 20, 0.2, 0.8)
+    assert np.abs(ours.flatten(1).numpy() - theirs).max() < 1e-12
+    assert (np.linalg.norm(theirs - flat[0], axis=1) > 0.7).mean() > 0.5, "the projection had something to do"
+    x, y = flat[0], labels.numpy()
+    g = net.gradient(x, y, "ce")
+    theirs = np.clip(x + 0.8 * g / np.linalg.norm(g, axis=1, keepdims=True), 0, 1)
+    assert np.abs(fgsm(net.module(), images, labels, ball=ball).flatten(1).numpy() - theirs).max() < 1e-12
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -1,17 +1,15 @@
-"""A second threat model is one class: training, evaluation, audit, records and titles follow it."""
+"""The L2 ball, and a threat model as one class: training, evaluation, audit, records and titles follow it."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from srat_fast import audit, build_recipe, evaluate
+from srat_fast import audit, build_recipe, evaluate, plugins
 from srat_fast.attacks.named import named_attack
 from srat_fast.attacks.pgd import pgd
 from srat_fast.cli import app
@@ -31,53 +29,22 @@ FIELDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Euclidean:
-    """All images within a Euclidean distance."""
-
-    epsilon: float
-    title = "L2"
-    autoattack = None
-    largest = 400.0
-    tolerance = 1e-5
-
-    @staticmethod
-    def diameter(shape):
-        return math.sqrt(math.prod(shape))
-
-    @staticmethod
-    def _norm(x):
-        return x.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
-
-    def noise(self, clean, generator):
-        direction = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
-        return (clean + self.epsilon * direction / self._norm(direction)).clamp(0, 1)
-
-    random_start = noise
-
-    def step(self, adversarial, gradient, clean, step_size, nonfinite=None, zero=None):
-        if nonfinite is not None:
-            nonfinite += (~gradient.isfinite()).sum()
-        if zero is not None:
-            zero += (gradient == 0).sum()
-        moved = adversarial + step_size * gradient / self._norm(gradient) - clean
-        moved *= (self.epsilon / self._norm(moved)).clamp(max=1.0)
-        return adversarial.copy_((clean + moved).clamp_(0, 1))
-
-    def overshoot(self, adversarial, clean):
-        return (self._norm(adversarial - clean).flatten() - self.epsilon).clamp(min=0)
-
-
 @pytest.fixture
-def l2() -> Iterator[str]:
-    threat("l2")(Euclidean)
-    yield "l2"
-    threat.remove("l2")
+def lonely() -> Iterator[str]:
+    """A ball that pyautoattack does not know."""
+    threat("lonely")(type("Lonely", (threat["l2"],), {"title": "lonely", "autoattack": None}))
+    yield "lonely"
+    threat.remove("lonely")
 
 
-def test_training_evaluation_audit_and_titles_of_another_ball(l2: str, tmp_path, capsys, monkeypatch) -> None:
+def test_training_evaluation_audit_and_titles_of_another_ball(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    own = {"attack.threat": l2, "attack.epsilon": 1.5, "attack.step_size": None, "eval_attack.step_size": 0.5}
+    own = {
+        "attack.threat": "l2",
+        "attack.epsilon": 1.5,
+        "attack.step_size": None,
+        "eval_attack.step_size": 0.5,
+    }
     for name, fields in (("a", own), ("b", {})):
         train(build_recipe(None, FIELDS | fields), tmp_path / name, console=Console())
     record = json.loads((tmp_path / "a" / "record.json").read_text())
@@ -107,9 +74,6 @@ def test_training_evaluation_audit_and_titles_of_another_ball(l2: str, tmp_path,
             app.main(command + options)
         said = "".join(capsys.readouterr())
         assert (ended.value.code, says in said) == (code, True), said
-    with pytest.raises(UserError, match="AutoAttack has no L2; take fgsm"):
-        evaluate(tmp_path / "a", "square", device="cpu")
-
     titles = [group.title for group in group_runs(find_runs([tmp_path]))]
     assert [title.partition("robust = ")[2] for title in titles] == [
         "PGD-3 at L2 eps 1.5",
@@ -120,19 +84,21 @@ def test_training_evaluation_audit_and_titles_of_another_ball(l2: str, tmp_path,
     card = model_card(record, weights="last", files=[], image=(1, 8), normalised=False, checked_on=["clean"])
     assert "PGD-2 examples, L2 eps 1.5, step 0.375" in card
     assert "PGD-3, L2 eps 1.5 |" in card
+    assert '| threat model | L2 eps 1.5; RobustBench: `threat_model="L2"` |' in card
     later = json.loads((tmp_path / "b" / "record.json").read_text())
     card = model_card(later, weights="last", files=[], image=(1, 8), normalised=False, checked_on=["clean"])
     assert "PGD-3, eps 0.1 |" in card
+    assert '| threat model | L-inf eps 0.1; RobustBench: `threat_model="Linf"` |' in card
     assert "pgd-3 l2, eps 1.5 (evaluated later)" in card
 
 
-def test_an_audit_in_another_ball(l2: str) -> None:
+def test_an_audit_in_another_ball(lonely: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(48, 12), nn.ReLU(), nn.Linear(12, 4)).eval()
-    images = torch.rand(24, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+        model = nn.Sequential(nn.Flatten(), nn.Linear(75, 12), nn.ReLU(), nn.Linear(12, 4)).eval()
+    images = torch.rand(24, 3, 5, 5, generator=torch.Generator().manual_seed(1))
     labels = model(images).argmax(dim=1)
-    report = audit(model, images, labels, threat=l2, epsilon=0.3, steps=3, autoattack=4, queries=10)
+    report = audit(model, images, labels, threat="l2", epsilon=0.3, steps=3, autoattack=4, queries=10)
     assert report["attack"] == {
         "name": "pgd-3",
         "threat": "l2",
@@ -141,16 +107,21 @@ def test_an_audit_in_another_ball(l2: str) -> None:
         "steps": 3,
     }
     checks = {check["name"]: check for check in report["checks"]}
-    assert "at eps 6.93" in checks["larger radius"]["found"], "the diagonal of 48 pixels"
+    assert "at eps 8.66" in checks["larger radius"]["found"], "the diagonal of 75 pixels"
     assert checks["threat model"]["verdict"] == "passed"
-    assert checks["black box"]["found"] == checks["AutoAttack"]["found"] == "AutoAttack has no L2"
+    assert {"passed", "failed"} >= {checks[name]["verdict"] for name in ("black box", "AutoAttack")}
+    report = audit(model, images, labels, threat=lonely, epsilon=0.3, steps=3, autoattack=4, queries=10)
+    found = {check["name"]: check["found"] for check in report["checks"]}
+    assert found["black box"] == found["AutoAttack"] == "AutoAttack has no lonely"
+    with pytest.raises(UserError, match="AutoAttack has no lonely; take fgsm"):
+        named_attack("square", threat_model=lonely, epsilon=0.3, step_size=0.1, classes=4)
     with pytest.raises(UserError, match=r"epsilon = 500\.0: a number > 0 and <= 400"):
-        audit(model, images, labels, threat=l2, epsilon=500.0)
+        audit(model, images, labels, threat="l2", epsilon=500.0)
 
 
-def test_an_attack_climbs_in_another_ball(l2: str) -> None:
+def test_an_attack_climbs_in_another_ball() -> None:
     weight = torch.randn(12, generator=torch.Generator().manual_seed(0))
-    images, ball = torch.full((3, 3, 2, 2), 0.5), threat[l2](0.2)
+    images, ball = torch.full((3, 3, 2, 2), 0.5), threat["l2"](0.2)
 
     def linear(x: torch.Tensor) -> torch.Tensor:
         return torch.stack([x.flatten(1) @ weight, -(x.flatten(1) @ weight)], dim=1)
@@ -158,15 +129,113 @@ def test_an_attack_climbs_in_another_ball(l2: str) -> None:
     found = pgd(linear, images, torch.zeros(3, dtype=torch.int64), ball=ball, steps=10, step_size=0.05)
     worst = images - 0.2 * (weight / weight.norm()).view(3, 2, 2)
     assert torch.allclose(found, worst, atol=1e-6)
-    attack = named_attack("noise-1", threat_model=l2, epsilon=0.2, step_size=0.1, classes=2)
+    attack = named_attack("noise-1", threat_model="l2", epsilon=0.2, step_size=0.1, classes=2)
     start = attack.rounds[0].start(images, torch.Generator().manual_seed(0))
     assert torch.allclose((start - images).flatten(1).norm(dim=1), torch.tensor(0.2))
 
 
-def test_radius_and_step_are_checked_in_their_own_ball(l2: str) -> None:
+IMAGES = torch.rand(6, 3, 5, 4, generator=torch.Generator().manual_seed(2)).round(decimals=1)  # 0 and 1 too
+
+
+def lengths_of(moved: torch.Tensor) -> torch.Tensor:
+    return moved.flatten(1).norm(dim=1)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_l2_steps_keep_to_the_ball_the_range_and_the_storage(last: bool) -> None:
+    images = IMAGES.contiguous(memory_format=torch.channels_last) if last else IMAGES
+    for epsilon, step_size in ((0.01, 0.3), (0.5, 0.125), (3.0, 0.1), (8.0, 5.0)):
+        ball = threat["l2"](epsilon)
+        state = ball.random_start(images, seeded())
+        assert state.stride() == images.stride()
+        for k in range(5):
+            gradient = torch.randn(images.shape, generator=seeded(k))
+            assert ball.step(state, gradient, images, step_size) is state
+            assert ball.overshoot(state, images).max() <= 1e-6
+            assert float(state.min()) >= 0
+            assert float(state.max()) <= 1
+        assert lengths_of(state - images).max() > 0.5 * min(epsilon, 1.0), "it went somewhere"
+
+
+def test_l2_step_of_zero_tiny_and_non_finite_gradients() -> None:
+    """One that is zero stays; one of a saturated softmax goes the whole way; NaN moves no pixel, infinity does."""
+    clean, ball = torch.full((5, 1, 1, 2), 0.5), threat["l2"](1.0)
+    gradient = torch.tensor(
+        [[0.0, -0.0], [3e-30, -4e-30], [float("nan"), 2.0], [float("-inf"), 7.0], [3e38, 3e38]]
+    ).view(clean.shape)
+    bad, zero = (torch.zeros(1, dtype=torch.int64) for _ in range(2))
+    kept = gradient.clone()
+    moved = ball.step(clean.clone(), gradient, clean, 0.25, bad, zero) - clean
+    root = 0.25 / 2**0.5
+    expected = torch.tensor([[0.0, 0.0], [0.15, -0.2], [0.0, 0.25], [-0.25, 0.0], [root, root]])
+    assert torch.allclose(moved.flatten(1), expected, atol=1e-7)
+    assert (int(bad), int(zero)) == (2, 2)
+    assert torch.equal(gradient.nan_to_num(), kept.nan_to_num()), "the gradient is the caller's"
+
+
+def test_l2_starts_are_uniform_in_the_ball_and_noise_is_on_its_sphere() -> None:
+    """P(|d| <= r) = (r / eps)^d: of 4 pixels half the points lie within 0.84 of the radius."""
+    clean, ball = torch.full((8000, 1, 2, 2), 0.5), threat["l2"](0.4)
+    start = ball.random_start(clean, seeded()) - clean
+    for share in (0.1, 0.5, 0.9):
+        inside = float((lengths_of(start) <= 0.4 * share**0.25).double().mean())
+        assert abs(inside - share) < 0.02, share
+    assert float((start.mean(dim=0) / 0.4).abs().max()) < 0.02, "no direction is preferred"
+    noise = ball.noise(clean, seeded()) - clean
+    assert torch.allclose(lengths_of(noise), torch.tensor(0.4), atol=1e-6)
+    for name in ("random_start", "noise"):
+        draw = getattr(threat["l2"](0.7), name)
+        last = draw(IMAGES.contiguous(memory_format=torch.channels_last), seeded())
+        assert torch.allclose(draw(IMAGES, seeded()), last, rtol=0, atol=1e-7), "whatever the memory format"
+
+
+def test_l2_radii_and_steps_of_each_image_are_those_of_runs_of_one_image() -> None:
+    radii, steps = torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0, 7.0]), torch.tensor([0.04, 0.1, 0.6, 1.0, 0.2, 9.0])
+    together, alone = threat["l2"](radii), [threat["l2"](radius) for radius in radii.tolist()]
+    for name in ("random_start", "noise"):
+        found = getattr(together, name)(IMAGES, seeded())
+        for i, ball in enumerate(alone):
+            assert torch.allclose(found[i], getattr(ball, name)(IMAGES, seeded())[i], rtol=0, atol=1e-6)
+    start = together.random_start(IMAGES, seeded())
+    gradient = torch.randn(IMAGES.shape, generator=seeded(1))
+    for step_size in (steps, 0.3):
+        moved = together.step(start.clone(), gradient, IMAGES, step_size)
+        for i, ball in enumerate(alone):
+            one = step_size if isinstance(step_size, float) else step_size[i].item()
+            theirs = ball.step(start[[i]].clone(), gradient[[i]], IMAGES[[i]], one)
+            assert torch.allclose(moved[[i]], theirs, rtol=0, atol=1e-6)
+    far = together.overshoot(IMAGES + 0.5, IMAGES)
+    for i, ball in enumerate(alone):
+        assert torch.equal(far[[i]], ball.overshoot(IMAGES[[i]] + 0.5, IMAGES[[i]]))
+
+
+def test_l2_overshoot_counts_the_ball_the_range_and_nan_and_rounding_is_within_tolerance() -> None:
+    ball, clean = threat["l2"](0.5), torch.full((5, 1, 2, 2), 0.5)
+    moved = clean.clone()
+    moved[1] += 0.25  # on the sphere
+    moved[2] += 0.3  # 0.6 away
+    moved[3, 0, 0, 0] = 1.2  # out of the range by 0.2, and as far out of the ball
+    moved[4, 0, 0, 0] = float("nan")
+    expected = torch.tensor([0.0, 0.0, 0.1, 0.2, float("inf")])
+    assert torch.allclose(ball.overshoot(moved, clean).float(), expected, atol=1e-6)
+    large = torch.rand(2, 3, 224, 224, generator=seeded())
+    for epsilon in (0.5, 24.0, 100.0, 387.0):
+        ball = threat["l2"](epsilon)
+        for found in (
+            ball.noise(large, seeded()),
+            ball.step(large.clone(), torch.ones_like(large), large, 390.0),
+        ):
+            assert ball.overshoot(found, large).max() < 0.1 * ball.tolerance
+
+
+def test_radius_and_step_are_checked_in_their_own_ball() -> None:
     paper = build_recipe("paper")
-    recipe = build_recipe("paper", {"attack.threat": l2, "attack.epsilon": "128/255"}).resolve()
-    assert recipe.eval_attack.threat == l2
+    recipe = build_recipe("paper", {"attack.threat": "l2", "attack.epsilon": "128/255"}).resolve()
+    assert recipe.eval_attack.threat == "l2"
     assert recipe.attack.step_size == recipe.eval_attack.step_size == 32 / 255
     assert recipe.fingerprint() != paper.fingerprint()
     assert (
@@ -176,16 +245,48 @@ def test_radius_and_step_are_checked_in_their_own_ball(l2: str) -> None:
     for changes, says in (
         ({"attack.epsilon": 2}, r"attack\.epsilon = 2\.0: a number > 0 and <= 1 with threat = linf"),
         ({"attack.step_size": 2}, r"attack\.step_size = 2\.0: .*<= 1 with threat = linf"),
-        ({"attack.threat": l2, "attack.epsilon": 401}, r"attack\.epsilon = 401: a number > 0 and <= 400"),
-        ({"eval_attack.threat": l2}, r"eval_attack\.epsilon = 'auto': a radius in l2 is needed"),
-        ({"attack.threat": l2}, r"attack\.epsilon = 0\.03\d+: is a length in linf; give one in l2"),
-        (
-            {"data.name": "digits", "attack.threat": l2, "attack.epsilon": 1},
-            r"attack\.step_size = 0\.025: is a length",
-        ),
+        ({"attack.threat": "l2", "attack.epsilon": 401}, r"attack\.epsilon = 401: a number > 0 and <= 400"),
+        ({"eval_attack.threat": "l2"}, r"eval_attack\.epsilon = 'auto': a radius in l2 is needed"),
     ):
         with pytest.raises(UserError, match=says):
             build_recipe(None, changes)
+    for changes, says in (
+        ({"attack.threat": "l2"}, r"attack\.epsilon = 0\.1: is a length in linf; give one in l2"),
+        ({"attack.threat": "l2", "attack.epsilon": 1}, r"attack\.step_size = 0\.025: is a length in linf"),
+    ):
+        with pytest.raises(UserError, match=says):  # a recipe's own lengths, unlike those of a named one
+            build_recipe("digits").replace(changes)
+
+
+def test_a_named_recipe_in_another_ball_takes_the_usual_radius_of_it(tmp_path) -> None:
+    def lengths(recipe: str | None, **changes: object) -> list[float]:
+        found = build_recipe(recipe, {name.replace("_", ".", 1): v for name, v in changes.items()}).resolve()
+        parts = (found.attack, found.eval_attack)
+        return [x for part in parts for x in (part.epsilon, part.step_size)]
+
+    for name in ("paper", "digits", "smoke"):
+        assert lengths(name, attack_threat="l2") == [0.5, 0.125, 0.5, 0.125]
+        assert lengths(name, attack_threat="l2", attack_epsilon=1) == [1.0, 0.25, 1.0, 0.25]
+    assert lengths("digits", attack_threat="linf") == lengths("digits") == [0.1, 0.025, 0.1, 0.025]
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "digits"\n[attack]\nthreat = "l2"\nstep_size = 0.2\n')
+    assert lengths(str(file)) == [0.5, 0.2, 0.5, 0.125]
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from srat_fast.attacks.threat import L2Ball\nfrom srat_fast.registry import threat\n"
+        "@threat('wide')\nclass Wide(L2Ball):\n    title, usual = 'wide', 2.0\n"
+    )
+    try:
+        wide = build_recipe("digits", {"plugin": [str(mine)], "attack.threat": "wide"}).resolve()
+        assert (wide.attack.epsilon, wide.attack.step_size) == (2.0, 0.5)
+    finally:
+        plugins.forget()
+    threat("vague")(type("Vague", (threat["l2"],), {"usual": None}))
+    try:
+        with pytest.raises(UserError, match=r"attack\.epsilon = .*: is a length in linf; give one in vague"):
+            lengths("digits", attack_threat="vague")
+    finally:
+        threat.remove("vague")
 
 
 def test_titles_of_records_of_other_versions_and_of_plug_ins_that_are_not_there() -> None:

@@ -84,6 +84,17 @@ VARIANTS = [{"method": name} for name in METHODS] + [
     {"method": "srat-ldam", "attack.loss": "kl"},
     {"method": "ce", "attack.loss": "kl", "attack.bn": "running"},
     {"method": "srat-ce", "attack.loss": "margin"},
+    *(
+        {
+            "method": name,
+            "attack.bn": bn,
+            "attack.threat": "l2",
+            "attack.epsilon": 0.8,
+            "attack.step_size": 0.3,
+        }
+        for name in ("srat-ldam", "ce")
+        for bn in ("batch", "running")
+    ),
     {"method": "srat-ce", "loss.separation_features": "penultimate", "loss.empty_anchors": "zero"},
     {"method": "srat-ldam", "optim.clip_norm": 1.0},
     {"method": "drcb-ce", "loss.reduction": "batch", "attack.random_start": False},
@@ -100,18 +111,21 @@ def name_of(variant: dict[str, object]) -> str:
 @pytest.mark.parametrize("variant", VARIANTS, ids=name_of)
 def test_trajectories_agree_in_float64(variant: dict[str, object], device: torch.device) -> None:
     pair = make_pair(device, torch.float64, **variant)
+    # an L2 step carries rounding on where the sign forgets it: 1e-15 has become 1e-10 after 21 steps
+    grown = 1e3 if pair.fast.recipe.attack.threat == "l2" else 1.0
     for epoch in range(EPOCHS):  # weights are deferred to epoch 1, where the rate drops too
         pair.fast.start_epoch(epoch)
         pair.slow.start_epoch(epoch)
         for images, labels in batches(device, torch.float64, epoch):
             fast, slow = pair.fast.step(images, labels), pair.slow.step(images, labels)
-            assert torch.allclose(fast.images, slow.images, rtol=0, atol=1e-12)
+            assert torch.allclose(fast.images, slow.images, rtol=0, atol=grown * 1e-12)
             assert fast.losses.keys() == slow.losses.keys()
             for name, ours in fast.losses.items():
                 assert torch.allclose(ours, slow.losses[name], rtol=1e-9, atol=1e-12), name
             assert int(fast.correct) == int(slow.correct)
             for name, ours, theirs in pair.states():  # weights and BatchNorm statistics
-                assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10), name
+                assert torch.allclose(ours, theirs, rtol=1e-8, atol=grown * 1e-10), name
+    assert int(pair.fast.zero) == int(pair.slow.zero)
     assert int(pair.fast.nonfinite) == int(pair.slow.nonfinite) == 0
 
 

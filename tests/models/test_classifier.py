@@ -20,7 +20,7 @@ from srat_fast.errors import Interrupted, UserError
 from srat_fast.models.build import build_model, check_batch_norm, forward_flops, planned_flops
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import load_model, save_model
-from srat_fast.models.resnet import ResNet18
+from srat_fast.models.resnet import resnet18
 from srat_fast.recipe import build_recipe
 from srat_fast.reference import Reference
 from srat_fast.registry import model as models
@@ -30,6 +30,7 @@ from srat_fast.training.step import FastEngine
 from tests.training.short_runs import StopAfter, assert_equal_runs, record
 
 EARLIER = Path(__file__).parent / "data"
+BUILT_IN = ["resnet18", "resnet34", "resnet50", "preactresnet18", "wrn-28-10", "wrn-34-10", "wrn-70-16"]
 
 
 class Plain(nn.Module):
@@ -110,16 +111,17 @@ def test_a_second_network_from_training_to_export(changes, tmp_path) -> None:
     evaluated = srat_fast.evaluate(run, "clean", weights="ema", device="cpu")["clean"]
     assert evaluated["overall"] == kept["ema"]["standard"]["overall"]
     with pytest.raises(
-        UserError, match=r"--format = 'robustbench': .*model\.name = resnet18, this run has plain"
+        UserError,
+        match=r"--format = 'robustbench': RobustBench has resnet18, .*model\.name of this run is plain",
     ):
         srat_fast.export(run, "robustbench")
 
 
-@pytest.mark.parametrize("network", ["plain", "partly"])
+@pytest.mark.parametrize("network", ["plain", "partly", *BUILT_IN[1:]])
 @pytest.mark.parametrize("bn", ["batch", "running"])
 def test_both_engines_agree_on_other_networks(network, bn, device) -> None:
     recipe = short(
-        network, attack__bn=bn, attack__epsilon=0.1, attack__step_size=0.05, optim__lr=0.1
+        network, attack__bn=bn, attack__epsilon=0.1, attack__step_size=0.05, optim__lr=0.01, model__width=2
     ).resolve()
     model = build_model(recipe, classes=4, channels=3, moments=None).to(device, torch.float64)
     counts, under = [9, 5, 3, 3], [2, 3]
@@ -145,8 +147,18 @@ def test_both_engines_agree_on_other_networks(network, bn, device) -> None:
             assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10), name
 
 
-@pytest.mark.parametrize("network", ["resnet18", "partly"])
-def test_folded_and_unfolded_logits_and_gradients_agree(network, monkeypatch, device) -> None:
+@pytest.mark.parametrize(
+    ("network", "norms"),
+    [
+        ("resnet18", 20),
+        ("resnet34", 36),
+        ("resnet50", 53),
+        ("partly", 2),
+        ("preactresnet18", 17),
+        ("wrn-28-10", 25),
+    ],
+)
+def test_folded_and_unfolded_logits_and_gradients_agree(network, norms, monkeypatch, device) -> None:
     torch.manual_seed(0)
     model = Classifier(network, 5, width=4).train()
     for _ in range(3):
@@ -159,7 +171,8 @@ def test_folded_and_unfolded_logits_and_gradients_agree(network, monkeypatch, de
     monkeypatch.setattr(Classifier, "folds", lambda self: [])
     unfolded = Shadow(model, dtype=torch.float64, bn="running")
     left = [sum(isinstance(m, nn.BatchNorm2d) for m in each.modules()) for each in (folded, unfolded)]
-    assert left == ([0, 20] if network == "resnet18" else [1, 2])
+    unfoldable = {"partly": 1, "preactresnet18": norms, "wrn-28-10": norms}
+    assert left == [unfoldable.get(network, 0), norms]
     images = torch.rand(4, 3, 16, 16, dtype=torch.float64, device=device).requires_grad_(True)
     found = []
     for network_ in (folded, unfolded, model.eval()):
@@ -193,7 +206,7 @@ def test_state_dicts_have_plain_names_in_order_and_are_loaded_strictly() -> None
     names = list(state)
     assert names[:3] == ["mean", "std", "conv1.weight"]
     assert names[-6:-3] == ["linear.weight", "linear.bias", "projection.0.weight"]
-    assert names[2:-6] == list(ResNet18(3, 4).state_dict())
+    assert names[2:-6] == list(resnet18(3, 4).state_dict())
     assert [name.removeprefix("backbone.") for name, _ in model.named_parameters()] == [
         name for name in names if not name.endswith(("mean", "var", "std", "tracked"))
     ]
@@ -250,8 +263,8 @@ def test_a_file_says_what_network_it_is_of(tmp_path) -> None:
         with pytest.raises(UserError) as error:
             read(file)
         assert error.value.line() == (
-            f"{field} = {str(file)!r}: its network partly is not registered: one of resnet18, plain is known, others "
-            "by --plugin FILE.py"
+            f"{field} = {str(file)!r}: its network partly is not registered: one of {', '.join(models)} is known, "
+            "others by --plugin FILE.py"
         )
     with pytest.raises(UserError, match=r"model\.name = 'partly'"):
         build_recipe(None, {"model.name": "partly"})

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 import torch
-from srat_fast.models.resnet import BasicBlock
+from srat_fast.models.resnet import BasicBlock, Bottleneck
 
 torch.set_num_threads(int(sys.argv[1]))
 torch.manual_seed(0)
@@ -32,7 +32,10 @@ def results(layer, images, upstream):
 for channels in range(1, 41):
     for stride in (1, 2):
         block = BasicBlock(channels, 2 * channels, stride)
-        for name, layer in (("3x3", block.conv1), ("1x1", block.shortcut[0])):
+        layers = [("3x3", block.conv1), ("1x1", block.shortcut[0])]
+        if stride == 1 and channels % 4 == 0:  # the only one that narrows
+            layers.append(("bottleneck", Bottleneck(channels, channels, 1).conv1))
+        for name, layer in layers:
             for batch, size in ((16, 8), (5, 28)):
                 images = torch.randn(batch, channels, size, size)
                 with torch.no_grad():

@@ -141,7 +141,7 @@ def test_damaged_and_foreign_weights_are_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         load_model(file)
     file.write_bytes(weights_bytes({"linear.weight": torch.zeros(2, 2)}, {}))
-    with pytest.raises(UserError, match="not those of this network"):
+    with pytest.raises(UserError, match="not those of resnet18"):
         load_model(file)
 
 

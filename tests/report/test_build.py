@@ -13,7 +13,7 @@ import pytest
 from srat_fast.errors import UserError
 from srat_fast.report.build import build_report
 from srat_fast.report.collect import find_runs
-from srat_fast.report.figures.axes import axis_drawings
+from srat_fast.report.figures.axes import axis_drawings, find_sweeps
 from srat_fast.report.figures.epsilon import epsilon_drawings
 from srat_fast.report.groups import group_runs
 from srat_fast.report.page import PAPER_FIGURES
@@ -86,6 +86,21 @@ def test_sweeps_are_found_by_what_differs(tmp_path, classes) -> None:
     assert [(d.title, d.paper) for d in drawings] == [("Accuracy against loss.weight_ratio", ())] * 2
     assert "ce: 1: 90.0, 85.0, 50.0, 45.0; 10: " in drawings[0].text
     assert ("classes 0,8" in drawings[0].caption) == (classes != "all")
+
+
+def test_automatic_steps_follow_an_l2_radius_and_given_ones_do_not(tmp_path) -> None:
+    for radius in (0.25, 0.5, 1.0):
+        for step in (None, 0.125, 0.2):
+            fields = {"attack.threat": "l2", "attack.epsilon": radius, "attack.step_size": step}
+            write_run(tmp_path / f"{radius:g}-{step}", make_record(**{"method": "ce"} | fields))
+    runs = find_runs([tmp_path])
+    sweeps = {dict(s.fixed)["attack.step_size"]: s for s in find_sweeps(runs, "attack.epsilon")}
+    assert sweeps.keys() == {"auto", 0.125, 0.2}
+    assert [len(runs) for runs in sweeps["auto"].points["ce"].values()] == [1, 2, 1], "0.125 = 0.5 / 4"
+    evaluated = [run for run in runs if run.fields["attack.step_size"] == 0.2]
+    for run in evaluated:
+        run.record["recipe"]["eval_attack"]["step_size"] = 0.3
+    assert len(find_sweeps(evaluated, "attack.epsilon")) == 1
 
 
 def test_two_values_are_no_curve(tmp_path) -> None:

@@ -158,6 +158,20 @@ def test_the_papers_figures_stand_below_a_row_of_its_recipe(tmp_path) -> None:
     assert "the paper names no number of runs" in html
 
 
+def test_networks_are_named_where_there_are_several(tmp_path) -> None:
+    write_run(tmp_path / "a", make_record(method="ce"))
+    assert "resnet18" not in markdown(group_runs(find_runs([tmp_path])))
+    write_run(tmp_path / "b", make_record(**{"method": "ce", "model.name": "wrn-28-10", "optim.epochs": 7}))
+    titles = [group.title for group in group_runs(find_runs([tmp_path]))]
+    assert "resnet18, 80 epochs" in titles[0]
+    assert "wrn-28-10, 7 epochs" in titles[1]
+    write_run(tmp_path / "c", make_record(**{"method": "ce", "model.name": "wrn-28-10"}))
+    write_run(tmp_path / "d", make_record(**{"method": "ce", "model.name": "wrn-28-10", "seed": 1}))
+    group = group_runs(find_runs([tmp_path]))[0]
+    assert [row.label for row in group.rows] == ["ce (model.name=resnet18)", "ce (model.name=wrn-28-10)"]
+    assert "resnet18" not in group.title
+
+
 def test_bad_directories(tmp_path, study) -> None:
     with pytest.raises(UserError, match="is not a directory"):
         find_runs([tmp_path / "nowhere"])

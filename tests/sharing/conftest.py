@@ -66,6 +66,16 @@ def normalised_run(photographs, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wide_run(photographs, tmp_path_factory) -> Path:
+    """WideResNet-70-1 at 32 x 32 pixels."""
+    path = tmp_path_factory.mktemp("wide") / "run"
+    changes = {"data.name": "folder", "data.root": str(photographs), "data.imbalance": "none", "data.image_size": 32,
+               "model.name": "wrn-70-16", "model.width": 4, "optim.lr": 0.01}  # fmt: skip
+    train(build_recipe("paper", QUICK | changes), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def digits_export(digits_run, tmp_path_factory) -> Path:
     """The digits run in every format that holds it."""
     out = tmp_path_factory.mktemp("exported") / "out"

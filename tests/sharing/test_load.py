@@ -132,7 +132,7 @@ def test_what_is_refused(digits_run, tmp_path) -> None:
         (poor / f"{name}.safetensors").unlink()
         says(why, poor, weights=name)
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
-    says("not those of this network", tmp_path / "other.pt")
+    says("not those of resnet18", tmp_path / "other.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     says(r"list\.pt", tmp_path / "list.pt")
     (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from srat_fast.cli import main
+from srat_fast.sweep import process
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.status import read_status
 
@@ -85,6 +87,15 @@ class Stage:
         return self.call(
             "sweep", "spec.toml", *out, "--cpu-slots", "2", "--min-free", "0", *options, real=real
         )
+
+    def here(self, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+        """The exit code of a command run in this process, with stand-ins as trials."""
+        monkeypatch.setattr(process, "CHILD", [sys.executable, str(ROOT / "tests" / "sweep" / "standin.py")])
+        monkeypatch.setenv("STANDIN", str(self.path / "standin.json"))
+        monkeypatch.setenv("SRAT_FAST_CACHE", str(self.path / "cache"))
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        return int(end.value.code or 0)
 
     def counts(self) -> dict[str, int]:
         return dict(read_status(SweepDirectory.open(self.out)).counts)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
+from srat_fast.sweep import driver as driver_module
+from srat_fast.sweep import process
 from srat_fast.sweep.directory import SweepDirectory
 
 
@@ -181,6 +185,93 @@ def test_two_drivers_never_run_a_trial_twice(stage) -> None:
         assert "8 of 8 done" in text
     starts = [line[2] for line in stage.journal() if line[0] in ("start", "again")]
     assert sorted(starts) == list(range(8))
+
+
+def limited(stage, monkeypatch, capsys, minutes: float) -> tuple[int, str]:
+    """`sweep --minutes` with trials that start and save at once: (exit code, what it said)."""
+    monkeypatch.setattr(driver_module, "SAVING", 1.0)
+    monkeypatch.setattr(driver_module, "STARTING", 0.5)
+    options = ("--out", str(stage.out), "--cpu-slots", "2", "--min-free", "0")
+    code = stage.here(
+        monkeypatch, "sweep", "run", str(stage.path / "spec.toml"), *options, "--minutes", str(minutes)
+    )
+    return code, capsys.readouterr().out
+
+
+def test_a_sweep_with_a_time_limit_saves_in_time_and_goes_on(stage, monkeypatch, capsys) -> None:
+    stage.behave({"else": ["epochs:200"]})
+    started = time.monotonic()
+    code, said = limited(stage, monkeypatch, capsys, 6 / 60)
+    assert time.monotonic() - started < 7, "it ends about when its time is over"
+    assert code == 3, said
+    assert "time is nearly up: 2 trial(s) save and exit" in said
+    assert "time is up (--minutes): the same command goes on" in said
+    assert [line[0] for line in stage.journal()] == ["start"] * 2 + ["saved"] * 2
+    assert stage.counts() == {"interrupted": 2, "queued": 2}
+    saved = {path: int(path.read_text()) for path in stage.out.glob("runs/*/checkpoint.txt")}
+    assert min(saved.values()) > 0
+    stage.behave({"else": ["epochs:" + str(max(saved.values()) + 1)]})
+    code, said = limited(stage, monkeypatch, capsys, 2)
+    assert code == 0, said
+    assert "time is" not in said
+    assert stage.counts() == {"done": 4}
+    sweep = SweepDirectory.open(stage.out)
+    kinds = [a["kind"] for t in sweep.plan.trials for a in sweep.state(t)["attempts"]]
+    assert sorted(kinds) == ["finished"] * 4 + ["stopped"] * 2, "time that is up costs no retry"
+
+
+def test_what_does_not_save_in_time_is_ended(stage, monkeypatch, capsys) -> None:
+    stage.behave({"else": ["hang"]})
+    started = time.monotonic()
+    code, said = limited(stage, monkeypatch, capsys, 3 / 60)
+    assert time.monotonic() - started < 10, "not the minute for which it would sleep"
+    assert code == 3
+    assert "2 trial(s) stopped before their first checkpoint and need more of it" in said
+    sweep = SweepDirectory.open(stage.out)
+    assert [a["kind"] for t in sweep.plan.trials for a in sweep.state(t)["attempts"]] == ["stopped"] * 2
+
+
+def test_no_trial_starts_that_would_not_come_to_its_first_step(stage, monkeypatch, capsys) -> None:
+    stage.spec(seeds=[0], axes={"method": ["ce"]})
+    assert stage.here(monkeypatch, "sweep", str(stage.path / "spec.toml"), "--out", str(stage.out)) == 0
+    (record,) = stage.out.glob("runs/*/record.json")
+    content = json.loads(record.read_text())
+    content["seconds"]["compile"] = 90.0
+    record.write_text(json.dumps(content))
+    for state in stage.out.glob("state/*"):
+        state.unlink()  # read from the record again
+    stage.spec(seeds=[0, 1], axes={"method": ["ce"]})
+    code, said = limited(stage, monkeypatch, capsys, 1.5)
+    assert code == 3, said
+    assert "1 of 2 done, 0 running, 1 queued" in said
+    assert len([line for line in stage.journal() if line[0] == "start"]) == 1
+    assert limited(stage, monkeypatch, capsys, 2)[0] == 0
+
+
+@pytest.mark.parametrize("minutes", ["0.75", "-1", "nan"])
+def test_a_time_limit_that_leaves_no_time(stage, monkeypatch, capsys, minutes) -> None:
+    options = ("--out", str(stage.out), "--minutes", minutes)
+    assert stage.here(monkeypatch, "sweep", str(stage.path / "spec.toml"), *options) == 2
+    said = capsys.readouterr().err
+    assert (
+        said == f"error: --minutes = {float(minutes)}: a number > 0.75: to start and to save takes so long\n"
+    )
+    assert not stage.out.exists()
+
+
+def test_images_that_are_not_prepared_in_time(stage, monkeypatch, capsys, image_folder) -> None:
+    base = {"dataset": "folder", "data_root": str(image_folder), "imbalance": "none", "device": "cpu"}
+    stage.spec(recipe="smoke", base=base, seeds=[0], axes={"method": ["ce"]})
+    with monkeypatch.context() as slow:
+        script = "import time; print('here', flush=True); time.sleep(60)"
+        slow.setattr(
+            process, "spawn", lambda a, e, log: subprocess.Popen([sys.executable, "-c", script], stdout=log)
+        )
+        code, said = limited(stage, monkeypatch, capsys, 1.6 / 60)
+    assert code == 3
+    assert "before the images were prepared: the same command goes on" in said
+    assert not stage.journal()
+    assert limited(stage, monkeypatch, capsys, 2)[0] == 0
 
 
 def test_a_full_disk_pauses_the_sweep(stage, disk_of) -> None:

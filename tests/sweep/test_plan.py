@@ -10,7 +10,7 @@ import pytest
 
 from srat_fast.cli.options import OPTION_FIELDS
 from srat_fast.errors import UserError
-from srat_fast.recipe import FIELDS
+from srat_fast.recipe import FIELDS, flatten
 from srat_fast.registry import threat
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.plan import code_version, data_identity, make_plan
@@ -276,3 +276,19 @@ def test_ten_thousand_runs_are_planned_in_seconds(tmp_path) -> None:
     assert len(sweep.plan.trials) == 10_000
     assert len(SweepDirectory.open(tmp_path / "s").plan.trials) == 10_000
     assert spent < 6
+
+
+def test_the_sweeps_of_the_papers_claim_plan_and_train_nothing_twice() -> None:
+    """An average is judged beside the last weights, whose training is the same."""
+    seen = []
+    for name, runs in (("claim", 18), ("choices", 6), ("others", 15)):
+        path = Path(__file__).parents[2] / "benchmarks" / "sweep" / f"{name}.toml"
+        tree = tomllib.loads(path.read_text()) | ({"seeds": [0, 1, 2]} if name == "claim" else {})
+        tree["base"]["dataset"] = "cifar10"  # whose counts are known without its images
+        plan = make_plan(spec_from_tree(tree, path.parent, name), name)
+        assert len(plan.trials) == runs
+        assert plan.published == "cifar10"
+        for trial in plan.trials:
+            fields = flatten(plan.recipe(trial))
+            seen.append(tuple(str(value) for key, value in fields.items() if key != "optim.ema_decay"))
+    assert len(set(seen)) == len(seen) == 39

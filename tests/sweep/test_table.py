@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import statistics
 import sys
 import tomllib
@@ -346,3 +347,34 @@ def test_a_damaged_record_is_named_and_left_out(content, tmp_path) -> None:
     sweep.state_path(trial).write_text("[]")
     assert sweep.state(trial)["status"] == "queued"
     assert len(read_status(sweep).rows) == 6
+
+
+def test_further_attacks_stand_beside_one_another(tmp_path) -> None:
+    """Whether a gain survives AutoAttack; what was evaluated on other images, and clean images, do not count."""
+    sweep = finished_sweep(tmp_path / "s", CIFAR, VALUES)
+    for trial in sweep.plan.trials:
+        own = sweep.plan.recipe(trial).method == "srat-ldam"
+        path = sweep.run(trial) / "record.json"
+        record = json.loads(path.read_text())
+
+        def entry(overall: float, **changes: object) -> dict:
+            row = {"overall": overall, "under": overall / 2, "images": 500, "epsilon": 8 / 255}
+            attacks = {"clean": row | {"epsilon": None}, "autoattack": row, "worst-case": row}
+            return {"weights": "last", "same_data": True, "attacks": attacks} | changes
+
+        level = (0.3 if own else 0.2) + trial.seed / 100
+        record["evaluations"] = [
+            entry(0.9),
+            entry(level),
+            entry(0.8, same_data=False),
+            entry(0.7, weights="ema"),
+        ]
+        if own or trial.seed == 0:
+            path.write_text(json.dumps(record))
+    text = to_markdown(build_table(sweep))
+    assert "robust accuracy under further attacks (srat-fast evaluate): overall; under" in text
+    heads = "autoattack eps 0.03137, 500 images | worst-case eps 0.03137, 500 images"
+    assert f"| method | {heads} |" in re.sub(" +", " ", text)
+    assert re.search(r"\| ce +\| +20\.00; 10\.00 \|", text), text
+    assert re.search(r"\| srat-ldam +\| +31\.00 ± 1\.00; 15\.50 ± 0\.50 \|", text), text
+    assert "further attacks" not in to_markdown(build_table(finished_sweep(tmp_path / "t", CIFAR, VALUES)))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import signal
 from pathlib import Path
 
 import pytest
 
 from srat_fast import train
-from srat_fast.errors import Interrupted
+from srat_fast.errors import Interrupted, TrainingFailure
+from srat_fast.training.parity import compile_errors
+from srat_fast.training.step import FastEngine
+from srat_fast.training.stops import Stops
 from tests.training.short_runs import StopAfter, assert_equal_runs, record, short
 
 
@@ -57,3 +61,28 @@ def test_other_recipes_resume_too(changes, tmp_path) -> None:
         train(recipe, tmp_path / "run", stops=StopAfter(3))
     train(recipe, tmp_path / "run", resume="must")
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_signal_that_ends_the_compiler_too_is_a_stop_and_no_failure(whole, tmp_path, monkeypatch) -> None:
+    """Ctrl-C at a terminal, `timeout` and schedulers signal the whole process group."""
+    stops, asked = Stops(), {"signal": None}
+
+    def killed(engine: FastEngine, *batch: object) -> None:
+        stops.signal = asked["signal"]
+        with compile_errors():
+            raise RuntimeError("C++ compile error")
+
+    out, recipe = tmp_path / "run", short(run__engine="fast")
+    for number, error, status in (
+        (None, TrainingFailure, "failed"),
+        (signal.SIGTERM, Interrupted, "interrupted"),
+    ):
+        asked["signal"] = number
+        with monkeypatch.context() as patched:
+            patched.setattr(FastEngine, "step", killed)
+            with pytest.raises(error, match="compil") as ended:
+                train(recipe, out, stops=stops, resume="auto")
+        assert record(out)["status"] == status
+    assert ended.value.code == 143
+    train(recipe, out, resume="auto")
+    assert_equal_runs(whole("fast"), out)

@@ -7,7 +7,7 @@ import importlib.util
 import torch
 from torch import nn
 
-from srat_fast.attacks.autoattack import FEWEST_CLASSES, STANDARD_PARTS, PackageRound
+from srat_fast.attacks.autoattack import FEWEST_CLASSES, STANDARD_PARTS, PackageRound, too_small
 from srat_fast.attacks.named import GradientRound
 from srat_fast.evaluation.audit.checks import AUTOATTACK, UNCONVERGED, Check, few, not_run
 from srat_fast.evaluation.audit.evidence import Evidence
@@ -23,7 +23,9 @@ def _missing(evidence: Evidence) -> str | None:
     """Why AutoAttack's parts cannot run."""
     if evidence.ball.autoattack is None:
         return f"AutoAttack has no {evidence.ball.title}"
-    return None if importlib.util.find_spec("pyautoattack") else _NOT_INSTALLED
+    if not importlib.util.find_spec("pyautoattack"):
+        return _NOT_INSTALLED
+    return too_small("square", evidence.ball, evidence.batches.images)
 
 
 def transfer(evidence: Evidence, surrogate: nn.Module | None, origin: str) -> Check:

@@ -12,6 +12,7 @@ from typing import Any
 from srat_fast.figures.canvas import SERIES, Figure, figure, logarithmic, style
 from srat_fast.published import COLUMNS
 from srat_fast.recipe import FIELDS
+from srat_fast.recipe.sections import Attack
 from srat_fast.report.collect import Run
 from srat_fast.report.figures.drawing import Drawing, percent, stem
 from srat_fast.report.groups import chosen_classes
@@ -66,14 +67,27 @@ def find_sweeps(runs: list[Run], field: str) -> list[Sweep]:
         lambda: defaultdict(lambda: defaultdict(list))
     )
     for run in runs:
-        if run.fields.get(field) is not None:
-            fixed = tuple((name, value) for name, value in run.fields.items() if name not in moving)
+        for fields in _readings(run.fields, field) if run.fields.get(field) is not None else ():
+            fixed = tuple((name, value) for name, value in fields.items() if name not in moving)
             gathered[fixed][run.method][run.fields[field]].append(run)
-    return [
-        Sweep(field, fixed, {method: dict(values) for method, values in points.items()})  # type: ignore[arg-type]
-        for fixed, points in gathered.items()
-        if len({value for values in points.values() for value in values}) > 2
-    ]
+    found: dict[Hashable, Sweep] = {}
+    for key, points in gathered.items():
+        if len({value for values in points.values() for value in values}) > 2:
+            members = frozenset(
+                run.path for values in points.values() for same in values.values() for run in same
+            )
+            found.setdefault(members, Sweep(field, key, {m: dict(values) for m, values in points.items()}))  # type: ignore[arg-type]
+    return list(found.values())
+
+
+def _readings(fields: dict[str, Any], field: str) -> list[dict[str, Any]]:
+    """A run's fields along one; a step that may have followed from the radius is read both ways."""
+    found = [fields]
+    for section in ("attack", "eval_attack") if field.endswith(".epsilon") else ():
+        step, radius = f"{section}.step_size", fields[f"{section}.epsilon"]
+        if fields[f"{section}.threat"] != Attack.threat and fields[step] == radius / 4:
+            found += [reading | {step: "auto"} for reading in found]
+    return found
 
 
 def conditions(sweep: Sweep) -> str:
