@@ -146,4 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
     record = content if name == RECORD else {"recipe": content}
     if not is_whole(record):
         raise UserError("DIR", f"its {name} is damaged", str(path))
-    return record | status_of(path, record)
+    told = {
+        key: value for key, value in record.items() if key != "problem"
+    }  # it may be of an earlier attempt
+    return told | status_of(path, record)

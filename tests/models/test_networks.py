@@ -13,6 +13,8 @@ from torch import nn
 import srat_fast
 from srat_fast.cli import main
 from srat_fast.errors import Interrupted, MissingPackage, UserError
+from srat_fast.evaluation.audit.run import _surrogate
+from srat_fast.evaluation.subject import open_subject
 from srat_fast.models.build import forward_flops
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import save_model
@@ -221,6 +223,9 @@ def test_networks_of_timm(tmp_path, monkeypatch) -> None:
     assert model.features(images).shape == (2, 6)
     made = srat_fast.export(tmp_path / "run", real_batch=False)
     assert torch.equal(srat_fast.load(made["out"])(images), model(images))
+    monkeypatch.setattr("srat_fast.evaluation.audit.run.train_surrogate", lambda *images, width, **how: width)
+    subject = open_subject(tmp_path / "run", {}, weights="last", device="cpu")
+    assert _surrogate(subject, None, lambda *done: None)[0] == 64, "its name says its width"
     with pytest.raises(
         UserError, match=r"model\.name = 'timm:tine': timm has no such network; did you mean tiny"
     ):

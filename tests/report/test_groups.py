@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 
 import pytest
@@ -241,3 +242,14 @@ def test_a_killed_run_is_called_killed(study) -> None:
     assert found["under-way"]["status"] == "killed"
     assert "after 2 epochs; train --resume goes on" in found["under-way"]["problem"]
     assert found["failed"]["status"] == "failed"
+
+
+def test_a_resumed_run_is_running_and_its_earlier_end_is_past(study) -> None:
+    path = study / "failed"
+    record = json.loads((path / "record.json").read_text())
+    (path / "record.json").write_text(json.dumps(record | {"problem": "stopped by SIGTERM"}))
+    with (path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (run,) = find_runs([path])
+    assert run.record["status"] == "running"
+    assert "problem" not in run.record

@@ -125,7 +125,8 @@ def _surrogate(subject: Subject, run: str | Path | None, progress: Progress) -> 
         if directory.path.resolve() == subject.directory.path.resolve():
             raise UserError("--surrogate", "another run than the audited one is needed", str(run))
         return other, f"the run {directory.path.name}"
-    steps, width = 200, min(8, own.width)
+    # a network named within a family (timm:...) has the width of its name
+    steps, width = 200, own.width if ":" in own.name else min(8, own.width)
     surrogate = train_surrogate(
         split.train,
         network=own.name,
