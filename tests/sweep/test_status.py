@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
 import tomllib
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from srat_fast.cli import main
 from srat_fast.errors import UserError
+from srat_fast.recipe import recipe_from_dict
 from srat_fast.sweep import local
 from srat_fast.sweep.claims import this_host
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.plan import Trial, duration, estimate
+from srat_fast.sweep.plan import Trial, duration, estimate, make_plan
 from srat_fast.sweep.spec import spec_from_tree
 from srat_fast.sweep.status import Running, Snapshot, SweepView, read_status
 
@@ -196,3 +199,24 @@ def test_the_view_is_live_on_a_terminal_and_lines_elsewhere() -> None:
         assert "done: [x]" in shown
         assert ("a-run" in shown) == terminal
         assert ("\x1b" in shown) == terminal
+
+
+def test_sweeps_of_earlier_versions_are_read(tmp_path, capsys) -> None:
+    """Plan, states, records and spec of 789620c, before threat models, networks and terms had names."""
+    kept = tmp_path / "earlier"
+    shutil.copytree(Path(__file__).parent / "data" / "earlier", kept)
+    assert read_status(SweepDirectory.open(kept)).counts == {"done": 4}
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", "table", str(kept)])
+    assert ended.value.code == 0
+    table = capsys.readouterr().out
+    records = [json.loads(path.read_text()) for path in sorted(kept.glob("runs/*/record.json"))]
+    for method in ("ce", "srat-ldam"):
+        standard = [100 * r["standard"]["overall"] for r in records if r["recipe"]["method"] == method]
+        assert f"{sum(standard) / 2:.2f}" in next(
+            line for line in table.splitlines() if f" {method} " in line
+        )
+    spec = spec_from_tree(tomllib.loads((kept / "spec.toml").read_text()), kept, "earlier")
+    assert [t.seed for t in make_plan(spec, "spec.toml").trials].count(0) == 2
+    for record in records:
+        assert recipe_from_dict(record["recipe"]).fingerprint() == record["fingerprint"], "the same run"
