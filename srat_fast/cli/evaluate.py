@@ -1,4 +1,4 @@
-"""`srat-fast evaluate RUN`: a run directory enters, its accuracies are printed and join its record."""
+"""`srat-fast evaluate RUN|FILE`: accuracies of a run, which join its record, or of a weights file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srat_fast.attacks import NAMES
-from srat_fast.cli.options import AsJson, Device, PluginFiles, RunDataRoot, Subset, Weights, fields_given
+from srat_fast.cli.options import (
+    AsJson,
+    Device,
+    PluginFiles,
+    RunDataRoot,
+    Subset,
+    Text,
+    Weights,
+    fields_given,
+    of_field,
+)
 from srat_fast.cli.show import accuracy_table, per_class_table
-from srat_fast.errors import Unrecorded
+from srat_fast.errors import Unrecorded, UserError
 from srat_fast.registry import threat as THREATS
 
 if TYPE_CHECKING:
@@ -19,7 +29,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")],
+    run: Annotated[
+        Path,
+        typer.Argument(help="A run directory, or a weights file: .safetensors, .pt, .pth.", metavar="RUN"),
+    ],
     attack: Annotated[str, typer.Option(help=f"Comma-separated: {NAMES}.")] = "clean,pgd-20",
     eps: Annotated[
         str | None,
@@ -37,6 +50,8 @@ def evaluate(
             show_default="the run's",
         ),
     ] = None,
+    model: Annotated[Text, of_field("--model", "Of a weights file.", default="what the file says")] = None,
+    dataset: Annotated[Text, of_field("--dataset", "Of a weights file.")] = None,
     subset: Subset = None,
     weights: Weights = "last",
     batch_size: Annotated[
@@ -50,13 +65,20 @@ def evaluate(
     plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """Accuracies of a run's saved model: fp32, eager, eval mode; overall, well, under and per class.
+    """Accuracies of a saved model: fp32, eager, eval mode; overall, well, under and per class.
+
+    RUN may be a weights file, somebody else's too: `evaluate FILE --model wrn-28-10 --dataset cifar10`. Nothing is
+    recorded then.
 
     The row worst-case counts an image as right where every attack of the call leaves it right. An evaluation that was
     killed continues where it stopped when the same command is given again.
     """
     given = {"--subset": subset, "--data-root": data_root, "--batch-size": batch_size}
     changes = fields_given(given, {"--batch-size": "run.eval_batch_size"})
+    if run.is_file():
+        changes |= fields_given({"--dataset": dataset})
+    elif dataset is not None:
+        raise UserError("--dataset", "is for weights files; a run has its own", dataset)
     # for messages: one radius or several are no change of the recipe
     fields_given({"--eps": eps, "--threat": threat}, {"--threat": "eval_attack.threat"})
 
@@ -74,6 +96,7 @@ def evaluate(
                 attack,
                 epsilons=[] if eps is None else [part.strip() for part in eps.split(",")],
                 threat=threat,
+                model=model,
                 weights=weights,
                 changes=changes,
                 device=device,
@@ -81,24 +104,38 @@ def evaluate(
                 plugin=plugin or (),
                 progress=watch,
             )
-            record = RunDirectory(run).read_json(RECORD)
+            record = None if run.is_file() else RunDirectory(run).read_json(RECORD)
         except Unrecorded as failure:
             unrecorded, results, record = failure, failure.result, failure.record
     if as_json:
         print(json.dumps(results, indent=2))
     else:
-        _print(results, record, weights, console)
+        _print(results, record, weights, console, changes)
     if unrecorded is not None:
         raise unrecorded
 
 
-def _print(results: dict[str, Any], record: dict[str, Any], weights: str, console: Console) -> None:
+def _print(
+    results: dict[str, Any],
+    record: dict[str, Any] | None,
+    weights: str,
+    console: Console,
+    changes: dict[str, Any],
+) -> None:
     """The rows, what an audit said of these weights, and the classes' accuracies."""
     from srat_fast.console import Console
+    from srat_fast.data.plan import base_counts, planned_counts
+    from srat_fast.recipe import build_recipe
     from srat_fast.record import audit_verdict
 
     out = Console()
     out.print(accuracy_table(results))
+    if record is None:
+        recipe = build_recipe(None, changes)
+        counts, classes = base_counts(recipe)
+        if len(classes) <= 20:
+            out.print(per_class_table(results, classes, planned_counts(recipe, counts)))
+        return
     last = record["evaluations"][-1]
     verdict = audit_verdict(record, weights, last["weights_checksum"])
     out.say(f"audit of this run: {verdict}")

@@ -1,4 +1,4 @@
-"""Evaluating a finished run: a run directory and attack names enter, accuracies leave and join its record."""
+"""Accuracies of a finished run, which join its record, or of a weights file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import torch
 from torch import Tensor
 
 from srat_fast.attacks.named import NamedAttack, parse_attacks
+from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.notices import LOG
+from srat_fast.data.plan import resolve_recipe
 from srat_fast.errors import UserError
 from srat_fast.evaluation.accuracy import accuracies, collapsed_class
 from srat_fast.evaluation.intervals import intervals
 from srat_fast.evaluation.judge import eval_settings
 from srat_fast.evaluation.partial import load_partial, partial_path, remove_partials, save_partial
-from srat_fast.evaluation.subject import Subject, amend_record, open_subject
+from srat_fast.evaluation.subject import Judged, Subject, amend_record, open_file, open_subject
 from srat_fast.evaluation.survivors import Outcome, attack_images
 from srat_fast.hardware import device_name, neutral, numerics
 from srat_fast.plugins import Plugins, load_all
-from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
+from srat_fast.recipe import ResolvedRecipe, build_recipe, recipe_from_dict
 from srat_fast.record import RECORD, RunDirectory, git_commit, versions
 
 #: A state is written at most this often; a killed evaluation loses no more than this and the round under way.
@@ -39,6 +41,7 @@ def evaluate(
     *,
     epsilons: Sequence[float | str] | float | str = (),
     threat: str | None = None,
+    model: str | None = None,
     weights: str = "last",
     changes: dict[str, Any] | None = None,
     device: str = "auto",
@@ -47,16 +50,18 @@ def evaluate(
     fresh: bool = False,
     progress: Progress = lambda name, done, total: None,
 ) -> dict[str, Any]:
-    """Accuracies of a run's saved model on its test images, in fp32, eager and eval mode.
+    """Accuracies of a run's saved model, or of somebody else's, on test images, in fp32, eager and eval mode.
 
     An evaluation that was killed is taken up where it stopped when it is asked for again with the same weights, images,
     attacks and versions, and gives the numbers that it would have given; a finished one is measured anew.
 
     Args:
-        run: a run directory.
+        run: a run directory; or a weights file as `srat_fast.load` reads it, of which nothing is recorded: its images
+            and attacks are those of the data set's recipe with `changes`, such as {"data.name": "cifar100"}.
         attacks: comma-separated, as in `srat_fast.attacks.named.NAMES`.
         epsilons: radius or radii, such as ["4/255", 0.1]; none for the run's own. Step sizes of PGD and CW scale along.
-        threat: threat model; None for the run's own, another one needs `epsilons`.
+        threat: threat model; None for the run's own, another one needs `epsilons` (a file takes its usual radius).
+        model: of a weights file: its network, such as "wrn-28-10", where the file does not say it.
         weights: "last", "best" (by validation) or "ema".
         changes: recipe fields to change, such as {"data.root": ..., "data.test_limit": 1000}.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -81,9 +86,22 @@ def evaluate(
     if isinstance(epsilons, (str, float, int)):
         epsilons = [epsilons]
     load_all(plugin)
-    directory = RunDirectory.open(Path(run))
-    changes = changes or {}
-    own = recipe_from_dict(directory.read_recipe()).replace(changes).resolve()
+    changes, path = changes or {}, Path(run)
+    subject: Judged | None = None
+    if path.is_file():
+        if weights != "last":
+            raise UserError("--weights", "is for run directories; a file holds one set of weights", weights)
+        fields = changes | ({} if threat is None else {"attack.threat": threat})
+        fields |= {} if data is None else {"data.name": "arrays"}
+        own = resolve_recipe(build_recipe(None, fields), None if data is None else arrays_from(data))
+        subject = open_file(path, model, own, device, data)
+        classes = len(subject.split.classes)
+    else:
+        if model is not None:
+            raise UserError("--model", "is for weights files; a run says what network it is", model)
+        directory = RunDirectory.open(path)
+        own = recipe_from_dict(directory.read_recipe()).replace(changes).resolve()
+        classes = len(directory.read_json(RECORD)["classes"])
     settings = eval_settings(own)
     ball = settings.threat if threat is None else threat
     of_another = "" if ball == settings.threat else f" {ball}"
@@ -98,22 +116,23 @@ def evaluate(
             threat_model=ball,
             epsilon=radius,
             step_size=settings.step_size,
-            classes=len(directory.read_json(RECORD)["classes"]),
+            classes=classes,
             own_epsilon=settings.epsilon,
         )
         for radius in radii
     }
-    subject = open_subject(run, changes, weights=weights, device=device, data=data)
+    if subject is None:
+        subject = open_subject(run, changes, weights=weights, device=device, data=data)
     started = time.perf_counter()
     rows: dict[str, dict[str, Any]] = {}
-    partials: list[Path] = []
+    partials: list[Path | None] = []
     for radius, of_radius in chosen.items():
         predictions: dict[str, Tensor] = {}
         at = "" if len(radii) == 1 else f" eps {radius:.4g}"
         for name, attack in of_radius.items():
             row = name if attack.epsilon is None else name + of_another + at
-            outcome, labels, path = _attacked(subject, attack, row, fresh, progress)
-            partials.append(path)
+            outcome, labels, kept = _attacked(subject, attack, row, fresh, progress)
+            partials.append(kept)
             predictions[row] = outcome.predictions
             rows[row] = _row(outcome.predictions, labels, subject, outcome.seconds) | {
                 "collapsed": collapsed_class(outcome.predictions)
@@ -128,13 +147,15 @@ def evaluate(
                 "threat": ball,
                 "epsilon": radius,
             }
+    if not isinstance(subject, Subject):
+        return rows
     entry = _entry(subject, rows, time.perf_counter() - started)
     amend_record(
         subject.directory,
         lambda record: record | {"evaluations": [*record.get("evaluations", []), entry]},
         rows,
     )
-    remove_partials(partials)
+    remove_partials([kept for kept in partials if kept is not None])
     return rows
 
 
@@ -148,9 +169,9 @@ def _radii(recipe: ResolvedRecipe, ball: str, epsilons: Sequence[float | str]) -
 
 
 def _attacked(
-    subject: Subject, attack: NamedAttack, row: str, fresh: bool, progress: Progress
-) -> tuple[Outcome, Tensor, Path]:
-    """One attack, taken up where an earlier attempt stopped."""
+    subject: Judged, attack: NamedAttack, row: str, fresh: bool, progress: Progress
+) -> tuple[Outcome, Tensor, Path | None]:
+    """One attack; of a run, taken up where an earlier attempt stopped."""
     recipe, total = subject.recipe, len(subject.split.test)
     loader = MemoryLoader(subject.split.test, batch_size=recipe.run.eval_batch_size, device=subject.device)
     identity = {
@@ -162,14 +183,16 @@ def _attacked(
         "device": device_name(subject.device),
         "versions": {name: version for name, version in versions().items() if name in _DECISIVE},
     }
-    path = partial_path(subject.directory.path, attack.name, identity)
-    if fresh:
+    path = None
+    if isinstance(subject, Subject):
+        path = partial_path(subject.directory.path, attack.name, identity)
+    if fresh and path is not None:
         remove_partials([path])
     kept, done, told = time.monotonic(), 0, False
 
     def keep(outcome: Outcome) -> None:
         nonlocal kept, told
-        if time.monotonic() - kept >= KEEP_EVERY or outcome.batch == len(loader):
+        if path is not None and (time.monotonic() - kept >= KEEP_EVERY or outcome.batch == len(loader)):
             try:
                 save_partial(path, outcome)
             except OSError as error:  # the numbers do not need it
@@ -192,14 +215,14 @@ def _attacked(
             loader,
             attack,
             seed=recipe.seed,
-            outcome=load_partial(path, total),
+            outcome=None if path is None else load_partial(path, total),
             progress=report,
             keep=keep,
         )
     return outcome, labels, path
 
 
-def _row(predictions: Tensor, labels: Tensor, subject: Subject, seconds: float) -> dict[str, Any]:
+def _row(predictions: Tensor, labels: Tensor, subject: Judged, seconds: float) -> dict[str, Any]:
     """Accuracies with their intervals and conditions."""
     well, under = subject.split.well, subject.split.under
     return accuracies(predictions, labels, well, under) | {

@@ -1,4 +1,4 @@
-"""What is judged: a run directory and wishes enter; model, images, checksums and a place in the record leave."""
+"""What is judged: the model and images of a run, or of a weights file, with their checksums."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from srat_fast.data.cache import exclusive
 from srat_fast.data.inmemory import arrays_from
@@ -20,33 +21,44 @@ from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes
 from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
 from srat_fast.record import RECORD, WEIGHTS, RunDirectory
+from srat_fast.sharing.load import load
 
 #: What keeps weights of a kind.
 _KEPT = {"last": "every run", "best": "data.val_fraction > 0", "ema": "optim.ema_decay > 0"}
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A finished run, ready to be judged.
+class Judged:
+    """A model and images, ready to be judged.
 
     Attributes:
-        directory: the run.
         recipe: resolved, with the wished changes.
         device: where it runs.
         model: fp32, in eval mode, on the device.
         weights: "last", "best" or "ema".
         weights_checksum: SHA-256 of the weights' file.
-        split: its images.
-        same_data: whether they are the run's own; None where a subset leaves that open.
+        split: the images.
     """
 
-    directory: RunDirectory
     recipe: ResolvedRecipe
     device: torch.device
-    model: Classifier
+    model: nn.Module
     weights: str
     weights_checksum: str
     split: DataSplit
+
+
+@dataclass(frozen=True)
+class Subject(Judged):
+    """A finished run, ready to be judged.
+
+    Attributes:
+        directory: the run.
+        same_data: whether the images are the run's own; None where a subset leaves that open.
+    """
+
+    model: Classifier
+    directory: RunDirectory
     same_data: bool | None
 
 
@@ -80,7 +92,30 @@ def open_subject(
                 "RUN", f"cannot be written, so its record could not be: {error.strerror}", str(run)
             ) from None
     checksum = hashlib.sha256(content).hexdigest()
-    return Subject(directory, recipe, place, model, weights, checksum, split, same)
+    return Subject(recipe, place, model, weights, checksum, split, directory, same)
+
+
+def open_file(file: Path, model: str | None, recipe: ResolvedRecipe, device: str, data: Any = None) -> Judged:
+    """Load the weights of a file, somebody else's maybe, and the images of a recipe."""
+    place = resolve_device(device)
+    use_device(place)
+    network = load(file, device=str(place), model=model)
+    split = load_split(recipe, None if data is None else arrays_from(data, recipe.data.image_size))
+    images, classes = split.test.images, len(split.classes)
+    example = torch.zeros(1, images.shape[3], *images.shape[1:3], device=place)
+    try:
+        with torch.no_grad():
+            found = network(example).shape
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            "RUN", f"its network does not take images of {recipe.data.name}: {reason}", str(file)
+        ) from None
+    if found != (1, classes):
+        problem = f"its network has {found[-1]} classes, {recipe.data.name} has {classes}; --dataset NAME says another"
+        raise UserError("RUN", problem, str(file))
+    checksum = hashlib.sha256(file.read_bytes()).hexdigest()
+    return Judged(recipe, place, network, "last", checksum, split)
 
 
 def amend_record(

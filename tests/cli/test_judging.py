@@ -12,10 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from srat_fast import UserError, build_recipe, evaluate, train
 from srat_fast.cli import main
+from srat_fast.data.arrays import ImageArrays, ImageSet
 from srat_fast.record import audit_verdict
 
 RECIPE = {
@@ -463,3 +467,62 @@ def test_a_run_on_images_in_memory_is_judged_on_them(tmp_path) -> None:
     assert record(tmp_path / "r")["evaluations"][-1]["same_data"] is True
     with pytest.raises(UserError, match="given in memory"):
         evaluate(tmp_path / "r")
+
+
+def test_a_weights_file_is_evaluated(run, tmp_path, capsys) -> None:
+    """Somebody else's model: a bare state dict under the field's names, no run and no record."""
+    file = tmp_path / "theirs" / "theirs.pt"
+    file.parent.mkdir()
+    torch.save({"state_dict": safetensors.torch.load_file(run / "model.safetensors")}, file)
+    options = ["--dataset", "digits", "--subset", "50"]
+    code, out, err = call(
+        capsys, "evaluate", file, "--model", "resnet18", "--attack", "clean,pgd-2", *options, "--json"
+    )
+    assert code == 0, err
+    rows = json.loads(out)
+    assert (
+        rows["clean"]["overall"]
+        == evaluate(run, "clean", changes={"data.test_limit": 50})["clean"]["overall"]
+    )
+    assert list(rows) == ["clean", "pgd-2"]
+    code, out, err = call(capsys, "evaluate", file, "--attack", "pgd-2", "--threat", "l2", *options, "--json")
+    assert code == 0, err
+    assert (json.loads(out)["pgd-2"]["threat"], json.loads(out)["pgd-2"]["epsilon"]) == ("l2", 0.5)
+    code, out, err = call(capsys, "evaluate", file, "--attack", "clean", *options)
+    assert code == 0, err
+    assert "train n" in out or "class" in out
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["FILE", "--model", "wrn-28-10", "--dataset", "digits"], "wrn-28-10"),
+        (["FILE", "--weights", "best", "--dataset", "digits"], "a file holds one set of weights"),
+        (["FILE", "--threat", "l1", "--dataset", "digits"], "one of linf, l2"),
+        (["RUN", "--model", "resnet18"], "a run says what network it is"),
+        (["RUN", "--dataset", "digits"], "a run has its own"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_a_file_that_does_not_fit_is_one_line(arguments, line, run, tmp_path, capsys) -> None:
+    given = [{"FILE": str(run / "model.safetensors"), "RUN": str(run)}.get(a, a) for a in arguments]
+    code, _, error = call(capsys, "evaluate", *given, "--attack", "clean", "--data-root", tmp_path / "none")
+    assert code == 2
+    assert line in error
+    assert len(error.strip().splitlines()) == 1, error
+
+
+def test_images_of_other_classes_or_channels_are_one_line(run) -> None:
+    file, generator = run / "model.safetensors", np.random.default_rng(0)
+
+    def images(channels: int, classes: int) -> ImageArrays:
+        pixels = generator.integers(0, 256, (4 * classes, 8, 8, channels), dtype=np.uint8)
+        part = ImageSet(pixels, np.arange(4 * classes) % classes)
+        return ImageArrays(part, part, tuple("abcdefghij"[:classes]))
+
+    changes = {"data.imbalance": "none"}
+    with pytest.raises(UserError, match="10 classes, arrays has 3; --dataset NAME"):
+        evaluate(file, "clean", data=images(1, 3), changes=changes)
+    with pytest.raises(UserError, match="does not take images of arrays"):
+        evaluate(file, "clean", data=images(3, 10), changes=changes)
