@@ -1,4 +1,4 @@
-"""`python -m srat_fast` and the console script `srat-fast`: arguments enter, an exit code leaves."""
+"""`python -m srat_fast` and the console script `srat-fast`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: enters what was wrong; leaves one line: option, value, what is allowed."""
+"""Errors that a user can mend, each one line: option, value, what is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: recipe, metrics, record. Plain values enter, files of a run directory leave."""
+"""The run directory: recipe.json, metrics.jsonl, record.json, weights, and the lock of its writer."""
 
 from __future__ import annotations
 

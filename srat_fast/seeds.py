@@ -1,4 +1,4 @@
-"""Independent random streams from one seed: a seed and a purpose enter, a 63-bit seed leaves."""
+"""Independent random streams of a run: one 63-bit seed a purpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which implementation of an op runs: enters the caller's wish, leaves the name of the backend, and what did run."""
+"""Which implementation of an op runs, and which one did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Argument checks shared by the ops: enters what the caller passed, leaves nothing or a one-line error."""
+"""Argument checks shared by the ops, each a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one file that imports triton: enters nothing, leaves `triton`, `tl` and what the tuner needs of them.
+"""The one file that imports triton: `triton`, `tl` and what the tuner needs of them.
 
 Imported only when a kernel is about to run, so that `import srat_kernels` needs no triton.
 """

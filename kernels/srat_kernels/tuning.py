@@ -1,4 +1,4 @@
-"""Which tile sizes a kernel runs with: enters the candidates and a shape class, leaves one of them, always the same.
+"""Tile sizes of a kernel: chosen once a shape class among candidates, always the same.
 
 The first launch of a shape class on a GPU times the candidates; the choice is kept in the process and, through
 triton's own cache folder, for later processes on the same device with the same versions. The first candidate is

@@ -1,4 +1,4 @@
-"""The command line: options enter; the library is called and its answer printed. torch is imported by commands only."""
+"""The command line: parse, call the library, print. torch is imported by commands only."""
 
 from srat_fast.cli.app import main
 

@@ -1,4 +1,4 @@
-"""`srat-fast analyse RUN...`: runs enter; separability, confusion and figures are printed and join the runs."""
+"""`srat-fast analyse RUN...`: separability, confusion and figures of runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The application: arguments enter, one command runs, an exit code leaves; bad input is one line and code 2."""
+"""The application: commands, exit codes, bad input as one line and code 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`srat-fast audit RUN`: a run directory enters; checks and one verdict are printed and join its record."""
+"""`srat-fast audit RUN`: checks and one verdict, which join the run's record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`srat-fast doctor`: nothing enters; what is installed, which device and backends there are, what is missing leave."""
+"""`srat-fast doctor`: what is installed, which device and backends there are, what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`srat-fast export RUN`: a run directory enters; checked model files and a model card leave."""
+"""`srat-fast export RUN`: checked model files and a model card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`srat-fast report DIR...`: run directories enter; tables, figures and one HTML page leave, the table is printed."""
+"""`srat-fast report DIR...`: tables, figures and one HTML page of runs."""
 
 from __future__ import annotations
 

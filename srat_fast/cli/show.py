@@ -1,4 +1,4 @@
-"""Accuracies as tables: dictionaries of fractions enter, tables that are valid Markdown leave."""
+"""Accuracies as tables that are valid Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of an evaluation: (what, images done, images in all) enters; a bar or lines with the time left leave."""
+"""Progress of an evaluation: a bar or lines with the time left."""
 
 from __future__ import annotations
 

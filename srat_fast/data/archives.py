@@ -1,4 +1,4 @@
-"""The published archives: a data set's name enters; file names, addresses, sizes, checksums and members leave.
+"""The published archives: file names, addresses, sizes, checksums and members.
 
 Facts only, as their publishers and torchvision state them. SHA-256 judges a whole archive, upstream's MD5 sums judge
 its members, so that an archive unpacked by torchvision can be judged too.

@@ -1,4 +1,4 @@
-"""CIFAR's batches: a verified archive or unpacked folder enters, images and labels leave.
+"""CIFAR's batches, from a verified archive or an unpacked folder.
 
 The archive is read member by member, by expected name; nothing is extracted to disk. The batches are Python pickles,
 so they are checked by MD5 first and then read by an unpickler that builds arrays, dictionaries, lists and text only.

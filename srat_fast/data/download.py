@@ -1,4 +1,4 @@
-"""Downloads: an archive's facts and addresses enter, a verified file under its final name leaves, or nothing.
+"""Resumable downloads: a verified file under its final name, or nothing.
 
 Bytes go to a temporary name in the same directory; size and SHA-256 are judged before the file gets its name. Broken
 connections are resumed a bounded number of times, and what is no archive is refused at its first bytes.

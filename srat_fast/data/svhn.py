@@ -1,4 +1,4 @@
-"""SVHN's MATLAB files: verified bytes enter, images and labels leave. The one file that imports scipy."""
+"""SVHN's MATLAB files, read after they are verified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files judged before they are opened: a path or bytes and an archive's facts enter, verified content leaves."""
+"""Files verified against an archive's size and checksum before they are opened."""
 
 from __future__ import annotations
 

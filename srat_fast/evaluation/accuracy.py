@@ -1,4 +1,4 @@
-"""Accuracies of a model: images enter, fractions overall, well, under and per class leave. fp32, eager, eval mode."""
+"""Accuracies of a model, overall, well, under and per class: fp32, eager, eval mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's analyses of a run: a run directory enters; features, separability, confusion and figures leave."""
+"""The paper's analyses of a run: features, separability, confusion, figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure an accuracy is: right answers out of n enter, a confidence interval of the share leaves."""
+"""Confidence intervals of accuracies over the test images."""
 
 from __future__ import annotations
 

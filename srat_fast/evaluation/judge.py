@@ -1,4 +1,4 @@
-"""A run's verdict: a model and test images enter; standard and robust accuracies with a collapse flag leave."""
+"""Standard and robust accuracy of a run, with a flag for models that predict one class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an interrupted evaluation leaves: an outcome enters, a file that names all it depends on leaves, and back."""
+"""What an interrupted evaluation leaves: the images judged so far, in a file named by all that they depend on."""
 
 from __future__ import annotations
 

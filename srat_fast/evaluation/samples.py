@@ -1,4 +1,4 @@
-"""A few test images with their adversarial examples, for a report to show: a model and images enter, arrays leave."""
+"""A few test images with their adversarial examples, for a report to show."""
 
 from __future__ import annotations
 

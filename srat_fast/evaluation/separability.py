@@ -1,4 +1,4 @@
-"""How separable classes are: features, labels and predictions enter; scores and an embedding leave. No torch."""
+"""How separable classes are: silhouettes, scatter ratio, t-SNE, rank correlations. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model under an attack, image by image: batches enter, what is predicted after the worst round leaves.
+"""Which images survive an attack, round by round: an image counts where every round leaves it right.
 
 What it gives depends on weights, images, attack, seed and batch size only, so that it can stop after any round and be
 taken up again.

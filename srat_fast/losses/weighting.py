@@ -1,4 +1,4 @@
-"""Class weights and LDAM margins: training images per class enter, one number a class leaves."""
+"""Class weights and LDAM margins from training images per class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: a .safetensors or .pt file enters, plain tensors leave; nothing in it is executed."""
+"""Weights from elsewhere, .safetensors or .pt, as plain tensors; nothing in a file is executed."""
 
 from __future__ import annotations
 

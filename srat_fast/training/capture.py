@@ -1,4 +1,4 @@
-"""A function as a CUDA graph: tensors enter, its outputs leave, and the host launches one thing instead of hundreds.
+"""CUDA graphs of a step: the host launches one thing instead of hundreds.
 
 Captured by hand, one graph per input shape (a partial last batch gets its own, once): static input buffers are filled,
 the graph is replayed, static outputs are returned.

@@ -1,4 +1,4 @@
-"""Checkpoints as files: named byte strings enter and are on the disk, or not at all; verified ones leave.
+"""Checkpoints as verified files that are whole or not there.
 
 checkpoint/<epoch>-<batch>/ holds its files and manifest.json with the SHA-256 of each. It is written under a temporary
 name, fsynced, renamed, and read back before an older one goes; the two newest stay.

@@ -1,4 +1,4 @@
-"""Everything a run needs before its first epoch: a recipe enters; images, network and engine leave."""
+"""Everything a run needs before its first epoch: images, network, loader, engine."""
 
 from __future__ import annotations
 

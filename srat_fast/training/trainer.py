@@ -1,4 +1,4 @@
-"""The main job: a recipe enters; a trained, evaluated and recorded run leaves."""
+"""The main job: train, evaluate and record one run."""
 
 from __future__ import annotations
 

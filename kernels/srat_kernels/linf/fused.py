@@ -1,4 +1,4 @@
-"""The L-infinity kernel as torch operators: enters three image tensors, leaves the next one, or writes in place.
+"""The L-infinity kernel as torch operators, out of place and in place.
 
 Registered with fake implementations, so that `torch.compile(fullgraph=True)` and CUDA graph capture go through.
 Triton itself is imported when an operator first runs, not here.

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""The L-infinity step's kernel: enters pointers and strides, leaves the next images and a count of bad gradients."""
+"""The L-infinity step's kernel: the next images, and a count of bad gradients."""
 
 from __future__ import annotations
 

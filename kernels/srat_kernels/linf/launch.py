@@ -1,4 +1,4 @@
-"""Launch of the L-infinity kernel: enters checked tensors of any strides, leaves `out` written.
+"""Launch of the L-infinity kernel on tensors of any strides.
 
 Chooses the block size; never waits for the GPU.
 """

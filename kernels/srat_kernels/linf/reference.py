@@ -1,4 +1,4 @@
-"""The L-infinity step in plain torch: enters three image tensors of one shape, leaves the next adversarial one."""
+"""The L-infinity step in plain torch: ascend by the sign, project, clip."""
 
 from __future__ import annotations
 

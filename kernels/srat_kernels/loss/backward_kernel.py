@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""The backward of the SRAT loss: enters what the forward left, leaves the gradients of features and logits.
+"""Backward of the SRAT loss: gradients of features and logits from what the forward saved.
 
 Symbols as in `forward_kernels.py`; `README.md` beside this package derives the symmetric form.
 """

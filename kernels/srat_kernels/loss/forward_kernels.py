@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""The forward of the SRAT loss: enters pointers, leaves the scalars, what the backward needs, the logits' gradient.
+"""Forward of the SRAT loss: the scalars, what the backward needs, the logits' gradient.
 
 Exponentials of the separation loss are powers of two: s_ij below stands for log2(e) z_i.z_j / tau, and L_i for
 log2 sum_{a != i} 2^s_ia. Names follow Eq. 6; `README.md` beside this package has the formulas.

@@ -1,4 +1,4 @@
-"""The loss kernels as torch operators: enters tensors, leaves `SratLoss`'s scalars with gradients.
+"""The loss kernels as torch operators with gradients.
 
 Registered with a fake implementation and an autograd formula, so that `torch.compile(fullgraph=True)` and CUDA graph
 capture go through. Triton itself is imported when an operator first runs, not here.

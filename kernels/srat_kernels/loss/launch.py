@@ -1,4 +1,4 @@
-"""Launches of the loss kernels: enters checked tensors, leaves the outputs; chooses tiles, never waits for the GPU."""
+"""Launches of the loss kernels: tiles and buffers; never waits for the GPU."""
 
 from __future__ import annotations
 

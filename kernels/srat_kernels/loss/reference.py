@@ -1,4 +1,4 @@
-"""The loss formulas in plain torch: enters features [B, D], logits [B, C], labels [B]; leaves scalar losses.
+"""The loss formulas in plain torch: features [B, D], logits [B, C], labels [B] to scalar losses.
 
 Half-precision inputs are computed in float32; float64 stays float64 (for gradcheck).
 """

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""What one program computes of a tile: enters pointers and indices, leaves values in registers.
+"""What one program of a loss kernel computes of a tile, in registers.
 
 Used by `forward_kernels.py` and `backward_kernel.py`; nothing here writes to memory except the logits' gradient.
 """

@@ -1,4 +1,4 @@
-"""Is a robust accuracy to be believed? A model and images enter; checks with figure, threshold and verdict leave."""
+"""Is a robust accuracy to be believed? Checks with figure, threshold and verdict."""
 
 from srat_fast.evaluation.audit.run import audit_run
 from srat_fast.evaluation.audit.verdict import audit, summary

@@ -1,4 +1,4 @@
-"""Checks without the model's gradient, and AutoAttack: evidence enters; what they find that PGD misses leaves."""
+"""Checks without the model's gradient, and AutoAttack: what PGD misses."""
 
 from __future__ import annotations
 

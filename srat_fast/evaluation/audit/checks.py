@@ -1,4 +1,4 @@
-"""One check: a figure and its threshold enter, a verdict leaves. All thresholds stand here."""
+"""One check with its verdict, and all thresholds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks share: a model and images enter; logits, and which images survive which attack, leave."""
+"""What the checks share: logits, and which images survive which attack, each computed once."""
 
 from __future__ import annotations
 

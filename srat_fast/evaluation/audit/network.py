@@ -1,4 +1,4 @@
-"""Checks of the network itself: evidence enters; mode, finiteness, repeatability, gradients leave as checks."""
+"""Checks of the network itself: mode, finiteness, repeatability, gradients."""
 
 from __future__ import annotations
 

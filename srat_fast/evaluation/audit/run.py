@@ -1,4 +1,4 @@
-"""The audit of a finished run: a run directory enters, the report joins its record."""
+"""The audit of a finished run, which joins its record."""
 
 from __future__ import annotations
 

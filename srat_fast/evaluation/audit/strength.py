@@ -1,4 +1,4 @@
-"""Checks of the attack's strength: evidence enters; PGD against its stronger and weaker relatives leaves as checks."""
+"""Checks of the attack's strength: PGD against its stronger and weaker relatives."""
 
 from __future__ import annotations
 

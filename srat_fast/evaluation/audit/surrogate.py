@@ -1,4 +1,4 @@
-"""A second opinion to attack with: training images enter, a small network that was trained on them leaves."""
+"""A small network trained on the same images, whose adversarial examples are tried on the audited one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit of any classifier: a model, images and the quoted attack enter; checks and one verdict leave."""
+"""The audit of any classifier: all checks and one verdict."""
 
 from __future__ import annotations
 
