@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +76,8 @@ def evaluate(
     """
     given = {"--subset": subset, "--data-root": data_root, "--batch-size": batch_size}
     changes = fields_given(given, {"--batch-size": "run.eval_batch_size"})
-    if run.is_file():
+    of_file = os.path.isfile(run)
+    if of_file:
         changes |= fields_given({"--dataset": dataset})
     elif dataset is not None:
         raise UserError("--dataset", "is for weights files; a run has its own", dataset)
@@ -104,7 +106,7 @@ def evaluate(
                 plugin=plugin or (),
                 progress=watch,
             )
-            record = None if run.is_file() else RunDirectory(run).read_json(RECORD)
+            record = None if of_file else RunDirectory(run).read_json(RECORD)
         except Unrecorded as failure:
             unrecorded, results, record = failure, failure.result, failure.record
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -88,7 +89,7 @@ def evaluate(
     load_all(plugin)
     changes, path = changes or {}, Path(run)
     subject: Judged | None = None
-    if path.is_file():
+    if os.path.isfile(path):  # False where even the question fails; the run's own check then says why
         if weights != "last":
             raise UserError("--weights", "is for run directories; a file holds one set of weights", weights)
         fields = changes | ({} if threat is None else {"attack.threat": threat})
