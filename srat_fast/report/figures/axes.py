@@ -63,7 +63,7 @@ def axis_drawings(runs: list[Run]) -> list[Drawing]:
 def find_sweeps(runs: list[Run], field: str) -> list[Sweep]:
     """Runs that differ in one field (and method and seed) only, with three values or more."""
     moving = {field, "method"} | _REPETITION | _FOLLOWERS.get(field, set())
-    gathered: dict[Hashable, dict[str, dict[Any, list[Run]]]] = defaultdict(
+    gathered: dict[tuple[tuple[str, Any], ...], dict[str, dict[Any, list[Run]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
     )
     for run in runs:
@@ -76,7 +76,8 @@ def find_sweeps(runs: list[Run], field: str) -> list[Sweep]:
             members = frozenset(
                 run.path for values in points.values() for same in values.values() for run in same
             )
-            found.setdefault(members, Sweep(field, key, {m: dict(values) for m, values in points.items()}))  # type: ignore[arg-type]
+            sweep = Sweep(field, key, {m: dict(values) for m, values in points.items()})
+            found.setdefault(members, sweep)
     return list(found.values())
 
 
