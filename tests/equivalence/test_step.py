@@ -28,7 +28,7 @@ from srat_fast.training.plain import ReferenceEngine
 from srat_fast.training.step import FastEngine
 
 COUNTS, UNDER = [60, 24, 9, 3], [2, 3]
-EPOCHS = 7  # of 3 batches: 21 steps
+EPOCHS = 3  # of 3 batches; weights and rate change at the second
 
 
 @dataclass
@@ -142,7 +142,9 @@ def test_each_half_of_a_step_agrees_in_float32(method: str, device: torch.device
                 # one step: later ones make rounding into whole steps (float64 compares those)
                 assert float(((ours - common).abs() > 1e-6).double().mean()) < 0.01
                 assert float((ours - images).abs().max()) <= 0.05 + 1e-6
-                assert torch.equal(pair.fast.noise.get_state(), pair.slow.noise.get_state())
+                torch.testing.assert_close(
+                    pair.fast.noise.get_state(), pair.slow.noise.get_state(), rtol=0, atol=0
+                )
                 pair.fast.model.load_state_dict(pair.slow.model.state_dict())
             fast, slow = pair.fast.update(common, labels), pair.slow.update(common, labels)
             for name, value in fast.losses.items():
