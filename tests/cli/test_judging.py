@@ -117,15 +117,15 @@ def test_the_worst_case_counts_images_that_every_attack_leaves_right(run, monkey
 
 
 def test_a_killed_evaluation_goes_on_and_gives_the_same_numbers(run) -> None:
-    whole = evaluate(run, "pgd-20x4", changes={"run.eval_batch_size": 20})
+    whole = evaluate(run, "pgd-20x2", changes={"run.eval_batch_size": 20})
     entries = len(record(run)["evaluations"])
     code = (
         "import sys; from srat_fast.evaluation import runs; runs.KEEP_EVERY = 0.0; "
-        "runs.evaluate(sys.argv[1], 'pgd-20x4', changes={'run.eval_batch_size': 20}, device='cpu')"
+        "runs.evaluate(sys.argv[1], 'pgd-20x2', changes={'run.eval_batch_size': 20}, device='cpu')"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(run)])
     deadline = time.monotonic() + 120
-    while not (kept := list((run / "evaluation").glob("pgd-20x4-*.npz"))):
+    while not (kept := list((run / "evaluation").glob("pgd-20x2-*.npz"))):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -135,12 +135,12 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_numbers(run) -> None:
     done: list[int] = []
     again = evaluate(
         run,
-        "pgd-20x4",
+        "pgd-20x2",
         changes={"run.eval_batch_size": 20},
         device="cpu",
         progress=lambda _, d, t: done.append(d),
     )
-    assert again["pgd-20x4"]["per_class"] == whole["pgd-20x4"]["per_class"]
+    assert again["pgd-20x2"]["per_class"] == whole["pgd-20x2"]["per_class"]
     assert done[-1] == 100
     assert not any(path.exists() for path in kept)
 
