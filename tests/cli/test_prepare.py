@@ -96,7 +96,7 @@ def test_prepare_writes_what_training_then_reads(capsys, tmp_path) -> None:
         assert file["sha256"] in (tmp_path / f"{file['path']}.sha256").read_text()
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "betons").iterdir()}
     changes = {"data.ratio": 20, "data.loader": "ffcv", "data.prepared": "betons", "optim.epochs": 1}
-    record = train(tiny_recipe(changes, data__test_limit=None), tmp_path / "run")
+    record = train(tiny_recipe(changes, data__limit=None, data__test_limit=None), tmp_path / "run")
     assert record["counts"] == content["counts"]
     assert record["data_checksum"] == content["data_checksum"]
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "betons").iterdir()} == before
