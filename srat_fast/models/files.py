@@ -111,6 +111,8 @@ def _arguments_of(state: dict[str, Tensor], name: str) -> dict[str, Any]:
         published = Classifier(name, 2)
     head = f"{published.head_name}.weight"
     stem = next(key for key, weight in published.state_dict().items() if weight.dim() == 4)
+    if f"{published.head_name}.shift" in state:
+        raise ValueError("a cosine head's scale is in the header of its .safetensors file only")
     for key in (head, stem):
         if key not in state:
             raise ValueError(f"there is no {key}")
