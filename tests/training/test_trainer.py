@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 from torch.autograd import DeviceType
 
-from srat_fast import Interrupted, TrainingFailure, UserError, build_recipe, evaluate, train
+from srat_fast import TrainingFailure, UserError, build_recipe, evaluate, train
+from srat_fast.errors import Interrupted
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import load_model
 from srat_fast.record import WEIGHTS
