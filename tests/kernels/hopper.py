@@ -76,7 +76,8 @@ def compile_for_hopper(
 
 def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]:
     """(name, kernel, configuration, pointer types, constants) of everything that a launch may ask for."""
-    both = {"stride_dim": 1, "stride_class": 1, "stride_label": 1, "stride_weight": 1, "stride_margin": 1}
+    both = {"stride_dim": 1, "stride_class": 1, "stride_label": 1}
+    plain = {"biases": None, "inverse_temperatures": None}
     no_features = {"features": None, "stride_row": 0, "stride_dim": 0}
     for precision in ("tf32x3", "ieee", "bf16"):
         types = {"features": "*bf16", "logits": "*bf16"} if precision == "bf16" else {}
@@ -101,10 +102,10 @@ def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]
             )
     constants = {**both, "PRECISION": "tf32x3", "BLOCK_C": 16, "FOCAL": "outside"}
     for number, config in enumerate(FORWARD):  # tiles cut down to narrow features
-        yield f"forward narrow {number}", forward_kernel, fit(config, 16), {}, constants
+        yield f"forward narrow {number}", forward_kernel, fit(config, 16), {}, {**constants, **plain}
     for number, config in enumerate(BACKWARD):
         yield f"backward narrow {number}", backward_kernel, fit(config, 16), {}, constants
-    no_vectors = {"class_weights": None, "margins": None}
+    no_vectors = {"class_weights": None, "margins": None, **plain}
     yield "separation alone", forward_kernel, FORWARD[0], {}, {**constants, **no_vectors, "logits": None}
     yield (
         "margin alone",
@@ -113,6 +114,14 @@ def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]
         {},
         {**constants, **no_features, **no_vectors, "SPLITS": 1},
     )
+    for focal in ("none", "inside"):
+        yield (
+            f"margin adjusted {focal}",
+            forward_kernel,
+            FORWARD[0],
+            {},
+            {**constants, **no_features, "SPLITS": 1, "FOCAL": focal},
+        )
     nothing = {"logit_gradient_out": None, "upstream_total": None, "upstream_classification": None}
     yield "separation gradient alone", backward_kernel, BACKWARD[0], {}, {**constants, **nothing}
     nothing = {

@@ -91,6 +91,12 @@ def test_triton_by_name_refuses_float64(inputs: tuple[Tensor, ...]) -> None:
         ({"labels": lambda y: y[:3]}, ValueError, r"labels: shape \(12,\)"),
         ({"class_weights": lambda _: torch.ones(3)}, ValueError, r"class_weights: \[4\]"),
         ({"margins": lambda _: torch.ones(4, dtype=torch.long)}, TypeError, "margins: a floating-point"),
+        ({"bias": lambda _: torch.ones(3)}, ValueError, r"bias: \[4\]"),
+        ({"bias": lambda _: torch.ones(4, device="meta")}, ValueError, "bias: .* on meta"),
+        ({"bias": lambda _: torch.ones(4).long()}, TypeError, "bias: a floating-point"),
+        ({"inverse_temperature": lambda _: torch.ones(1, 4)}, ValueError, "inverse_temperature: 1 axes"),
+        ({"inverse_temperature": lambda _: torch.ones(5)}, ValueError, r"inverse_temperature: \[4\]"),
+        ({"inverse_temperature": lambda _: 1.0}, TypeError, "inverse_temperature: a floating-point"),
         ({"temperature": lambda _: 0.0}, ValueError, "temperature = 0.0"),
         ({"separation_weight": lambda _: -1.0}, ValueError, "separation_weight = -1.0"),
         ({"scale": lambda _: float("nan")}, ValueError, "scale = nan"),
@@ -128,6 +134,12 @@ def test_a_label_out_of_range_is_refused_on_a_cpu(label: int) -> None:
         margin_loss(torch.randn(2, 4), labels)
 
 
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_temperature_out_of_range_is_refused_on_a_cpu(bad: float) -> None:
+    with pytest.raises(ValueError, match="inverse_temperature: finite numbers > 0"):
+        margin_loss(torch.randn(2, 2), torch.tensor([0, 1]), inverse_temperature=torch.tensor([1.0, bad]))
+
+
 @pytest.mark.parametrize("backend", ["triton", "torch"])
 def test_linf_arguments_that_are_refused(backend: str, device: torch.device) -> None:
     x = torch.rand(2, 3, device=device)
@@ -157,10 +169,12 @@ def test_linf_arguments_that_are_refused(backend: str, device: torch.device) -> 
 def test_opcheck_of_the_loss(inputs: tuple[Tensor, ...], device: torch.device) -> None:
     features, logits, labels = inputs
     numbers = (2.0, 0.07, True, 30.0, 1.0, "inside", True, "tf32x3")
-    vectors = torch.rand(4, device=device), torch.rand(4, device=device)
+    vectors = [torch.rand(4, device=device) for _ in range(4)]
+    nothing = [None] * 4
     torch.library.opcheck(srat_forward, (features, logits, labels, *vectors, *numbers))
-    torch.library.opcheck(srat_forward, (features, None, labels, None, None, *numbers))
-    torch.library.opcheck(srat_forward, (None, logits, labels, None, None, *numbers))
+    torch.library.opcheck(srat_forward, (features, None, labels, *nothing, *numbers))
+    torch.library.opcheck(srat_forward, (None, logits, labels, None, None, *vectors[:2], *numbers))
+    torch.library.opcheck(srat_forward, (None, logits, labels, *nothing, *numbers))
     with torch.no_grad():
         saved = srat_forward(features, logits, labels, *vectors, *numbers)[3:]
         one = torch.ones((), device=device)

@@ -36,6 +36,8 @@ def vectors(device: torch.device, classes: int = 10) -> dict[str, Tensor]:
     return {
         "class_weights": torch.logspace(0, 2, classes, device=device),
         "margins": torch.linspace(0.1, 0.5, classes, device=device),
+        "bias": torch.linspace(-1, -5, classes, device=device),
+        "inverse_temperature": torch.linspace(1, 0.3, classes, device=device),
     }
 
 
@@ -152,7 +154,7 @@ def run(
     """Forward and backward by the launchers themselves, into memory full of NaN, with given configurations."""
     out = outputs(features, logits)
     launch.run_forward(
-        features, logits, labels, None, None, out,
+        features, logits, labels, None, None, None, None, out,
         separation_weight=2.0, temperature=0.07, drop_empty=True, scale=1.0, focal_gamma=0.0,
         focal_weighting="outside", weighted_mean=True, precision="tf32x3", config=forward,
     )  # fmt: skip

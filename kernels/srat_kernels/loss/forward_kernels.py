@@ -13,10 +13,10 @@ from srat_kernels.loss.tiles import margin_rows, similarity
 
 @triton.jit(do_not_specialize=["batch"])
 def forward_kernel(
-    features, logits, labels, class_weights, margins,
+    features, logits, labels, class_weights, margins, biases, inverse_temperatures,
     partial_top, partial_total, partial_positive, partial_count, row_loss, row_weight, logit_gradient,
     batch, dims, classes, stride_row, stride_dim, stride_logit_row, stride_class,
-    stride_label, stride_weight, stride_margin, to_exponent, scale, gamma,
+    stride_label, to_exponent, scale, gamma,
     FOCAL: tl.constexpr, PRECISION: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -28,13 +28,14 @@ def forward_kernel(
     Args:
         features: [B, D] pointer or None. logits: [B, C] pointer or None. labels: [B] pointer.
         class_weights: [C] pointer or None. margins: [C] pointer or None.
+        biases: [C] pointer or None. inverse_temperatures: [C] pointer or None. All four are contiguous.
         partial_top: [SPLITS, B] written. partial_total: [SPLITS, B] written.
         partial_positive: [SPLITS, B] written. partial_count: [SPLITS, B] int32 written.
         row_loss: [B] f_i, written. row_weight: [B] w_i, written. logit_gradient: [B, C] written.
         batch: B. dims: D. classes: C.
         stride_row: of features. stride_dim: of features.
         stride_logit_row: of logits. stride_class: of logits.
-        stride_label: of labels. stride_weight: of class_weights. stride_margin: of margins.
+        stride_label: of labels.
         to_exponent: log2(e) / tau. scale: s of LDAM. gamma: of the focal factor.
         FOCAL: see `margin_rows`. PRECISION: see `matmul`.
         SPLITS: shares of the keys.
@@ -47,9 +48,8 @@ def forward_kernel(
     if logits is not None:  # noqa: SIM102 - known at compile time, unlike the share
         if share == 0:
             value, weight = margin_rows(
-                logits, labels, class_weights, margins, logit_gradient, rows,
-                batch, classes, stride_logit_row, stride_class, stride_label, stride_weight, stride_margin,
-                scale, gamma, FOCAL, BLOCK_M, BLOCK_C,
+                logits, labels, class_weights, margins, biases, inverse_temperatures, logit_gradient, rows,
+                batch, classes, stride_logit_row, stride_class, stride_label, scale, gamma, FOCAL, BLOCK_M, BLOCK_C,
             )  # fmt: skip
             tl.store(row_loss + rows, value, mask=inside)
             tl.store(row_weight + rows, weight, mask=inside)

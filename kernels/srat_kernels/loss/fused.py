@@ -22,6 +22,8 @@ def srat_forward(
     labels: Tensor,
     class_weights: Tensor | None,
     margins: Tensor | None,
+    bias: Tensor | None,
+    inverse_temperature: Tensor | None,
     separation_weight: float,
     temperature: float,
     drop_empty: bool,
@@ -39,6 +41,8 @@ def srat_forward(
         labels: [B].
         class_weights: [C] or None.
         margins: [C] or None.
+        bias: [C] or None.
+        inverse_temperature: [C] or None.
         separation_weight: lambda.
         temperature: tau.
         drop_empty: ``empty_anchors == "drop"``.
@@ -56,7 +60,7 @@ def srat_forward(
 
     outputs = _outputs(features, logits, labels)
     run_forward(
-        features, logits, labels, class_weights, margins, outputs,
+        features, logits, labels, class_weights, margins, bias, inverse_temperature, outputs,
         separation_weight=separation_weight, temperature=temperature, drop_empty=drop_empty, scale=scale,
         focal_gamma=focal_gamma, focal_weighting=focal_weighting, weighted_mean=weighted_mean, precision=precision,
     )  # fmt: skip
@@ -164,7 +168,7 @@ def _gradients(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     features, logits, labels = inputs[:3]
-    ctx.separation_weight, ctx.temperature, ctx.precision = inputs[5], inputs[6], inputs[12]
+    ctx.separation_weight, ctx.temperature, ctx.precision = inputs[7], inputs[8], inputs[14]
     ctx.logit_dtype = None if logits is None else logits.dtype
     ctx.set_materialize_grads(False)  # a scalar that nobody differentiates costs no launch
     ctx.save_for_backward(features, labels, *output[3:])
@@ -181,7 +185,7 @@ def _backward(
     wants_features, wants_logits = ctx.needs_input_grad[:2]
     upstream = (upstream_total, upstream_classification, upstream_separation)
     if all(gradient is None for gradient in upstream):
-        return (None,) * 13
+        return (None,) * 15
     feature_gradient, logit_gradient = srat_backward(
         features if wants_features else None, *saved, *upstream,
         ctx.logit_dtype if wants_logits else None, ctx.separation_weight, ctx.temperature, ctx.precision,
@@ -189,7 +193,7 @@ def _backward(
     return (
         feature_gradient if wants_features else None,
         logit_gradient if wants_logits else None,
-        *(None,) * 11,
+        *(None,) * 13,
     )
 
 

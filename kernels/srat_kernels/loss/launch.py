@@ -100,6 +100,8 @@ def run_forward(
     labels: Tensor,
     class_weights: Tensor | None,
     margins: Tensor | None,
+    bias: Tensor | None,
+    inverse_temperature: Tensor | None,
     outputs: tuple[Tensor, ...],
     *,
     separation_weight: float,
@@ -124,6 +126,8 @@ def run_forward(
         labels: [B].
         class_weights: [C] or None.
         margins: [C] or None.
+        bias: [C] or None.
+        inverse_temperature: [C] or None.
         outputs: written to, all contiguous.
         separation_weight: lambda.
         temperature: tau.
@@ -139,6 +143,10 @@ def run_forward(
     batch, dims = labels.shape[0], 1 if features is None else features.shape[1]
     classes = 1 if logits is None else logits.shape[1]
     focal = focal_weighting if focal_gamma > 0 else "none"
+    vectors = [
+        None if vector is None else vector.contiguous()
+        for vector in (class_weights, margins, bias, inverse_temperature)
+    ]
     rows = torch.empty((2, batch), dtype=torch.float32, device=labels.device)
 
     def launch(config: Config) -> tuple[Tensor, Tensor]:
@@ -147,11 +155,10 @@ def run_forward(
         count = torch.empty((splits, batch), dtype=torch.int32, device=labels.device)
         grid = (triton.cdiv(batch, config.tiles["BLOCK_M"]), splits)
         forward_kernel[grid](
-            features, logits, labels, class_weights, margins,
+            features, logits, labels, *vectors,
             partial[0], partial[1], partial[2], count, rows[0], rows[1], logit_gradient,
             batch, dims, classes, *_strides(features, 2), *_strides(logits, 2),
-            *_strides(labels, 1), *_strides(class_weights, 1), *_strides(margins, 1),
-            LOG2_E / temperature, scale, focal_gamma,
+            *_strides(labels, 1), LOG2_E / temperature, scale, focal_gamma,
             FOCAL=focal, PRECISION=precision, BLOCK_C=block_of_classes(classes, config),
             **{**config.arguments(), "SPLITS": splits},
         )  # fmt: skip

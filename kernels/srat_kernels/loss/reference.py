@@ -52,14 +52,17 @@ def margin_loss_reference(
     *,
     class_weights: Tensor | None = None,
     margins: Tensor | None = None,
+    bias: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
     scale: float = 1.0,
     focal_gamma: float = 0.0,
     focal_weighting: str = "outside",
     reduction: str = "weighted_mean",
 ) -> Tensor:
-    """Weighted cross-entropy, LDAM and focal loss in one formula (method.md "Losses").
+    """Weighted adjusted cross-entropy and focal loss in one formula (method.md "Losses", rivals.md section 2).
 
-        u_ic = scale (logit_ic - margin_c [c = y_i]),  l_i = -log softmax(u_i)[y_i],  w_i = class_weights[y_i]
+        u_ic = scale (logit_ic / T_c - margin_c [c = y_i]) + bias_c
+        l_i = -log softmax(u_i)[y_i],  w_i = class_weights[y_i]
         outside: f_i = w_i (1 - e^-l_i)^gamma l_i        inside: v_i = w_i l_i, f_i = (1 - e^-v_i)^gamma v_i
         weighted_mean: sum f / sum w                     batch: sum f / B
 
@@ -68,6 +71,8 @@ def margin_loss_reference(
         labels: [B] integers in [0, C).
         class_weights: [C] or None for ones.
         margins: [C] or None for zeros (LDAM's m_c).
+        bias: [C] or None for zeros (tau ln pi_c of logit adjustment).
+        inverse_temperature: [C] 1 / T_c or None for ones (CDT).
         scale: LDAM's s, 1 otherwise.
         focal_gamma: gamma >= 0; 0 switches the focal factor off.
         focal_weighting: "outside" (correct) or "inside" (the authors' code).
@@ -77,10 +82,14 @@ def margin_loss_reference(
         Scalar of at least float32.
     """
     u = _at_least_float32(logits)
+    if inverse_temperature is not None:
+        u = u * inverse_temperature.to(u.dtype)
     index = labels.long()[:, None]
     if margins is not None:
         u = u - torch.zeros_like(u).scatter(1, index, margins.to(u.dtype)[labels.long()][:, None])
     u = u * scale
+    if bias is not None:
+        u = u + bias.to(u.dtype)
     loss = u.logsumexp(dim=1) - u.gather(1, index).squeeze(1)  # [B], >= 0 up to rounding
     weight = torch.ones_like(loss) if class_weights is None else class_weights.to(u.dtype)[labels.long()]
     weighted = weight * loss

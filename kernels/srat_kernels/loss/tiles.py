@@ -111,13 +111,16 @@ def focal(x, gamma):
 
 @triton.jit
 def shifted_logits(
-    logits, rows, start, target, margin, batch, classes, stride_row, stride_class, scale,
-    BLOCK_C: tl.constexpr,
+    logits, biases, inverse_temperatures, rows, start, target, margin,
+    batch, classes, stride_row, stride_class, scale, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """u_ic = scale (logit_ic - margin_i [c = y_i]) for the BLOCK_C classes from `start`, -inf past the last.
+    """u_ic = scale (logit_ic / T_c - margin_i [c = y_i]) + bias_c for the BLOCK_C classes from `start`.
+
+    Past the last class u is -inf.
 
     Args:
         logits: [B, C] pointer.
+        biases: [C] pointer or None. inverse_temperatures: [C] pointer or None.
         rows: [M] rows of the program.
         start: first class.
         target: [M] y_i. margin: [M] the margin of y_i.
@@ -127,7 +130,7 @@ def shifted_logits(
         BLOCK_C: classes of a tile.
 
     Returns:
-        u [M, BLOCK_C]; whether c = y_i [M, BLOCK_C]; the classes c [BLOCK_C].
+        u [M, BLOCK_C]; whether c = y_i [M, BLOCK_C]; the classes c [BLOCK_C]; 1 / T_c [BLOCK_C], 1 where None.
     """
     c = start + tl.arange(0, BLOCK_C)
     hit = c[None, :] == target[:, None]
@@ -136,14 +139,20 @@ def shifted_logits(
         mask=(rows < batch)[:, None] & (c < classes)[None, :],
         other=0.0,
     ).to(tl.float32)
+    sharpness = tl.full((BLOCK_C,), 1.0, tl.float32)
+    if inverse_temperatures is not None:
+        sharpness = tl.load(inverse_temperatures + c, mask=c < classes, other=1.0).to(tl.float32)
+        u *= sharpness[None, :]
     u = (u - tl.where(hit, margin[:, None], 0.0)) * scale
-    return tl.where((c < classes)[None, :], u, float("-inf")), hit, c
+    if biases is not None:
+        u += tl.load(biases + c, mask=c < classes, other=0.0).to(tl.float32)[None, :]
+    return tl.where((c < classes)[None, :], u, float("-inf")), hit, c, sharpness
 
 
 @triton.jit
 def margin_rows(
-    logits, labels, class_weights, margins, gradient, rows,
-    batch, classes, stride_row, stride_class, stride_label, stride_weight, stride_margin, scale, gamma,
+    logits, labels, class_weights, margins, biases, inverse_temperatures, gradient, rows,
+    batch, classes, stride_row, stride_class, stride_label, scale, gamma,
     FOCAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Per-row margin loss f_i and weight w_i; writes df_i/dlogits, not yet normalised, to `gradient` [B, C].
@@ -153,11 +162,12 @@ def margin_rows(
     Args:
         logits: [B, C] pointer. labels: [B] pointer.
         class_weights: [C] pointer or None. margins: [C] pointer or None.
+        biases: [C] pointer or None. inverse_temperatures: [C] pointer or None. All four are contiguous.
         gradient: [B, C] float32 pointer, contiguous; written.
         rows: [BLOCK_M] rows of the program.
         batch: B. classes: C.
         stride_row: of logits. stride_class: of logits.
-        stride_label: of labels. stride_weight: of class_weights. stride_margin: of margins.
+        stride_label: of labels.
         scale: s of LDAM.
         gamma: of the focal factor.
         FOCAL: "none", "outside" or "inside".
@@ -172,19 +182,20 @@ def margin_rows(
     target = tl.where(known, label, 0).to(tl.int32)
     margin = tl.zeros((BLOCK_M,), tl.float32)
     if margins is not None:
-        margin = tl.load(margins + target * stride_margin, mask=inside, other=0.0).to(tl.float32)
+        margin = tl.load(margins + target, mask=inside, other=0.0).to(tl.float32)
     weight = tl.full((BLOCK_M,), 1.0, tl.float32)
     if class_weights is not None:
-        weight = tl.load(class_weights + target * stride_weight, mask=inside, other=0.0).to(tl.float32)
+        weight = tl.load(class_weights + target, mask=inside, other=0.0).to(tl.float32)
     weight = tl.where(known, weight, float("nan"))
 
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     own = tl.zeros((BLOCK_M,), tl.float32)
     for start in range(0, classes, BLOCK_C):
-        u, hit, _ = shifted_logits(
-            logits, rows, start, target, margin, batch, classes, stride_row, stride_class, scale, BLOCK_C
-        )
+        u, hit, _, _ = shifted_logits(
+            logits, biases, inverse_temperatures, rows, start, target, margin,
+            batch, classes, stride_row, stride_class, scale, BLOCK_C,
+        )  # fmt: skip
         higher = tl.maximum(top, tl.max(u, axis=1))
         shift = tl.where(higher == float("-inf"), 0.0, higher)  # a tile of classes masked by -inf logits
         total = total * tl.exp(top - shift) + tl.sum(tl.exp(u - shift[:, None]), axis=1)
@@ -204,13 +215,14 @@ def margin_rows(
         slope = weight
 
     for start in range(0, classes, BLOCK_C):
-        u, hit, c = shifted_logits(
-            logits, rows, start, target, margin, batch, classes, stride_row, stride_class, scale, BLOCK_C
-        )
+        u, hit, c, sharpness = shifted_logits(
+            logits, biases, inverse_temperatures, rows, start, target, margin,
+            batch, classes, stride_row, stride_class, scale, BLOCK_C,
+        )  # fmt: skip
         probability = tl.exp(u - top[:, None]) / total[:, None]
         tl.store(
             gradient + rows.to(tl.int64)[:, None] * classes + c[None, :],
-            (slope * scale)[:, None] * (probability - tl.where(hit, 1.0, 0.0)),
+            (slope * scale)[:, None] * (probability - tl.where(hit, 1.0, 0.0)) * sharpness[None, :],
             mask=inside[:, None] & (c < classes)[None, :],
         )
     return value, weight
