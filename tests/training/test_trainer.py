@@ -138,10 +138,19 @@ def test_equal_seeds_give_byte_equal_files(method: str, tmp_path) -> None:
     assert not torch.are_deterministic_algorithms_enabled()  # the process is left as it was
 
 
-@pytest.mark.parametrize("engine", ["fast", "reference"])
-def test_training_goes_on_with_the_raw_head_and_all_that_is_judged_is_adjusted(engine, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "head", "added"),
+    [
+        ("fast", "linear", "linear.bias"),
+        ("reference", "linear", "linear.bias"),
+        ("fast", "cosine", "linear.shift"),
+    ],
+)
+def test_training_goes_on_with_the_raw_head_and_all_that_is_judged_is_adjusted(
+    engine, head, added, tmp_path
+) -> None:
     """Post-hoc logit adjustment: the weights of plain training, and z_c - ln(n_c / N) in every file and number."""
-    options = {"method": "ce", "run__engine": engine, "optim__epochs": 2}
+    options = {"method": "ce", "run__engine": engine, "model__head": head, "optim__epochs": 2}
     adjusted = resumable(**options, model__inference_prior=1.0)
     one, other, stopped = (tmp_path / name for name in ("raw", "adjusted", "stopped"))
     raw = train(resumable(**options), one)
@@ -150,7 +159,7 @@ def test_training_goes_on_with_the_raw_head_and_all_that_is_judged_is_adjusted(e
     prior = (counts / counts.sum()).log()
     for kind in ("last", "ema"):  # another epoch may be the best
         states = [safetensors.torch.load_file(run / WEIGHTS[kind]) for run in (one, other)]
-        expected = states[0] | {"linear.bias": (states[0]["linear.bias"].double() - prior).float()}
+        expected = states[0] | {added: (states[0][added].double() - prior).float()}
         assert all(torch.equal(tensor, expected[name]) for name, tensor in states[1].items())
     lines = [metrics(run) for run in (one, other)]
     assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
