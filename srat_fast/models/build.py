@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
-from srat_fast.models.classifier import Classifier
+from srat_fast.models.classifier import TINY, Classifier, CosineLinear
 from srat_fast.recipe import Recipe, ResolvedRecipe
 from srat_fast.seeds import seed_for
 
@@ -19,14 +21,7 @@ from srat_fast.seeds import seed_for
 def build_model(
     recipe: Recipe, *, classes: int, channels: int, moments: tuple[Tensor, Tensor] | None
 ) -> Classifier:
-    """The network of a recipe with weights from the recipe's seed, float32 on the CPU.
-
-    Args:
-        recipe: resolved.
-        classes: C.
-        channels: of the images.
-        moments: per-channel (mean, std) for `model.normalize = dataset`, else None.
-    """
+    """The network of a recipe with weights of its seed, float32 on the CPU; `moments`: per-channel mean and std."""
     mean, std = moments if moments is not None else (None, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(recipe.seed, "weights"))
@@ -38,7 +33,38 @@ def build_model(
             projection_dim=_projection_dim(recipe),
             mean=mean,
             std=std,
+            head=recipe.value("model.head"),
+            head_scale=recipe.value("model.head_scale"),
+            head_gamma=recipe.value("model.head_gamma"),
         )
+
+
+@torch.no_grad()
+def adjusted(model: Classifier, recipe: ResolvedRecipe, counts: Sequence[int]) -> Classifier:
+    """What is judged and saved: a copy with the recipe's inference adjustment in its last layer, or, where there is
+    none, the model itself.
+
+    In this order: w_c / |w_c|^tau without bias, z_c / n_c^tau, the factor on cosines, z_c - tau ln(n_c / N).
+    """
+    own = recipe.model
+    if not (own.inference_norm or own.inference_counts or own.inference_prior or own.inference_scale != 1):
+        return model
+    model = copy.deepcopy(model)
+    head = model.linear
+    images = torch.tensor(list(counts), dtype=torch.float64, device=head.weight.device)
+    prior = own.inference_prior * torch.log(images / images.sum())
+    if isinstance(head, CosineLinear):
+        head.scale *= own.inference_scale
+        head.shift.copy_(-prior)
+        return model
+    weight, bias = head.weight.double(), head.bias.double()
+    if own.inference_norm:
+        weight = weight / weight.norm(dim=1, keepdim=True).clamp(min=TINY) ** own.inference_norm
+        bias = torch.zeros_like(bias)
+    factors = images**-own.inference_counts
+    head.weight.copy_(weight * factors[:, None])
+    head.bias.copy_(bias * factors - prior)
+    return model
 
 
 def _projection_dim(recipe: Recipe) -> int | None:
@@ -88,13 +114,7 @@ def planned_flops(recipe: Recipe) -> int:
 
 
 def check_batch_norm(recipe: ResolvedRecipe, images: int, model: Classifier) -> None:
-    """Refuse a last batch of one image where a BatchNorm sees one pixel of it: there is nothing to average.
-
-    Args:
-        recipe: resolved.
-        images: training images an epoch.
-        model: on any device.
-    """
+    """Refuse a last batch of one image where a BatchNorm sees one pixel of it: there is nothing to average."""
     size, batch = recipe.data.image_size, recipe.optim.batch_size
     if (batch == 1 or images % batch == 1) and _fewest_values(size, **model.arguments()) == 1:
         raise UserError(

@@ -18,6 +18,7 @@ from srat_fast.errors import Interrupted
 from srat_fast.evaluation.judge import eval_settings, judge
 from srat_fast.evaluation.samples import sample_examples, save_samples
 from srat_fast.hardware import peak_flops, peak_memory
+from srat_fast.models.build import adjusted
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes, save_model
 from srat_fast.plugins import described, recorded
@@ -433,7 +434,8 @@ class Fit:
         )
 
     def _validate(self, epoch: int) -> dict[str, Any]:
-        before, best, model = time.monotonic(), self._history["best"], self.setup.engine.model
+        before, best = time.monotonic(), self._history["best"]
+        model = self._adjusted(self.setup.engine.model)
         verdict = self._judge(model, self.setup.split.validation, lambda images: None)
         if best is None or verdict["robust"]["balanced"] > best["validation"]["robust"]["balanced"]:
             self._history["best"] = {"epoch": epoch, "validation": verdict}
@@ -445,7 +447,8 @@ class Fit:
     def _evaluate(self) -> dict[str, Any]:
         """The last weights, the best by validation and the moving average, each judged on the test images."""
         setup, runner, path, view = self.setup, self.runner, self.run_directory.path, self._view
-        recipe, model, test, history = setup.recipe, setup.engine.model, setup.split.test, self._history
+        recipe, test, history = setup.recipe, setup.split.test, self._history
+        model = self._adjusted(setup.engine.model)
         checksums = {"last": save_model(path / MODEL, model, label(recipe))}
         before = time.monotonic()
         view.begin("evaluation", 2 * len(test))
@@ -458,8 +461,9 @@ class Fit:
             best = model_from_bytes(content, path / BEST).to(setup.device)
             result["best"] = history["best"] | self._judge(best, test, lambda images: None)
         if runner.ema is not None:
-            result["ema"] = self._judge(runner.ema.module, test, lambda images: None)
-            checksums["ema"] = save_model(path / EMA, runner.ema.module, label(recipe))
+            average = self._adjusted(runner.ema.module)
+            result["ema"] = self._judge(average, test, lambda images: None)
+            checksums["ema"] = save_model(path / EMA, average, label(recipe))
         examples = sample_examples(model, test, eval_settings(recipe), device=setup.device, seed=recipe.seed)
         save_samples(path / SAMPLES, examples)
         points = {f"test/{kind}": result[kind]["overall"] for kind in ("standard", "robust")}
@@ -486,6 +490,10 @@ class Fit:
                 "share_of_training": history["saving"] / runner.training_seconds,
             },
         }
+
+    def _adjusted(self, model: Classifier) -> Classifier:
+        """The network that is judged and saved: training and its checkpoints go on with the raw one."""
+        return adjusted(model, self.setup.recipe, self.setup.split.counts)
 
     def _judge(self, model: nn.Module, images: ImageSet, progress: Callable[[int], None]) -> dict[str, Any]:
         """Clean and robust accuracy under the run's own evaluation attack; a stop is possible between batches."""
