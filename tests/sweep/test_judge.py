@@ -30,7 +30,7 @@ def test_what_is_on_record_is_not_lacking() -> None:
 
 
 def test_each_finished_run_is_judged_once(tmp_path, monkeypatch, stage) -> None:
-    sweep = finished_sweep(stage.out, CIFAR, VALUES)
+    sweep = finished_sweep(stage.out, CIFAR, VALUES, test_images=40)
     asked: list[tuple] = []
 
     def evaluate(run, attacks, *, changes, device, plugin, progress) -> None:
