@@ -1,4 +1,4 @@
-"""Compile every kernel in every configuration for sm_90, with no GPU: enters nothing, leaves one JSON line a kernel.
+"""Compile every kernel in every configuration for sm_90, with no GPU; prints one JSON line a kernel.
 
 Run as a script in a process of its own: TRITON_INTERPRET must be unset before triton is imported.
 `python hopper.py forward`, `... backward`: those; without an argument: all others.
@@ -19,15 +19,21 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from srat_kernels.jit import triton
+from srat_kernels.linf.kernel import CONFIGS as LINF
 from srat_kernels.linf.kernel import linf_kernel
-from srat_kernels.linf.launch import CONFIGS as LINF
-from srat_kernels.loss.backward_kernel import backward_kernel
-from srat_kernels.loss.forward_kernels import finish_kernel, forward_kernel
-from srat_kernels.loss.launch import BACKWARD, FORWARD, block_of_classes, fit
+from srat_kernels.loss.kernels import (
+    BACKWARD,
+    FORWARD,
+    backward_kernel,
+    block_of_classes,
+    finish_kernel,
+    fit,
+    forward_kernel,
+)
 from srat_kernels.tuning import Config
 
 POINTERS = {"labels": "*i64", "partial_count": "*i32"}
-INTEGERS = ("batch", "dims", "classes", "numel", "size_", "stride_")
+INTEGERS = ("batch", "dims", "classes", "numel", "stride_")
 
 
 def compile_for_hopper(
@@ -138,14 +144,13 @@ def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]
     for number, config in enumerate(LINF):
         for gradient in ("*bf16", "*fp16", "*fp32", "*fp64"):
             types = {"gradient": gradient, "nonfinite": "*i64", "zero": "*i64"}
-            yield f"linf flat {gradient} {number}", linf_kernel, config, types, {"FLAT": True, "WIDE": False}
-        yield f"linf strided {number}", linf_kernel, config, types, {"FLAT": False, "WIDE": False}
+            yield f"linf {gradient} {number}", linf_kernel, config, types, {"WIDE": False}
         yield (
             f"linf uncounted {number}",
             linf_kernel,
             config,
             types,
-            {"FLAT": True, "WIDE": True, "nonfinite": None, "zero": None},
+            {"WIDE": True, "nonfinite": None, "zero": None},
         )
 
 

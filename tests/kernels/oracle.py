@@ -1,6 +1,6 @@
 """The formulas once more, in float64 and one anchor or row at a time, sharing no code with the package.
 
-Enters tensors of any float type; leaves float64 values that autograd can differentiate.
+Any float type in, float64 values that autograd can differentiate out.
 """
 
 from __future__ import annotations

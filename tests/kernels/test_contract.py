@@ -23,8 +23,8 @@ from srat_kernels import (
     separation_loss,
     srat_loss,
 )
-from srat_kernels.linf.fused import linf_step_inplace, linf_step_new
-from srat_kernels.loss.fused import srat_backward, srat_forward
+from srat_kernels.linf.op import linf_step_inplace, linf_step_new
+from srat_kernels.loss.op import Settings, Vectors, srat_backward, srat_forward
 
 
 @pytest.fixture
@@ -168,21 +168,21 @@ def test_linf_arguments_that_are_refused(backend: str, device: torch.device) -> 
 
 def test_opcheck_of_the_loss(inputs: tuple[Tensor, ...], device: torch.device) -> None:
     features, logits, labels = inputs
-    numbers = (2.0, 0.07, True, 30.0, 1.0, "inside", True, "tf32x3")
-    vectors = [torch.rand(4, device=device) for _ in range(4)]
-    nothing = [None] * 4
-    torch.library.opcheck(srat_forward, (features, logits, labels, *vectors, *numbers))
-    torch.library.opcheck(srat_forward, (features, None, labels, *nothing, *numbers))
-    torch.library.opcheck(srat_forward, (None, logits, labels, None, None, *vectors[:2], *numbers))
-    torch.library.opcheck(srat_forward, (None, logits, labels, *nothing, *numbers))
+    settings = Settings(2.0, 0.07, True, 30.0, 1.0, "inside", True, "tf32x3")
+    vectors = [torch.rand(4, device=device) for _ in Vectors._fields]
+    torch.library.opcheck(srat_forward, (features, logits, labels, *vectors, *settings))
+    torch.library.opcheck(srat_forward, (features, None, labels, *Vectors(), *settings))
+    torch.library.opcheck(srat_forward, (None, logits, labels, None, None, *vectors[:2], *settings))
+    torch.library.opcheck(srat_forward, (None, logits, labels, *Vectors(), *settings))
     with torch.no_grad():
-        saved = srat_forward(features, logits, labels, *vectors, *numbers)[3:]
+        saved = srat_forward(features, logits, labels, *vectors, *settings)[3:]
         one = torch.ones((), device=device)
-        rest = (2.0, 0.07, "tf32x3")
         torch.library.opcheck(
-            srat_backward, (features.detach(), labels, *saved, one, None, one, torch.float32, *rest)
+            srat_backward, (features.detach(), labels, *saved, one, None, one, torch.float32, *settings)
         )
-        torch.library.opcheck(srat_backward, (None, labels, *saved, None, one, None, torch.float32, *rest))
+        torch.library.opcheck(
+            srat_backward, (None, labels, *saved, None, one, None, torch.float32, *settings)
+        )
 
 
 def test_opcheck_of_the_step(device: torch.device) -> None:
@@ -197,9 +197,10 @@ def test_a_compiled_step_has_no_graph_break(inputs: tuple[Tensor, ...], device: 
     """Loss, both gradients and the image step in one graph; the kernels run inside of it, at every call."""
     features, logits, labels = inputs
     images, clean = torch.rand(2, 5, device=device), torch.rand(2, 5, device=device)
+    vectors = {name: torch.rand(4, device=device) + 0.5 for name in Vectors._fields}
 
     def both(z: Tensor, x: Tensor, image: Tensor, count: Tensor, backend: str) -> tuple[Tensor, ...]:
-        loss = srat_loss(z, x, labels, backend=backend)
+        loss = srat_loss(z, x, labels, **vectors, backend=backend)
         moved = linf_step(
             image, image - clean, clean, step_size=0.1, epsilon=0.2, nonfinite=count, backend=backend
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from srat_kernels import last_backend, margin_loss
-from srat_kernels.loss.fused import srat_forward
+from srat_kernels.loss.op import Settings, srat_forward
 from srat_kernels.loss.reference import margin_loss_reference
 from tests.kernels import oracle
 from tests.kernels.accuracy import assert_as_accurate
@@ -236,9 +236,8 @@ def test_a_label_out_of_range_gives_nan_and_touches_nothing(
     labels = torch.randint(10, (10,), device=device)
     labels[4] = label
     weighted = reduction == "weighted_mean"
-    _, loss, *_, slopes, _ = srat_forward(
-        None, logits, labels, ones, ones, ones, ones, 0.0, 1.0, True, 1.0, 1.0, "outside", weighted, "ieee"
-    )
+    settings = Settings(focal_gamma=1.0, weighted_mean=weighted)
+    _, loss, *_, slopes, _ = srat_forward(None, logits, labels, ones, ones, ones, ones, *settings)
     assert loss.isnan()
     bad = slopes.isnan().any(dim=1).nonzero().flatten().tolist()
     assert bad == [4], "the other rows are computed as ever"

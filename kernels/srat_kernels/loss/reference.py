@@ -18,17 +18,7 @@ def separation_loss_reference(
 ) -> Tensor:
     """Eq. 6: batch supervised-contrastive loss, one view, anchors without a positive left out.
 
-        L_sep(i) = -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p/tau) / sum_{a != i} exp(z_i.z_a/tau) )
-
-    Args:
-        features: [B, D] rows of unit length.
-        labels: [B] integers.
-        temperature: tau > 0.
-        empty_anchors: "drop" averages over the anchors that have a positive (0 where there is none);
-            "zero" averages over all B anchors.
-
-    Returns:
-        Scalar of at least float32.
+    L_sep(i) = -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p/tau) / sum_{a != i} exp(z_i.z_a/tau) )
     """
     z = _at_least_float32(features)
     batch = z.shape[0]
@@ -59,27 +49,12 @@ def margin_loss_reference(
     focal_weighting: str = "outside",
     reduction: str = "weighted_mean",
 ) -> Tensor:
-    """Weighted adjusted cross-entropy and focal loss in one formula (method.md "Losses", rivals.md section 2).
+    """Weighted adjusted cross-entropy and focal loss in one formula (the README has the named ones).
 
-        u_ic = scale (logit_ic / T_c - margin_c [c = y_i]) + bias_c
-        l_i = -log softmax(u_i)[y_i],  w_i = class_weights[y_i]
-        outside: f_i = w_i (1 - e^-l_i)^gamma l_i        inside: v_i = w_i l_i, f_i = (1 - e^-v_i)^gamma v_i
-        weighted_mean: sum f / sum w                     batch: sum f / B
-
-    Args:
-        logits: [B, C].
-        labels: [B] integers in [0, C).
-        class_weights: [C] or None for ones.
-        margins: [C] or None for zeros (LDAM's m_c).
-        bias: [C] or None for zeros (tau ln pi_c of logit adjustment).
-        inverse_temperature: [C] 1 / T_c or None for ones (CDT).
-        scale: LDAM's s, 1 otherwise.
-        focal_gamma: gamma >= 0; 0 switches the focal factor off.
-        focal_weighting: "outside" (correct) or "inside" (the authors' code).
-        reduction: "weighted_mean" or "batch" (Eq. 7's 1/n).
-
-    Returns:
-        Scalar of at least float32.
+    u_ic = scale (logit_ic / T_c - margin_c [c = y_i]) + bias_c
+    l_i = -log softmax(u_i)[y_i],  w_i = class_weights[y_i]
+    outside: f_i = w_i (1 - e^-l_i)^gamma l_i        inside: v_i = w_i l_i, f_i = (1 - e^-v_i)^gamma v_i
+    weighted_mean: sum f / sum w                     batch: sum f / B
     """
     u = _at_least_float32(logits)
     if inverse_temperature is not None:
