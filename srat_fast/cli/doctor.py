@@ -77,7 +77,7 @@ def doctor() -> None:
 
 def _data(console: Console) -> None:
     """Which published sets are on this machine already."""
-    from srat_fast.data.cache import cache_directory
+    from srat_fast.data.paths import cache_directory
     from srat_fast.data.sources import state_of
 
     console.say(f"prepared data: {cache_directory()} (SRAT_FAST_CACHE)")
