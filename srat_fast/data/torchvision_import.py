@@ -27,7 +27,8 @@ def torchvision(part: str, option: str) -> ModuleType:
     try:
         version = importlib.metadata.version("torchvision")
     except importlib.metadata.PackageNotFoundError:
-        raise MissingPackage("torchvision", option, "pip install 'srat-fast[augment]'") from None
+        install = f"pip install torchvision torch=={torch.__version__.partition('+')[0]}"  # keeps this torch
+        raise MissingPackage("torchvision", option, install) from None
     if torch.version.cuda is None and not _declared and not hasattr(torch.ops.torchvision, "nms"):
         library = torch.library.Library("torchvision", "FRAGMENT")
         for schema in _SCHEMAS:

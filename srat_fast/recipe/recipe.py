@@ -347,6 +347,8 @@ def _check_serving(data: Data) -> None:
         raise UserError(
             "data.storage", "stored JPEG is read by --loader ffcv only; raw suits every loader", "jpeg"
         )
+    if data.policy != "none" and data.loader != "memory":
+        raise UserError("data.policy", "only --loader memory has it; none suits every loader", data.policy)
     size = data.image_size or 32
     if data.max_side is not None and jpeg and data.max_side < size:
         raise UserError("data.max_side", f"at least data.image_size = {size}", data.max_side)

@@ -102,6 +102,11 @@ class Data(Section):
     jpeg_quality: int | None = setting(
         None, "quality of a stored JPEG", low=1, high=100, auto="90 with storage = jpeg"
     )
+    policy: str = setting(
+        "none", "augmentation policy before crop and flip: autoaugment, AutoAugment's of CIFAR-10; randaugment, "
+        "RandAugment(2, 8); both as torchvision's tensors have them", choices=("none", "autoaugment", "randaugment"),
+        before="none",
+    )  # fmt: skip
     augment: str = setting(
         "crop", "crop: zero-padded random crop; resized-crop: random area and aspect ratio, resized to image_size",
         choices=("crop", "resized-crop"),

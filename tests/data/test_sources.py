@@ -105,7 +105,7 @@ def test_a_torchvision_that_is_missing_or_of_another_torch_is_one_line(monkeypat
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(
-        UserError, match=r"needs the package torchvision, .*: pip install 'srat-fast\[augment\]'"
+        UserError, match=r"needs the package torchvision, .*: pip install torchvision torch==\d"
     ):
         torchvision("datasets", "data.policy")
 
