@@ -141,7 +141,7 @@ class Recipe(Section):
         if milestones is None:
             # of a run too short for two drops, the ones that fall inside it remain
             milestones = tuple(sorted({m for m in (epochs * 8 // 10, epochs * 9 // 10) if 0 < m < epochs}))
-        jpeg, resized = data.storage == "jpeg", self.value("data.augment") == "resized-crop"
+        jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
         defaults: dict[str, Any] = {name: self.value(name) for name in _BY_METHOD} | {
             "data.subset_seed": self.seed,
             "data.image_size": size,
@@ -435,6 +435,8 @@ def _check_serving(data: Data) -> None:
         raise UserError(
             "data.storage", "stored JPEG is read by --loader ffcv only; raw suits every loader", "jpeg"
         )
+    if data.policy != "none" and data.loader != "memory":
+        raise UserError("data.policy", "only --loader memory has it; none suits every loader", data.policy)
     size = data.image_size or 32
     if data.max_side is not None and jpeg and data.max_side < size:
         raise UserError("data.max_side", f"at least data.image_size = {size}", data.max_side)
