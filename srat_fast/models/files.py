@@ -74,7 +74,7 @@ def model_from_bytes(content: bytes, path: Path) -> Classifier:
 def model_from_state(
     state: dict[str, Tensor], network: str | None, field: str, path: Path, *, name: str | None = None
 ) -> Classifier:
-    """A network in eval mode, float32 on the CPU, with a state dict's weights; `field` and `path` are for messages.
+    """A network in eval mode, float32 on the CPU, with the weights of a state dict; `field`, `path`: for messages.
 
     `network` is `Classifier.arguments` as JSON; a file that does not say is of the network `name`, else resnet18.
     """

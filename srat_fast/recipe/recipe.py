@@ -420,6 +420,11 @@ def _check_method(recipe: Recipe) -> None:
         raise UserError(
             "attack.examples", "a radius by class is one of attacks: adversarial is needed", "clean"
         )
+    policy, loader = value("data.policy"), recipe.data.loader
+    if policy != "none" and loader != "memory":
+        name = "data.policy" if recipe.data.policy else "data.loader"
+        problem = f"{policy} (data.policy) needs memory" if name == "data.loader" else "only --loader memory has it"
+        raise UserError(name, f"{problem}; none suits every loader", loader if name == "data.loader" else policy)
     if row.base in UNWEIGHTED and row.weighting != "none":
         raise UserError(
             "loss.weighting", f"base loss {row.base} has no class weights; none is needed", row.weighting
@@ -435,8 +440,6 @@ def _check_serving(data: Data) -> None:
         raise UserError(
             "data.storage", "stored JPEG is read by --loader ffcv only; raw suits every loader", "jpeg"
         )
-    if data.policy != "none" and data.loader != "memory":
-        raise UserError("data.policy", "only --loader memory has it; none suits every loader", data.policy)
     size = data.image_size or 32
     if data.max_side is not None and jpeg and data.max_side < size:
         raise UserError("data.max_side", f"at least data.image_size = {size}", data.max_side)
