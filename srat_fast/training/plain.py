@@ -91,16 +91,18 @@ class ReferenceEngine(Reference):
         if self.row.adversarial:
             x = self.attack(x, labels)
         attacked = self._now()
-        result = self.update(x, labels)
+        result = self.update(x, labels, images)
         self.stopwatch.sums["attack"] += attacked - started
         self.stopwatch.sums["step"] += self._now() - attacked
         return result
 
-    def update(self, x: Tensor, labels: Tensor) -> PlainResult:
-        """The outer minimisation on images that are adversarial already."""
-        found, logits = self.gradient(x, labels)
-        if self.guard.allows(found["total"], self.norm):
-            self.optimizer.step()
+    def update(self, x: Tensor, labels: Tensor, images: Tensor | None = None) -> PlainResult:
+        """The outer minimisation on images that are adversarial already, the clean ones beside them."""
+        clean = x if images is None else images
+        with self.perturbed(x, labels, clean):
+            found, logits = self.gradient(x, labels, clean)
+            if self.guard.allows(found["total"], self.norm):
+                self.optimizer.step()
         return PlainResult(found, (logits.argmax(dim=1) == labels).sum(), x)
 
     def close(self) -> None:
