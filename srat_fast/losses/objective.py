@@ -165,10 +165,16 @@ def full_weights(recipe: Recipe, counts: Sequence[int], under: Sequence[int]) ->
     return class_balanced_weights(counts, loss.beta)
 
 
-def class_vector(field: str, values: Sequence[float], classes: int, device: torch.device) -> Tensor | None:
-    """[C] float32 of a recipe field that has a number for each class; None where it is empty."""
+def class_vector(
+    field: str,
+    values: Sequence[float],
+    classes: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor | None:
+    """[C] of a recipe field that has a number for each class; None where it is empty."""
     if not values:
         return None
     if len(values) != classes:
         raise UserError(field, f"{classes} numbers are needed, one a class", f"{len(values)} numbers")
-    return torch.tensor(values, dtype=torch.float32, device=device)
+    return torch.tensor(values, dtype=dtype, device=device)

@@ -135,7 +135,11 @@ class Harl:
 
 @term("kl")
 class PairDivergence:
-    """KL(p(x) || p(x')) from the clean to the adversarial prediction (TRADES), times 1 - p_y(x) in MART."""
+    """KL(p(x) || p(x')) from the clean to the adversarial prediction (TRADES), times 1 - p_y(x) in MART.
+
+    x and x' are one pass of the update each, in train mode. BatchNorm sees first the one that L_cls reads: x with
+    `loss.branch = clean` (TRADES), else x' (MART, RoBal).
+    """
 
     clean = True
 

@@ -15,6 +15,7 @@ from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
 from srat_fast.models.classifier import TINY, Classifier, CosineLinear
 from srat_fast.recipe import Recipe, ResolvedRecipe
+from srat_fast.registry import inner, term
 from srat_fast.seeds import seed_for
 
 
@@ -96,13 +97,27 @@ def _forward_flops(size: int, **arguments: Any) -> int:
 
 
 def training_flops(forward: int, recipe: Recipe) -> int:
-    """FLOPs of one training image (performance.md "The work and its floor").
+    """FLOPs of one training image, averaged over the epochs, by its passes.
 
-    An attack step is a forward pass and the gradient of the input (2 forwards); the training step adds the weights'
-    gradient (3): 10 x 2 + 3 = 23 forwards for PGD-10.
+    A gradient costs a forward pass. An attack step is a pass and the gradient of the input, the clean prediction of a
+    loss like kl one more pass an attack; the update has the gradient of the weights too: 10 x 2 + 3 = 23 for PGD-10.
+    It takes 3 for each of x and x' that its terms read, 1 where no gradient comes back, and AWP doubles it.
     """
-    attack = 2 * recipe.attack.steps if recipe.row.adversarial else 0
-    return (attack + 3) * forward
+    row, optim = recipe.row, recipe.optim
+    attack = 0
+    if row.adversarial:
+        climbed = inner[recipe.attack.loss or row.inner]
+        attack = 2 * recipe.attack.steps + int(getattr(climbed, "clean", False))
+    base = recipe.value("loss.branch") == "clean"
+    readers = [name for name in (row.base, *row.terms) if getattr(term[name], "clean", False)]
+    update = 1 if base and not row.terms else 3  # its logits are counted as right or wrong in any case
+    if base or readers:
+        detached = not base and readers == ["kl"] and recipe.value("loss.kl_target") == "detached"
+        update += 1 if detached else 3
+    perturbed = 0.0
+    if recipe.value("optim.awp_gamma") > 0:
+        perturbed = max(0.0, 1 - recipe.value("optim.awp_epoch") / optim.epochs)
+    return round((attack + update * (1 + perturbed)) * forward)
 
 
 def planned_flops(recipe: Recipe) -> int:

@@ -391,6 +391,7 @@ def _check_method(recipe: Recipe) -> None:
         "attack.start": (recipe.attack.random_start, "attack.random_start = true"),
         "optim.awp_epoch": (perturbed, "optim.awp_gamma > 0"),
         "optim.ema_every": (recipe.optim.ema_decay > 0, "optim.ema_decay > 0"),
+        "optim.nesterov": (recipe.optim.momentum > 0, "optim.momentum > 0"),
     }
     for start, (useful, needed) in needs.items():
         for name in () if useful else _starting(start):
@@ -414,6 +415,10 @@ def _check_method(recipe: Recipe) -> None:
             "attack.examples",
             "the term kl compares adversarial with clean images: adversarial is needed",
             "clean",
+        )
+    if not row.adversarial and value("attack.radius") != "same":
+        raise UserError(
+            "attack.examples", "a radius by class is one of attacks: adversarial is needed", "clean"
         )
     if row.base in UNWEIGHTED and row.weighting != "none":
         raise UserError(

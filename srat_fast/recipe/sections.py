@@ -428,9 +428,7 @@ class Optim(Section):
 
     prefix = "optim."
     lr: float = setting(0.1, "learning rate after warm-up", low=0.0, low_open=True, source="paper, Section 5")
-    momentum: float = setting(
-        0.9, "momentum, no Nesterov", low=0.0, high=1.0, high_open=True, source="authors' code"
-    )
+    momentum: float = setting(0.9, "momentum", low=0.0, high=1.0, high_open=True, source="authors' code")
     weight_decay: float = setting(5e-4, "weight decay on all parameters", low=0.0, source="authors' code")
     batch_size: int = setting(
         128, "images a step; the last partial batch is kept", low=1, source="authors' code"

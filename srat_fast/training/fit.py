@@ -66,7 +66,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, frozen: Tensor | None = None) -> None:
-        """Average in the model's present weights; once a step."""
+        """Average in the model's present weights; once a step or once an epoch."""
         if frozen is None:
             torch._foreach_lerp_(self._average, self._source, 1.0 - self._decay)
         else:  # the share is known to the device only
@@ -135,6 +135,7 @@ class EpochRunner:
         self._aside = 0.0
         decay = setup.recipe.optim.ema_decay
         self.ema = MovingAverage(setup.engine.model, decay) if decay > 0 else None
+        self._ema_every = setup.recipe.optim.ema_every
 
     def seconds(self) -> dict[str, float]:
         """Seconds of training so far, by stage, those of earlier processes included."""
@@ -146,6 +147,8 @@ class EpochRunner:
         setup, engine = self.setup, self.setup.engine
         self._clocks, self._aside = (self.seconds(), time.perf_counter(), engine.compile_seconds), 0.0
         engine.start_epoch(self.epoch)
+        if self.epoch == setup.recipe.optim.awp_epoch:
+            self._shapes.clear()  # the update is another one from here on
         engine.guard.steps.fill_(self.batch)
         reported = self._seen
         batches = setup.loader.epoch(self.epoch, self.batch)
@@ -158,7 +161,7 @@ class EpochRunner:
             self._before_step(self._may_compile(images))
             with memory_errors(f"in epoch {self.epoch + 1}", "--batch-size or --set model.width"):
                 result = engine.step(images, labels)
-                if self.ema is not None:
+                if self.ema is not None and self._ema_every == "step":
                     self.ema.update(engine.guard.found)
                 self._add(result, len(labels))
             if self._bad.poll():
@@ -179,7 +182,9 @@ class EpochRunner:
         return self._line()
 
     def advance(self) -> None:
-        """Go on to the next epoch."""
+        """Go on to the next epoch, whose checkpoints have an average by the epoch in them: it is not taken twice."""
+        if self.ema is not None and self._ema_every == "epoch":
+            self.ema.update()
         self.training_seconds += self._spent()["total"]
         self.images += self._seen
         self.epoch, self.batch, self._seen = self.epoch + 1, 0, 0
@@ -235,7 +240,7 @@ class EpochRunner:
         """Go back to the state before the step that was not finite, and end."""
         guard = self.setup.engine.guard
         guard.settle()
-        if self.ema is not None:
+        if self.ema is not None and self._ema_every == "step":
             self.ema.copy_statistics()
         step, loss = int(guard.bad), float(guard.loss)
         self.batch = step - 1

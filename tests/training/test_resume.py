@@ -63,6 +63,17 @@ def test_other_recipes_resume_too(changes, tmp_path) -> None:
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
 
 
+@pytest.mark.parametrize("boundary", [3, 5, 8])
+def test_radius_weights_and_average_by_the_epoch_resume_too(boundary, tmp_path) -> None:
+    """At the end of an epoch, in its validation, and in the epoch in which weights begin to be perturbed."""
+    recipe = short(method="robustlt:trades-awp", optim__awp_epoch=1, optim__ema_every="epoch")
+    train(recipe, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", stops=StopAfter(boundary))
+    train(recipe, tmp_path / "run", resume="must")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+
+
 def test_a_signal_that_ends_the_compiler_too_is_a_stop_and_no_failure(whole, tmp_path, monkeypatch) -> None:
     """Ctrl-C at a terminal, `timeout` and schedulers signal the whole process group."""
     stops, asked = Stops(), {"signal": None}
