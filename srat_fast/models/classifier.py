@@ -57,9 +57,7 @@ class CosineLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Logits."""
         lengths = self.weight.norm(dim=1, keepdim=True) + self.gamma
-        cosines = functional.linear(
-            functional.normalize(input, dim=1), self.weight / lengths.clamp(min=TINY)
-        )
+        cosines = functional.linear(functional.normalize(input, dim=1), self.weight / lengths.clamp(min=TINY))
         return self.scale * cosines + self.shift
 
 

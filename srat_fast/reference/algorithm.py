@@ -52,14 +52,7 @@ class Reference:
         ).to(self.device)
         self.weights = torch.ones_like(self.full_weights)
         self.counts = counts
-        #: what L_cls does to logits: margins, and for base loss adjusted a scale, a bias and temperatures too
-        self.margins = losses.margins(counts, loss.ldam_max_margin).to(self.device)
-        self.scale, self.bias, self.temperatures = loss.ldam_scale, None, None
-        if self.row.base == "adjusted":
-            margin, slope, self.scale = loss.adjusted_margin, loss.adjusted_margin_slope, loss.adjusted_scale
-            self.margins = losses.adjusted_margins(counts, margin, slope, self.scale).to(self.device)
-            self.bias = losses.log_priors(counts, loss.adjusted_prior).to(self.device)
-            self.temperatures = losses.temperatures(counts, loss.adjusted_temperature).to(self.device)
+        self.adjustment = losses.Adjustment.of(self.row.base, loss, counts, self.device)
         optim = recipe.optim
         self.optimizer = torch.optim.SGD(
             model.parameters(),
@@ -97,7 +90,7 @@ class Reference:
         return found, logits, x
 
     def radii(self, labels: Tensor) -> Tensor:
-        """Each image's factor on epsilon and on the step: by its class, and growing over the first epochs."""
+        """Each image's factor on radius and step: by its class, and growing over the first epochs."""
         attack, optim = self.recipe.attack, self.recipe.optim
         factors = [1.0 for _ in self.counts]
         if attack.radius == "count":
@@ -112,9 +105,12 @@ class Reference:
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
         """PGD on the training model."""
         attack = self.recipe.attack
-        factors = self.radii(labels).to(images.dtype).to(self.device).view(-1, 1, 1, 1)
-        eps, alpha = attack.epsilon * factors, attack.step_size * factors
-        x = self.start(images, eps) if attack.random_start else images.clone()
+        factors = self.radii(labels).to(self.device).view(-1, 1, 1, 1)
+        eps, alpha = (
+            (attack.epsilon * factors).to(images.dtype),
+            (attack.step_size * factors).to(images.dtype),
+        )
+        x = self.start(images) if attack.random_start else images.clone()
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         if attack.bn == "running":
             self.model.eval()
@@ -141,11 +137,11 @@ class Reference:
                 buffer.copy_(before)
         return x.detach()
 
-    def start(self, images: Tensor, eps: Tensor) -> Tensor:
-        """A random start; those that published codes do not clip leave the ball or [0, 1] until the first step."""
-        attack = self.recipe.attack
+    def start(self, images: Tensor) -> Tensor:
+        """A random start at the one radius of the recipe: the first step brings it into each image's own ball."""
+        attack, eps = self.recipe.attack, self.recipe.attack.epsilon
         if attack.start == "uniform" and attack.threat == "l2":
-            return l2_start(images, eps, self.noise)
+            return l2_start(images, images.new_full((len(images),), eps), self.noise)
         draw = torch.randn if attack.start == "gaussian" else torch.rand
         drawn = draw(images.shape, generator=self.noise, device=self.device, dtype=images.dtype)
         if attack.start == "gaussian":
@@ -176,24 +172,21 @@ class Reference:
         if kind == "kl":
             return losses.divergence(clean, logits)
         # w * L_cls on raw logits: neither margin nor scale
-        return self._classification(logits, labels, "ce" if self.row.base == "ldam" else self.row.base)
+        return self._classification(logits, labels, raw=True)
 
-    def _classification(self, logits: Tensor, labels: Tensor, base: str) -> Tensor:
+    def _classification(self, logits: Tensor, labels: Tensor, *, raw: bool = False) -> Tensor:
         loss = self.recipe.loss
-        if base == "harl":
+        if self.row.base == "harl":
             return losses.harl(logits, labels, loss.harl_mean, loss.harl_variance, loss.harl_share)
         return losses.classification(
             logits,
             labels,
-            base=base,
+            base=self.row.base,
             weights=self.weights.to(logits.dtype),
-            margins=self.margins.to(logits.dtype),
-            scale=self.scale,
+            adjustment=self.adjustment.without_margin() if raw else self.adjustment,
             gamma=loss.focal_gamma,
             focal_weighting=loss.focal_weighting,
             reduction=self.recipe.reduction,
-            bias=None if self.bias is None else self.bias.to(logits.dtype),
-            temperatures=None if self.temperatures is None else self.temperatures.to(logits.dtype),
         )
 
     def objective(
@@ -209,7 +202,7 @@ class Reference:
         if "kl" in terms and clean is None:
             clean = self.logits(model.features(images), model)
         branch = clean if clean is not None and loss.branch == "clean" else logits
-        found = {"classification": self._classification(branch, labels, self.row.base)}
+        found = {"classification": self._classification(branch, labels)}
         if "separation" in terms:
             z = hidden if model.projection is None else model.projection(hidden)
             z = z / z.norm(dim=1, keepdim=True).clamp(min=1e-12)
@@ -239,16 +232,17 @@ class Reference:
         climb = torch.optim.SGD(proxy.parameters(), lr=optim.lr, foreach=False)
         (-self.objective(proxy, x, labels, images)[0]["total"]).backward()
         climb.step()
-        moves = {}
-        for (name, w), after in zip(self.model.named_parameters(), proxy.parameters(), strict=True):
+        moves: list[tuple[Tensor, Tensor]] = []
+        for (name, parameter), after in zip(self.model.named_parameters(), proxy.parameters(), strict=True):
+            w = parameter.detach()
             if w.dim() > 1 and "weight" in name:
-                d = after.detach() - w.detach()
-                moves[w.detach()] = optim.awp_gamma * w.detach().norm() * d / (d.norm() + 1e-20)
-        for w, v in moves.items():
-            w += v
+                d = after.detach() - w
+                moves.append((w, optim.awp_gamma * w.norm() * d / (d.norm() + 1e-20)))
+        for w, v in moves:
+            w.add_(v)
         yield
-        for w, v in moves.items():
-            w -= v
+        for w, v in moves:
+            w.sub_(v)
 
     def gradient(self, x: Tensor, labels: Tensor, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Losses and logits of `x`; the parameters' gradients, clipped, are in `.grad`."""

@@ -99,10 +99,15 @@ class ReferenceEngine(Reference):
     def update(self, x: Tensor, labels: Tensor, images: Tensor | None = None) -> PlainResult:
         """The outer minimisation on images that are adversarial already, the clean ones beside them."""
         clean = x if images is None else images
+        before = [p.detach().clone() for p in self.model.parameters()]
         with self.perturbed(x, labels, clean):
             found, logits = self.gradient(x, labels, clean)
-            if self.guard.allows(found["total"], self.norm):
+            allowed = self.guard.allows(found["total"], self.norm)
+            if allowed:
                 self.optimizer.step()
+        if not allowed:  # a perturbation that is not finite cannot be subtracted
+            for parameter, old in zip(self.model.parameters(), before, strict=True):
+                parameter.detach().copy_(old)
         return PlainResult(found, (logits.argmax(dim=1) == labels).sum(), x)
 
     def close(self) -> None:

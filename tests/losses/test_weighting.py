@@ -41,7 +41,7 @@ def test_ldam_margins() -> None:
     assert margins == pytest.approx(oracle.ldam(EXP_100, 0.5), rel=1e-12)
     assert margins[-1] == 0.5
     assert margins[0] == pytest.approx(0.5 * (50 / 5000) ** 0.25)
-    assert plain.margins(EXP_100, 0.5).numpy() == pytest.approx(margins, rel=1e-6)
+    assert plain.ldam_margins(EXP_100, 0.5).numpy() == pytest.approx(margins, rel=1e-6)
 
 
 def weights_in(method: str, epoch: int) -> list[float]:
