@@ -75,6 +75,22 @@ def rows() -> Iterator[Method]:
     return (METHODS[name] for name in METHODS if "<" not in name)
 
 
+def settings(name: str, dataset: str, own: bool = False) -> dict[str, Any]:
+    """Recipe field -> value that a method brings along; nothing for one that is not known here."""
+    if name not in METHODS:
+        return {}
+    row = METHODS[name]
+    brought = {"attack.loss": row.inner} | dict(row.settings) | dict(row.by_data.get(dataset, {}))
+    return brought | dict(row.own) if own else brought
+
+
+def order(name: str) -> tuple[int, str]:
+    """Sort key of methods: as in the table, a row's variants behind it, unknown ones last by name."""
+    known = list(METHODS)
+    base = name.rpartition(":")[2]
+    return (known.index(base) if base in known else len(known), name.count(":") * "~" + name)
+
+
 class _Bases:
     """The terms that some row has as its L_cls, rows of plug-ins included."""
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srat_fast.errors import UserError
-from srat_fast.methods import METHODS
+from srat_fast.methods import rows
 from srat_fast.recipe import (
     FIELDS,
     NAMED_RECIPES,
@@ -141,9 +141,9 @@ def test_any_combination_outside_the_table_is_reachable() -> None:
 
 
 def test_reduction_follows_the_authors_by_default() -> None:
-    for name, row in METHODS.items():
+    for row in rows():
         expected = "batch" if row.base == "focal" else "weighted_mean"
-        assert build_recipe(None, {"method": name}).reduction == expected
+        assert build_recipe(None, {"method": row.name}).reduction == expected
     assert build_recipe(None, {"method": "ce", "loss.reduction": "batch"}).reduction == "batch"
 
 
@@ -223,14 +223,16 @@ TWELVE = (
 
 
 def _earlier(tree: dict[str, Any]) -> str:
-    """A recipe on disk without the fields that joined later, and with the inner loss, which had no "auto"."""
+    """A recipe on disk without the fields that joined later, and with what had no "auto": inner loss, augmentation."""
     attack = {}
     for name, value in tree["attack"].items():
         if name != "loss":
             attack[name] = value
         if name == "bn":  # after it stands the loss
             attack["loss"] = tree["attack"].get("loss") or "ce"
-    tree = tree | {"attack": attack}
+    leaves = [name.removeprefix("data.") for name in FIELDS if name.startswith("data.")]
+    data = tree["data"] | {"augment": tree["data"].get("augment") or "crop"}
+    tree = tree | {"attack": attack, "data": {leaf: data[leaf] for leaf in leaves if leaf in data}}
     later = {name for name, (_, spec) in FIELDS.items() if spec.before is not None}
     kept = {
         key: {k: v for k, v in part.items() if f"{key}.{k}" not in later} if isinstance(part, dict) else part

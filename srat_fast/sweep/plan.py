@@ -179,7 +179,8 @@ class _Planner:
             base, start = self.start(cell)
             if "data.root" in cell:
                 cell = cell | {"data.root": str(expanded("data.root", str(cell["data.root"])).absolute())}
-            if start is not None:
+            asked = self.spec.base | cell
+            if start is not None and asked.get("protocol") != "own":  # whose settings are the method's
                 fields, recipe = base | cell, start.replace(cell)
             else:
                 own = {"data.root": base["data.root"]} | cell

@@ -14,7 +14,7 @@ import numpy as np
 
 from srat_fast.datasets import imbalance_title
 from srat_fast.errors import MissingPackage, UserError
-from srat_fast.methods import METHODS
+from srat_fast.methods import METHODS, order
 from srat_fast.published import COLUMNS, SEEDS_TAKEN, Published, departures, differs, p_text, published
 from srat_fast.recipe import Recipe, flatten
 from srat_fast.record import RECORD, WEIGHTS, audit_verdict, has_accuracies, write_atomically
@@ -279,9 +279,8 @@ def build_table(
                 Line(_setting(recipe), label, said, entries, sorted(mine), seconds, speed, marks, attacks)
             )
     _correct(lines)
-    order = {line.setting: k for k, line in reversed(list(enumerate(lines)))}
-    methods = list(METHODS)
-    lines.sort(key=lambda line: (order[line.setting], methods.index(line.values["method"])))
+    settings = {line.setting: k for k, line in reversed(list(enumerate(lines)))}
+    lines.sort(key=lambda line: (settings[line.setting], order(line.values["method"])))
     notes = [f"left out, its {RECORD} is damaged: {name}" for name in damaged]
     if len(commits) > 1:
         notes.append(f"the runs are of {len(commits)} commits: {', '.join(sorted(str(c) for c in commits))}")

@@ -18,7 +18,7 @@ from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.errors import TrainingFailure, failure_of
 from srat_fast.hardware import numerics
-from srat_fast.methods import METHODS
+from srat_fast.methods import rows
 from srat_fast.models.build import build_model
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.resnet import BasicBlock
@@ -277,7 +277,7 @@ def test_nothing_is_compiled_again_after_the_first_batch(aot_eager, channels) ->
 
 def test_nine_runs_in_one_process(aot_eager) -> None:
     """A loop over methods, as in a notebook: dynamo refuses the ninth program of a function by itself."""
-    methods = [name for name, row in METHODS.items() if row.adversarial]
+    methods = [row.name for row in rows() if row.adversarial]
     images, labels = next(iter(loader_of().epoch(0)))
     for number in range(9):
         recipe = recipe_of(

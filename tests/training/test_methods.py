@@ -7,12 +7,12 @@ import math
 import pytest
 
 from srat_fast.hardware import instruction_set
-from srat_fast.methods import METHODS
+from srat_fast.methods import rows
 from srat_fast.training.trainer import train
 from tests.training.short_runs import short
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*(row.name for row in rows()), "robustlt:trades", "srat:at-bsl"])
 def test_a_short_run_of_each_method(method, tmp_path) -> None:
     record = train(short(method=method, optim__epochs=2, optim__defer_epoch=1), tmp_path / "run")
     assert record["status"] == "finished"
