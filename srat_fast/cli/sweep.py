@@ -297,6 +297,12 @@ def table(
     ] = None,
     confidence: Annotated[float, typer.Option(help="Of the bootstrap intervals.")] = 0.95,
     per_class: Annotated[bool, typer.Option("--per-class", help="Each class's accuracy too.")] = False,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help='From the best down: "robust under", "standard worst" ...', show_default="by method"
+        ),
+    ] = None,
     out: Annotated[
         list[Path] | None, typer.Option(help="Also a file: .md, .csv, .parquet or .tex; repeatable.")
     ] = None,
@@ -304,7 +310,7 @@ def table(
     """The paper's table: mean and deviation over seeds, intervals, a paired test, the paper's numbers beside."""
     from srat_fast.sweep.directory import SweepDirectory
 
-    print_table(SweepDirectory.open(directory), baseline, confidence, per_class, out or [])
+    print_table(SweepDirectory.open(directory), baseline, confidence, per_class, out or [], sort=sort)
 
 
 @app.command("pack")
@@ -339,6 +345,7 @@ def print_table(
     out: list[Path],
     *,
     shown: bool = True,
+    sort: str | None = None,
 ) -> None:
     """Print a sweep's table and write it to files; `reproduce` does so too, or writes it only."""
     from srat_fast.console import Console
@@ -351,7 +358,7 @@ def print_table(
         )
     if not 0 < confidence < 1:
         raise UserError("--confidence", "a number > 0 and < 1", confidence)
-    content = build_table(sweep, baseline, confidence=confidence, per_class=per_class)
+    content = build_table(sweep, baseline, confidence=confidence, per_class=per_class, sort=sort)
     for path in out:
         write_table(content, path)
     if not shown:
