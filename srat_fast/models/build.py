@@ -22,14 +22,7 @@ from srat_fast.seeds import seed_for
 def build_model(
     recipe: Recipe, *, classes: int, channels: int, moments: tuple[Tensor, Tensor] | None
 ) -> Classifier:
-    """The network of a recipe with weights from the recipe's seed, float32 on the CPU.
-
-    Args:
-        recipe: resolved.
-        classes: C.
-        channels: of the images.
-        moments: per-channel (mean, std) for `model.normalize = dataset`, else None.
-    """
+    """The network of a recipe with weights of its seed, float32 on the CPU; `moments`: per-channel mean and std."""
     mean, std = moments if moments is not None else (None, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(recipe.seed, "weights"))
@@ -136,13 +129,7 @@ def planned_flops(recipe: Recipe) -> int:
 
 
 def check_batch_norm(recipe: ResolvedRecipe, images: int, model: Classifier) -> None:
-    """Refuse a last batch of one image where a BatchNorm sees one pixel of it: there is nothing to average.
-
-    Args:
-        recipe: resolved.
-        images: training images an epoch.
-        model: on any device.
-    """
+    """Refuse a last batch of one image where a BatchNorm sees one pixel of it: there is nothing to average."""
     size, batch = recipe.data.image_size, recipe.optim.batch_size
     if (batch == 1 or images % batch == 1) and _fewest_values(size, **model.arguments()) == 1:
         raise UserError(

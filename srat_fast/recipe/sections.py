@@ -158,7 +158,7 @@ class Model(Section):
         choices=("none", "dataset"), source="authors' code",
     )  # fmt: skip
     head: str | None = by_method(
-        "linear", "last layer; cosine: head_scale <f/|f|, w/(|w| + head_gamma)>, without bias",
+        "linear", "last layer; cosine: head_scale <f/|f|, w/(|w| + head_gamma)>, without bias, 0 for zeros",
         choices=("linear", "cosine"), source="Pang et al. 2020; Wu et al. 2021",
     )  # fmt: skip
     head_scale: float | None = by_method(
@@ -168,8 +168,9 @@ class Model(Section):
         0.0, "added to the norm of each class's weight", low=0.0, source="Wu et al. 2021, code"
     )
     inference_prior: float | None = by_method(
-        0.0, "tau of post-hoc logit adjustment, z_c - tau log(n_c / N): from training's end on a part of the network, "
-        "attacked and exported with it", low=0.0, source="Menon et al. 2021",
+        0.0, "tau of post-hoc logit adjustment, z_c - tau log(n_c / N): in all that is judged and saved, after "
+        "inference_norm, inference_counts and inference_scale; training goes on without", low=0.0,
+        source="Menon et al. 2021",
     )  # fmt: skip
     inference_scale: float | None = by_method(
         1.0, "factor on the cosines of a cosine head before inference_prior", low=0.0, low_open=True,
