@@ -43,6 +43,12 @@ class Reference:
             if name not in known:
                 problem = f"the reference has no formula of the {what} {name}; take fast"
                 raise UserError("run.engine", problem, "reference")
+        for name in ("loss.kl_factors", "attack.radius_factors"):
+            given = recipe.value(name)
+            if given and len(given) != len(counts):
+                raise UserError(
+                    name, f"{len(counts)} numbers are needed, one a class", f"{len(given)} numbers"
+                )
         self.model = model.train()
         self.device = next(model.parameters()).device
         self.noise = torch.Generator(self.device).manual_seed(seed_for(recipe.seed, "attack"))
@@ -51,7 +57,7 @@ class Reference:
             loss.weight_rule, counts, under, loss.beta, loss.weight_ratio
         ).to(self.device)
         self.weights = torch.ones_like(self.full_weights)
-        self.counts = counts
+        self.counts, self.epoch = counts, 0
         self.adjustment = losses.Adjustment.of(self.row.base, loss, counts, self.device)
         optim = recipe.optim
         self.optimizer = torch.optim.SGD(
@@ -65,7 +71,7 @@ class Reference:
 
     def start_epoch(self, epoch: int) -> None:
         """Warm-up, decay and deferral, as in the paper's Algorithm 1 and Section 5."""
-        optim, self.epoch = self.recipe.optim, epoch
+        self.epoch, optim = epoch, self.recipe.optim
         rate = optim.lr
         for milestone in optim.milestones[:1] if optim.schedule == "compounding" else optim.milestones:
             if epoch >= milestone:
@@ -141,7 +147,7 @@ class Reference:
         """A random start at the one radius of the recipe: the first step brings it into each image's own ball."""
         attack, eps = self.recipe.attack, self.recipe.attack.epsilon
         if attack.start == "uniform" and attack.threat == "l2":
-            return l2_start(images, images.new_full((len(images),), eps), self.noise)
+            return l2_start(images, eps, self.noise)
         draw = torch.randn if attack.start == "gaussian" else torch.rand
         drawn = draw(images.shape, generator=self.noise, device=self.device, dtype=images.dtype)
         if attack.start == "gaussian":
@@ -257,13 +263,13 @@ class Reference:
         return {name: value.detach() for name, value in found.items()}, logits.detach()
 
 
-def l2_start(images: Tensor, eps: Tensor, noise: torch.Generator) -> Tensor:
+def l2_start(images: Tensor, eps: float, noise: torch.Generator) -> Tensor:
     """Uniform in each image's Euclidean ball: a share r of the volume lies within r^(1/d) of the radius."""
     normal = torch.randn(images.shape, generator=noise, device=images.device, dtype=images.dtype)
     uniform = torch.rand(len(images), generator=noise, device=images.device, dtype=images.dtype)
     found = []
-    for x, n, u, e in zip(images, normal, uniform, eps, strict=True):
-        radius = e * u ** (1 / x.numel())
+    for x, n, u in zip(images, normal, uniform, strict=True):
+        radius = eps * u ** (1 / x.numel())
         found.append(torch.clamp(x + radius * n / torch.sqrt((n**2).sum()), 0, 1))
     return torch.stack(found)
 

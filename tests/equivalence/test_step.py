@@ -154,6 +154,7 @@ FIELD = [{"method": row.name} for row in rows() if row.family != PAPER] + [
     {"method": "srat:trades", "attack.threat": "l2", "attack.start": "gaussian"},
     {"method": "srat-ldam", **COSINE},
     {"method": "robal-r", "protocol": "own"},
+    {"method": "robustlt:trades"},
     {"method": "robustlt:trades", "attack.threat": "l2"},
     {"method": "robustlt:at-bsl", "protocol": "own"},
     {"method": "ce", "attack.radius": "vector", "attack.radius_factors": (1.0, 0.5, 2.0, 0.0)},
@@ -243,7 +244,7 @@ def test_a_base_loss_without_a_formula_is_no_cross_entropy(device: torch.device)
             },
             row=row,
         )
-        with pytest.raises(UserError, match=r"loss\.base = 'new': one of ce, focal, ldam, separation"):
+        with pytest.raises(UserError, match=r"loss\.base = 'new': one of ce, focal, ldam, .*separation"):
             Objective(recipe, COUNTS, UNDER, device)
         with pytest.raises(
             UserError, match=r"run\.engine = 'reference': the reference has no formula of the term new"
@@ -268,6 +269,20 @@ def test_an_inner_loss_or_threat_model_that_the_reference_lacks(device: torch.de
     for field, name, meant in (("attack.loss", "klo", "kl"), ("attack.threat", "linff", "linf")):
         with pytest.raises(UserError, match=rf"{field} = '{name}': one of .*{meant}"):
             make_pair(device, torch.float32, **{field: name})
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [("loss.kl_factors", {"method": "trades"}), ("attack.radius_factors", {"attack.radius": "vector"})],
+)
+def test_both_engines_want_a_factor_for_each_class(
+    field: str, changes: dict[str, object], device: torch.device
+) -> None:
+    pair = make_pair(device, torch.float32, **changes | {field: (1.0, 1.0, 1.0, 1.0)})
+    recipe = pair.fast.recipe.replace({field: (1.0, 2.0)})
+    for engine in (FastEngine, ReferenceEngine):
+        with pytest.raises(UserError, match=rf"{field} = '2 numbers': 4 numbers are needed, one a class"):
+            engine(recipe, pair.slow.model, COUNTS, UNDER)
 
 
 def test_bf16_attacks_are_as_strong_as_fp32_ones(device: torch.device) -> None:
