@@ -423,8 +423,12 @@ def _check_method(recipe: Recipe) -> None:
     policy, loader = value("data.policy"), recipe.data.loader
     if policy != "none" and loader != "memory":
         name = "data.policy" if recipe.data.policy else "data.loader"
-        problem = f"{policy} (data.policy) needs memory" if name == "data.loader" else "only --loader memory has it"
-        raise UserError(name, f"{problem}; none suits every loader", loader if name == "data.loader" else policy)
+        problem = (
+            f"{policy} (data.policy) needs memory" if name == "data.loader" else "only --loader memory has it"
+        )
+        raise UserError(
+            name, f"{problem}; none suits every loader", loader if name == "data.loader" else policy
+        )
     if row.base in UNWEIGHTED and row.weighting != "none":
         raise UserError(
             "loss.weighting", f"base loss {row.base} has no class weights; none is needed", row.weighting
