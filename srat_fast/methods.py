@@ -245,6 +245,18 @@ for _row in (
         notes="The published numbers are of the epoch that is best on the test set.",
     ),
     Method(
+        "at-bsl-aua", "adjusted", "none", {}, True, "AT-BSL-AuA", "ce", JOINT,
+        _BALANCED | {"data.policy": "autoaugment"}, own=_AT_BSL,
+        source=f"Yue et al. 2024, {_BMS}; NISPLab/AT-BSL 23f433e",
+        notes="AutoAugment's policy of CIFAR-10 before crop and flip, under either protocol: it makes the row.",
+    ),
+    Method(
+        "at-bsl-ra", "adjusted", "none", {}, True, "AT-BSL-RA", "ce", JOINT,
+        _BALANCED | {"data.policy": "randaugment"}, own=_AT_BSL,
+        source=f"Yue et al. 2024, {_BMS}; NISPLab/AT-BSL 23f433e",
+        notes="RandAugment(2, 8) before crop and flip, under either protocol.",
+    ),
+    Method(
         "reat", "adjusted", "none", {"tail": "loss.tail_weight"}, True, "REAT", "ce", JOINT,
         _BALANCED | {"loss.tail_weight": 1.0},
         own=_attack("running", "uniform") | _schedule(80, 60, 75, weight_decay=5e-4),

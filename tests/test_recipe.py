@@ -223,16 +223,14 @@ TWELVE = (
 
 
 def _earlier(tree: dict[str, Any]) -> str:
-    """A recipe on disk without the fields that joined later, and with what had no "auto": inner loss, augmentation."""
+    """A recipe on disk without the fields that joined later, and with the inner loss, which had no "auto"."""
     attack = {}
     for name, value in tree["attack"].items():
         if name != "loss":
             attack[name] = value
         if name == "bn":  # after it stands the loss
             attack["loss"] = tree["attack"].get("loss") or "ce"
-    leaves = [name.removeprefix("data.") for name in FIELDS if name.startswith("data.")]
-    data = tree["data"] | {"augment": tree["data"].get("augment") or "crop"}
-    tree = tree | {"attack": attack, "data": {leaf: data[leaf] for leaf in leaves if leaf in data}}
+    tree = tree | {"attack": attack}
     later = {name for name, (_, spec) in FIELDS.items() if spec.before is not None}
     kept = {
         key: {k: v for k, v in part.items() if f"{key}.{k}" not in later} if isinstance(part, dict) else part

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from srat_fast.data.cache import exclusive
 from srat_fast.data.inmemory import arrays_from
+from srat_fast.data.paths import exclusive
 from srat_fast.data.split import DataSplit, load_split
 from srat_fast.errors import Unrecorded, UserError, is_full, require_one_of
 from srat_fast.evaluation.partial import FOLDER

@@ -104,9 +104,15 @@ class Mart(Margin):
 
     def __call__(self, batch: Batch) -> Tensor:
         """Both parts with the class weights."""
-        logits = self._logits(batch)
-        wrong = logits.softmax(dim=1).scatter(1, batch.labels[:, None], -1.0).amax(dim=1)
-        return super().__call__(batch) - self._mean(torch.log(1.0001 - wrong + 1e-12), batch.labels)
+        return super().__call__(batch) + self._second(self._logits(batch), batch.labels)
+
+    def raw(self, batch: Batch) -> Tensor:
+        """The same of the attacked images."""
+        return super().raw(batch) + self._second(batch.logits, batch.labels)
+
+    def _second(self, logits: Tensor, labels: Tensor) -> Tensor:
+        wrong = logits.softmax(dim=1).scatter(1, labels[:, None], -1.0).amax(dim=1)
+        return -self._mean(torch.log(1.0001 - wrong + 1e-12), labels)
 
 
 @term("harl")
@@ -124,9 +130,15 @@ class Harl:
 
     def __call__(self, batch: Batch) -> Tensor:
         """A scalar."""
-        logits = batch.clean_logits if self.clean else batch.logits
-        each = functional.cross_entropy(logits, batch.labels, reduction="none")
-        member = functional.one_hot(batch.labels, logits.shape[1]).to(each.dtype)  # [B, C]
+        return self._of(batch.clean_logits if self.clean else batch.logits, batch.labels)
+
+    def raw(self, batch: Batch) -> Tensor:
+        """The same of the attacked images."""
+        return self._of(batch.logits, batch.labels)
+
+    def _of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        each = functional.cross_entropy(logits, labels, reduction="none")
+        member = functional.one_hot(labels, logits.shape[1]).to(each.dtype)  # [B, C]
         losses = (each @ member) / member.sum(dim=0).clamp(min=1.0)  # [C]
         mean, shares = losses.mean(), losses / losses.sum().clamp(min=torch.finfo(losses.dtype).tiny)
         alpha, beta, gamma = self._factors

@@ -141,7 +141,7 @@ class Recipe(Section):
         if milestones is None:
             # of a run too short for two drops, the ones that fall inside it remain
             milestones = tuple(sorted({m for m in (epochs * 8 // 10, epochs * 9 // 10) if 0 < m < epochs}))
-        jpeg, resized = data.storage == "jpeg", self.value("data.augment") == "resized-crop"
+        jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
         defaults: dict[str, Any] = {name: self.value(name) for name in _BY_METHOD} | {
             "data.subset_seed": self.seed,
             "data.image_size": size,
@@ -419,6 +419,15 @@ def _check_method(recipe: Recipe) -> None:
     if not row.adversarial and value("attack.radius") != "same":
         raise UserError(
             "attack.examples", "a radius by class is one of attacks: adversarial is needed", "clean"
+        )
+    policy, loader = value("data.policy"), recipe.data.loader
+    if policy != "none" and loader != "memory":
+        name = "data.policy" if recipe.data.policy else "data.loader"
+        problem = (
+            f"{policy} (data.policy) needs memory" if name == "data.loader" else "only --loader memory has it"
+        )
+        raise UserError(
+            name, f"{problem}; none suits every loader", loader if name == "data.loader" else policy
         )
     if row.base in UNWEIGHTED and row.weighting != "none":
         raise UserError(

@@ -102,9 +102,13 @@ class Data(Section):
     jpeg_quality: int | None = setting(
         None, "quality of a stored JPEG", low=1, high=100, auto="90 with storage = jpeg"
     )
-    augment: str | None = by_method(
+    policy: str | None = by_method(
+        "none", "augmentation policy before crop and flip: autoaugment, AutoAugment's of CIFAR-10; randaugment, "
+        "RandAugment(2, 8); both as torchvision's tensors have them", choices=("none", "autoaugment", "randaugment"),
+    )  # fmt: skip
+    augment: str = setting(
         "crop", "crop: zero-padded random crop; resized-crop: random area and aspect ratio, resized to image_size",
-        choices=("crop", "resized-crop"), before=None,
+        choices=("crop", "resized-crop"),
     )  # fmt: skip
     crop_area: float | None = setting(
         None, "smallest share of the area that a resized crop takes", low=0.0, low_open=True, high=1.0,
@@ -130,7 +134,7 @@ class ResolvedData(Data):
     subset_seed: int
     image_size: int
     crop_padding: int
-    augment: str
+    policy: str
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def chosen_classes(value: str | None) -> str:
 
 def is_condition(field: str) -> bool:
     """Whether runs must agree in a field to stand in one table: images, evaluation attack, number of epochs."""
-    if field in _REPETITION | _SERVED | {"data.augment"}:  # which some methods bring
+    if field in _REPETITION | _SERVED | {"data.policy"}:  # which some methods bring
         return False
     return field.startswith(("data.", "eval_attack.")) or field == "optim.epochs"
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import srat_fast
 from srat_fast import plugins
+from srat_fast.data.paths import expanded
 from srat_fast.data.plan import base_counts, planned_counts
-from srat_fast.data.verify import expanded
 from srat_fast.datasets import imbalance_label
 from srat_fast.errors import UserError, one_of
 from srat_fast.methods import METHODS, Method

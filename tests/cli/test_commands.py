@@ -331,7 +331,7 @@ def test_without_network_nothing_is_left_and_the_way_out_is_named(capsys, tmp_pa
     facts = CIFAR["cifar10"]
     nowhere = replace(facts, archive=replace(facts.archive, url="http://127.0.0.1:9/"))
     monkeypatch.setitem(CIFAR, "cifar10", nowhere)
-    monkeypatch.setattr("srat_fast.data.download.PAUSE", 0.0)
+    monkeypatch.setattr("srat_fast.data.archives.PAUSE", 0.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     code, _, err = call(
         capsys, "train", "--dataset", "cifar10", "--device", "cpu", "--mirror", "file:///no/such"

@@ -36,6 +36,7 @@ def state(engine) -> list[torch.Tensor]:
         *((name, "natural", 0.0, math.inf) for name in ("fast", "reference")),
         ("fast", "awp", 1.0, math.nan),
         ("fast", "trades-awp", 0.0, math.inf),
+        ("reference", "awp", 0.0, math.nan),
     ],
 )
 def test_a_poisoned_batch_changes_nothing(engine_name, method, clip, poison) -> None:

@@ -20,6 +20,22 @@ def test_a_short_run_of_each_method(method, tmp_path) -> None:
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"method": "trades-awp", "protocol": "own"},
+        {"method": "robustlt:robal-n", "protocol": "own"},
+        {"method": "srat:reat"},
+    ],
+    ids=str,
+)
+def test_the_reference_trains_rows_of_the_field(choices, tmp_path) -> None:
+    record = train(short(run__engine="reference", optim__epochs=2, **choices), tmp_path / "run")
+    assert record["status"] == "finished"
+    assert record["backend"] == "reference"
+    assert math.isfinite(record["final_epoch"]["loss"])
+
+
 @pytest.mark.skipif(instruction_set() == "AVX512_BF16", reason="make test-avx2 runs it")
 def test_a_compiled_float32_run_passes_its_start_up_check(tmp_path) -> None:
     """The paper's recipe on a processor without bfloat16: width 16, where a fixed bound refused every run."""

@@ -51,7 +51,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one(boundary, engine, whole, tmp
     "changes",
     [
         {"run__precision": "bf16", "attack__bn": "running"},
-        {"optim__momentum": 0, "optim__ema_decay": 0, "data__val_fraction": 0, "model__normalize": "dataset"},
+        {
+            "optim__momentum": 0,
+            "optim__ema_decay": 0,
+            "data__val_fraction": 0,
+            "model__normalize": "dataset",
+            "data__policy": "randaugment",
+        },
     ],
 )
 def test_other_recipes_resume_too(changes, tmp_path) -> None:
