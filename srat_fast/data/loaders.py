@@ -46,7 +46,7 @@ def require_loader(recipe: Recipe) -> None:
     """Refuse a loader or a policy that cannot run here, before anything is read or downloaded."""
     if recipe.data.loader == "ffcv":
         ffcv_library()
-    if recipe.data.policy != "none":
+    if recipe.data.policy != "off":
         torchvision("transforms.v2", "data.policy")
 
 

@@ -33,12 +33,12 @@ class MemoryLoader:
         crop_area: float | None = None,
         flip: bool = False,
         shuffle: bool = False,
-        policy: str = "none",
+        policy: str = "off",
     ) -> None:
         self.batch_size, self.device = batch_size, device
         self.augmentation = Augmentation(seed, crop_padding, crop_area, flip, shuffle)
         self._sizes = torch.tensor(data.images.shape[1:3]).expand(len(data), 2)
-        self._policy = None if policy == "none" else Policy(policy, *data.images.shape[1:3])
+        self._policy = None if policy == "off" else Policy(policy, *data.images.shape[1:3])
         images = torch.from_numpy(np.asarray(data.images)).to(device)
         # [N, H + 2p, W + 2p, C], but [N, H, W, C] where a policy comes before the padding
         self._images = images if self._policy else pad(images, crop_padding)

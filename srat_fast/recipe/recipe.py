@@ -421,13 +421,13 @@ def _check_method(recipe: Recipe) -> None:
             "attack.examples", "a radius by class is one of attacks: adversarial is needed", "clean"
         )
     policy, loader = value("data.policy"), recipe.data.loader
-    if policy != "none" and loader != "memory":
+    if policy != "off" and loader != "memory":
         name = "data.policy" if recipe.data.policy else "data.loader"
         problem = (
             f"{policy} (data.policy) needs memory" if name == "data.loader" else "only --loader memory has it"
         )
         raise UserError(
-            name, f"{problem}; none suits every loader", loader if name == "data.loader" else policy
+            name, f"{problem}; off suits every loader", loader if name == "data.loader" else policy
         )
     if row.base in UNWEIGHTED and row.weighting != "none":
         raise UserError(

@@ -103,8 +103,8 @@ class Data(Section):
         None, "quality of a stored JPEG", low=1, high=100, auto="90 with storage = jpeg"
     )
     policy: str | None = by_method(
-        "none", "augmentation policy before crop and flip: autoaugment, AutoAugment's of CIFAR-10; randaugment, "
-        "RandAugment(2, 8); both as torchvision's tensors have them", choices=("none", "autoaugment", "randaugment"),
+        "off", "augmentation policy before crop and flip: autoaugment, AutoAugment's of CIFAR-10; randaugment, "
+        "RandAugment(2, 8); both as torchvision's tensors have them", choices=("off", "autoaugment", "randaugment"),
     )  # fmt: skip
     augment: str = setting(
         "crop", "crop: zero-padded random crop; resized-crop: random area and aspect ratio, resized to image_size",

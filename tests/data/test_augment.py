@@ -188,7 +188,7 @@ def test_a_policy_comes_before_crop_and_flip_and_any_batch_can_be_the_first(
 
 def test_a_policy_is_a_field_that_older_runs_did_not_have() -> None:
     plain = build_recipe(None, {"data.name": "digits"})
-    assert plain.data.policy == "none"
+    assert plain.resolve().data.policy == "off"
     varied = plain.replace({"data.policy": "randaugment"})
     assert varied.resolve().data.policy == "randaugment"
     assert varied.fingerprint() != plain.fingerprint()
