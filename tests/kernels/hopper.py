@@ -1,4 +1,4 @@
-"""Compile every kernel in every configuration for sm_90, with no GPU: enters nothing, leaves one JSON line a kernel.
+"""Compile every kernel in every configuration for sm_90, with no GPU; prints one JSON line a kernel.
 
 Run as a script in a process of its own: TRITON_INTERPRET must be unset before triton is imported.
 `python hopper.py forward`, `... backward`: those; without an argument: all others.
@@ -19,15 +19,21 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from srat_kernels.jit import triton
+from srat_kernels.linf.kernel import CONFIGS as LINF
 from srat_kernels.linf.kernel import linf_kernel
-from srat_kernels.linf.launch import CONFIGS as LINF
-from srat_kernels.loss.backward_kernel import backward_kernel
-from srat_kernels.loss.forward_kernels import finish_kernel, forward_kernel
-from srat_kernels.loss.launch import BACKWARD, FORWARD, block_of_classes, fit
+from srat_kernels.loss.kernels import (
+    BACKWARD,
+    FORWARD,
+    backward_kernel,
+    block_of_classes,
+    finish_kernel,
+    fit,
+    forward_kernel,
+)
 from srat_kernels.tuning import Config
 
 POINTERS = {"labels": "*i64", "partial_count": "*i32"}
-INTEGERS = ("batch", "dims", "classes", "numel", "size_", "stride_")
+INTEGERS = ("batch", "dims", "classes", "numel", "stride_")
 
 
 def compile_for_hopper(
@@ -76,7 +82,8 @@ def compile_for_hopper(
 
 def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]:
     """(name, kernel, configuration, pointer types, constants) of everything that a launch may ask for."""
-    both = {"stride_dim": 1, "stride_class": 1, "stride_label": 1, "stride_weight": 1, "stride_margin": 1}
+    both = {"stride_dim": 1, "stride_class": 1, "stride_label": 1}
+    plain = {"biases": None, "inverse_temperatures": None}
     no_features = {"features": None, "stride_row": 0, "stride_dim": 0}
     for precision in ("tf32x3", "ieee", "bf16"):
         types = {"features": "*bf16", "logits": "*bf16"} if precision == "bf16" else {}
@@ -101,10 +108,10 @@ def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]
             )
     constants = {**both, "PRECISION": "tf32x3", "BLOCK_C": 16, "FOCAL": "outside"}
     for number, config in enumerate(FORWARD):  # tiles cut down to narrow features
-        yield f"forward narrow {number}", forward_kernel, fit(config, 16), {}, constants
+        yield f"forward narrow {number}", forward_kernel, fit(config, 16), {}, {**constants, **plain}
     for number, config in enumerate(BACKWARD):
         yield f"backward narrow {number}", backward_kernel, fit(config, 16), {}, constants
-    no_vectors = {"class_weights": None, "margins": None}
+    no_vectors = {"class_weights": None, "margins": None, **plain}
     yield "separation alone", forward_kernel, FORWARD[0], {}, {**constants, **no_vectors, "logits": None}
     yield (
         "margin alone",
@@ -113,6 +120,14 @@ def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]
         {},
         {**constants, **no_features, **no_vectors, "SPLITS": 1},
     )
+    for focal in ("none", "inside"):
+        yield (
+            f"margin adjusted {focal}",
+            forward_kernel,
+            FORWARD[0],
+            {},
+            {**constants, **no_features, "SPLITS": 1, "FOCAL": focal},
+        )
     nothing = {"logit_gradient_out": None, "upstream_total": None, "upstream_classification": None}
     yield "separation gradient alone", backward_kernel, BACKWARD[0], {}, {**constants, **nothing}
     nothing = {
@@ -129,14 +144,13 @@ def cases() -> Iterator[tuple[str, Any, Config, dict[str, str], dict[str, Any]]]
     for number, config in enumerate(LINF):
         for gradient in ("*bf16", "*fp16", "*fp32", "*fp64"):
             types = {"gradient": gradient, "nonfinite": "*i64", "zero": "*i64"}
-            yield f"linf flat {gradient} {number}", linf_kernel, config, types, {"FLAT": True, "WIDE": False}
-        yield f"linf strided {number}", linf_kernel, config, types, {"FLAT": False, "WIDE": False}
+            yield f"linf {gradient} {number}", linf_kernel, config, types, {"WIDE": False}
         yield (
             f"linf uncounted {number}",
             linf_kernel,
             config,
             types,
-            {"FLAT": True, "WIDE": True, "nonfinite": None, "zero": None},
+            {"WIDE": True, "nonfinite": None, "zero": None},
         )
 
 
