@@ -172,6 +172,17 @@ def test_networks_are_named_where_there_are_several(tmp_path) -> None:
     assert "resnet18" not in group.title
 
 
+def test_norms_of_training_are_named_where_there_are_several(tmp_path) -> None:
+    for name, fields in {
+        "a": {},
+        "b": {"seed": 1},
+        "c": {"attack.threat": "l2", "eval_attack.threat": "linf"},
+    }.items():
+        write_run(tmp_path / name, make_record(**{"method": "ce", **fields}))
+    (group,) = group_runs(find_runs([tmp_path]))
+    assert [row.label for row in group.rows] == ["ce (attack.threat=l2)", "ce (attack.threat=linf)"]
+
+
 def test_bad_directories(tmp_path, study) -> None:
     with pytest.raises(UserError, match="is not a directory"):
         find_runs([tmp_path / "nowhere"])
