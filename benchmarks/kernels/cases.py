@@ -1,4 +1,4 @@
-"""What is measured: enters sizes, leaves one callable per implementation, each past its correctness gate.
+"""What is measured: an op at a size, one callable per implementation, each past its correctness gate.
 
 Implementations of an op: "triton" (GPU only: the interpreter is never timed), "eager" (the torch reference) and
 "compiled" (the same through torch.compile). Modes: "forward" (everything saved for a backward), "forward+backward".
@@ -72,19 +72,7 @@ def all_sizes() -> Iterator[tuple[str, str, Size]]:
 
 @lru_cache(maxsize=1)  # the implementations of one case follow each other
 def build(op: str, mode: str, size: Size) -> Case:
-    """The case, after its gate.
-
-    Args:
-        op: name of a public op.
-        mode: one of `MODES`.
-        size: see `Size`.
-
-    Returns:
-        Callables that run one step each; the compiled one is compiled.
-
-    Raises:
-        AssertionError: an implementation is wrong, so that its time would mean nothing.
-    """
+    """The case, after its gate: a wrong implementation is an AssertionError, its time would mean nothing."""
     torch.manual_seed(0)
     torch.compiler.reset()  # nothing compiled for one size is reused, or counted as a recompilation, for the next
     case = _linf(size) if op == "linf_step" else _loss(op, mode, size)
@@ -108,6 +96,9 @@ def _loss(op: str, mode: str, size: Size) -> Case:
         options["class_weights"] = torch.logspace(0, 2, classes, device=DEVICE)
         options["margins"] = torch.linspace(0.1, 0.5, classes, device=DEVICE)
         options["scale"] = 30.0
+    if op == "margin_loss":  # every vector of the adjusted cross-entropy; in `srat_loss` LDAM's alone
+        options["bias"] = torch.linspace(-1, -5, classes, device=DEVICE)
+        options["inverse_temperature"] = torch.linspace(1, 0.3, classes, device=DEVICE)
     public = {"srat_loss": srat_loss, "separation_loss": separation_loss, "margin_loss": margin_loss}[op]
 
     def step(inputs: dict[str, Tensor], loss: Callable[..., Tensor]) -> tuple[Tensor, ...]:

@@ -1,8 +1,8 @@
 """Measure every kernel against its references, one JSON line a result: `python benchmarks/kernels/run.py`.
 
-Enters nothing; leaves lines in benchmarks/results/<device>.jsonl (--out DIR elsewhere), appended. Meant for a GPU; on a
-CPU it compares the compiled reference with the eager one at a small size, and says so. All cases take a while, mostly
-compiling references: `--only srat_loss`, `--only "B=4096 D=512"` are parts.
+Lines are appended to benchmarks/results/<device>.jsonl (--out DIR elsewhere). Meant for a GPU; on a CPU it compares the
+compiled reference with the eager one at a small size, and says so. All cases take a while, mostly compiling references:
+`--only srat_loss`, `--only "B=4096 D=512"` are parts.
 """
 
 from __future__ import annotations
@@ -23,13 +23,7 @@ from benchmarks.rows import RESULTS, append, path_for  # noqa: E402
 def results(case: Case, rounds: int, block: float) -> list[dict[str, Any]]:
     """The first implementation against each other one, launched one by one and, on a GPU, replayed as a graph.
 
-    Args:
-        case: see `cases.py`.
-        rounds: turns of each implementation.
-        block: seconds a turn.
-
-    Returns:
-        A row per reference and way of launching; ratio > 1 means faster than the reference.
+    A row per reference and way of launching; ratio > 1 means faster than the reference.
     """
     measured, *references = IMPLEMENTATIONS
     memory = {name: peak_bytes(function) for name, function in case.functions.items()}

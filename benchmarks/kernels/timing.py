@@ -1,4 +1,4 @@
-"""One implementation of a case under pytest-benchmark: enters the fixture and a case, leaves the statistics."""
+"""One implementation of a case under pytest-benchmark."""
 
 from __future__ import annotations
 

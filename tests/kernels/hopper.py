@@ -1,4 +1,4 @@
-"""Compile every kernel in every configuration for sm_90, with no GPU, and print a JSON line a kernel.
+"""Compile every kernel in every configuration for sm_90, with no GPU; prints one JSON line a kernel.
 
 Run as a script in a process of its own: TRITON_INTERPRET must be unset before triton is imported.
 `python hopper.py forward`, `... backward`: those; without an argument: all others.
@@ -23,15 +23,22 @@ from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import Recipe
 from srat_fast.registry import model as networks
 from srat_kernels.jit import triton
+from srat_kernels.linf.kernel import CONFIGS as LINF
 from srat_kernels.linf.kernel import linf_kernel
-from srat_kernels.linf.launch import CONFIGS as LINF
-from srat_kernels.loss.backward_kernel import backward_kernel
-from srat_kernels.loss.forward_kernels import finish_kernel, forward_kernel
-from srat_kernels.loss.launch import BACKWARD, FORWARD, block_of_classes, candidates, fit
+from srat_kernels.loss.kernels import (
+    BACKWARD,
+    FORWARD,
+    backward_kernel,
+    block_of_classes,
+    candidates,
+    finish_kernel,
+    fit,
+    forward_kernel,
+)
 from srat_kernels.tuning import Config, power_of_two
 
 POINTERS = {"labels": "*i64", "partial_count": "*i32"}
-INTEGERS = ("batch", "dims", "classes", "numel", "size_", "stride_")
+INTEGERS = ("batch", "dims", "classes", "numel", "stride_")
 FLOATS = (
     "to_exponent", "scale", "gamma", "separation_weight", "inverse_temperature", "step", "epsilon",
 )  # fmt: skip
@@ -110,7 +117,8 @@ def feature_dims() -> dict[str, int]:
 
 def cases() -> Iterator[Case]:
     """Everything that a launch may ask for."""
-    both = {"stride_dim": 1, "stride_class": 1, "stride_label": 1, "stride_weight": 1, "stride_margin": 1}
+    both = {"stride_dim": 1, "stride_class": 1, "stride_label": 1}
+    plain = {"biases": None, "inverse_temperatures": None}
     no_features = {"features": None, "stride_row": 0, "stride_dim": 0}
     for kind, kernel, configs in (
         ("forward", forward_kernel, FORWARD),
@@ -124,16 +132,20 @@ def cases() -> Iterator[Case]:
             for number, (config, whole, names) in enumerate(asked):
                 focal = ("none", "outside", "inside")[number % 3]
                 constants = {"FOCAL": focal, "PRECISION": precision, "BLOCK_C": block_of_classes(100, config)}
+                constants |= plain if number % 2 else {}
                 name = f"{kind} {precision} {number}"
                 yield Case(name, kernel, config, types, both | constants, whole, tuple(names))
     constants = {**both, "PRECISION": "tf32x3", "BLOCK_C": 16, "FOCAL": "outside"}
     for number, config in enumerate(FORWARD):  # tiles cut down to narrow features
-        yield Case(f"forward narrow {number}", forward_kernel, fit(config, 16), {}, constants)
+        yield Case(f"forward narrow {number}", forward_kernel, fit(config, 16), {}, constants | plain)
     for number, config in enumerate(BACKWARD):
         yield Case(f"backward narrow {number}", backward_kernel, fit(config, 16), {}, constants)
-    alone = constants | {"class_weights": None, "margins": None}
+    alone = constants | {"class_weights": None, "margins": None} | plain
     yield Case("separation alone", forward_kernel, FORWARD[0], {}, alone | {"logits": None})
     yield Case("margin alone", forward_kernel, FORWARD[0], {}, alone | no_features | {"SPLITS": 1})
+    for focal in ("none", "inside"):
+        adjusted = constants | no_features | {"SPLITS": 1, "FOCAL": focal}
+        yield Case(f"margin adjusted {focal}", forward_kernel, FORWARD[0], {}, adjusted)
     nothing = {"logit_gradient_out": None, "upstream_total": None, "upstream_classification": None}
     yield Case("separation gradient alone", backward_kernel, BACKWARD[0], {}, constants | nothing)
     nothing = {"feature_gradient_out": None, "upstream_total": None, "upstream_separation": None}
@@ -143,12 +155,10 @@ def cases() -> Iterator[Case]:
         finish = Config({"SPLITS": splits, "BLOCK": 1024}, 4, 3)
         yield Case(f"finish {splits}", finish_kernel, finish, {}, flags)
     for number, config in enumerate(LINF):
-        flat = {"FLAT": True, "WIDE": False}
         for gradient in ("*bf16", "*fp16", "*fp32", "*fp64"):
             types = {"gradient": gradient, "nonfinite": "*i64", "zero": "*i64"}
-            yield Case(f"linf flat {gradient} {number}", linf_kernel, config, types, flat)
-        yield Case(f"linf strided {number}", linf_kernel, config, types, flat | {"FLAT": False})
-        uncounted = {"FLAT": True, "WIDE": True, "nonfinite": None, "zero": None}
+            yield Case(f"linf {gradient} {number}", linf_kernel, config, types, {"WIDE": False})
+        uncounted = {"WIDE": True, "nonfinite": None, "zero": None}
         yield Case(f"linf uncounted {number}", linf_kernel, config, types, uncounted)
 
 
