@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from srat_fast.data.archives import CIFAR, SVHN, Archive, archives_of
+from srat_fast.data.archives import CIFAR, SVHN, archives_of, content_of
 from srat_fast.data.arrays import ImageArrays, ImageSet
-from srat_fast.data.cifar import arrays_of, members_of_archive, members_of_folder
-from srat_fast.data.download import download
 from srat_fast.data.folder import load_folder
 from srat_fast.data.npz import load_npz
+from srat_fast.data.paths import is_directory, is_there
 from srat_fast.data.prepared import location, prepared
-from srat_fast.data.svhn import read_mat
-from srat_fast.data.verify import is_directory, is_there, one_line, problem_of, verified_bytes
+from srat_fast.data.readers import members_of_archive, members_of_folder, read_cifar, read_mat
 from srat_fast.datasets import DATASETS, DIGITS_TEST_PER_CLASS
 from srat_fast.errors import UserError
 
@@ -102,37 +100,22 @@ def _digits() -> np.ndarray:
 
 def _cifar(name: str, root: Path, mirror: str | None) -> ImageArrays:
     """From the archive, or from the folder that torchvision unpacked it to."""
-    facts = CIFAR[name]
+    facts, classes = CIFAR[name], DATASETS[name].classes
     folder, archive = root / facts.folder, root / facts.archive.name
     if is_directory(folder):
         try:
-            return arrays_of(members_of_folder(folder, facts), facts, DATASETS[name].classes)
+            return read_cifar(members_of_folder(folder, facts), facts, classes)
         except UserError as error:
             if not is_there(archive):
                 advice = f"{error.problem}; remove the folder {folder} to have the set downloaded"
                 raise UserError("data.root", advice, error.value) from None
-    if is_there(archive):
-        _require(archive, facts.archive)
-    else:
-        archive = download(facts.archive, root, mirror)
-    return arrays_of(members_of_archive(archive, facts), facts, DATASETS[name].classes)
+    content = content_of(facts.archive, root, mirror)
+    return read_cifar(members_of_archive(content, archive, facts), facts, classes)
 
 
 def _svhn(root: Path, mirror: str | None) -> ImageArrays:
-    parts = []
-    for facts in (SVHN["train"], SVHN["test"]):
-        path = root / facts.name
-        if is_there(path):
-            _require(path, facts)
-        else:
-            path = download(facts, root, mirror)
-        parts.append(read_mat(verified_bytes(path, facts), str(path)))
-    return ImageArrays(parts[0], parts[1], DATASETS["svhn"].classes)
-
-
-def _require(path: Path, facts: Archive) -> None:
-    """Refuse a file that was placed (or left) under an archive's name and is not that archive."""
-    with one_line(path):
-        problem = problem_of(path, facts)
-    if problem:
-        raise UserError("data.root", f"{problem}; remove it to have it downloaded", str(path))
+    train, test = (
+        read_mat(content_of(SVHN[part], root, mirror), str(root / SVHN[part].name))
+        for part in ("train", "test")
+    )
+    return ImageArrays(train, test, DATASETS["svhn"].classes)

@@ -39,7 +39,7 @@ def batch(device: torch.device, dtype: torch.dtype, size: int = 16) -> tuple[tor
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("size", [16, 3])
 @pytest.mark.parametrize("steps", [1, 10])
-@pytest.mark.parametrize("bn", ["batch", "running"])
+@pytest.mark.parametrize("bn", ["batch", "running", "frozen"])
 def test_same_examples_and_statistics_as_eager_pgd(
     device, bn: str, steps: int, size: int, normalize: bool
 ) -> None:
@@ -49,11 +49,13 @@ def test_same_examples_and_statistics_as_eager_pgd(
     images, labels = batch(device, torch.float64, size)
     settings = {"ball": BALL, "steps": steps, "step_size": 0.01}
     start = BALL.random_start(images, torch.Generator(device).manual_seed(1))
-    eager.train(bn == "batch")
+    eager.train(bn != "running")
+    before = copy.deepcopy(model.state_dict())
     ours = engine(images, labels, start=start, **settings)
     theirs = pgd(eager, images, labels, start=start, **settings)
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
-    for (name, a), b in zip(model.state_dict().items(), eager.state_dict().values(), strict=True):
+    expected = before if bn == "frozen" else eager.state_dict()
+    for (name, a), b in zip(model.state_dict().items(), expected.values(), strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-14), name
     assert int(model.backbone.bn1.num_batches_tracked) == 3 + (steps if bn == "batch" else 0)
     assert model.training

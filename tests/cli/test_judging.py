@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -491,9 +492,19 @@ def test_a_weights_file_is_evaluated(run, tmp_path, capsys) -> None:
     code, out, err = call(capsys, "evaluate", file, "--attack", "clean", *options)
     assert code == 0, err
     assert "train n" in out or "class" in out
+    audit = ["audit", file, "--model", "resnet18", "--dataset", "digits", "--subset", 20, "--autoattack", 0,
+             "--queries", 1, "--surrogate", run, "--json"]  # fmt: skip
+    for threat, epsilon in (((), 0.1), (("--threat", "l2"), 0.5)):
+        code, out, err = call(capsys, *audit, *threat)
+        report = json.loads(out)
+        assert code in (0, 3), err
+        assert report["attack"]["epsilon"] == pytest.approx(epsilon)
+        assert report["weights_checksum"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert not {"recorded number", "choice of the epoch"} & {check["name"] for check in report["checks"]}
     assert list(file.parent.iterdir()) == [file]
 
 
+@pytest.mark.parametrize("command", ["evaluate", "audit"])
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -505,12 +516,19 @@ def test_a_weights_file_is_evaluated(run, tmp_path, capsys) -> None:
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
-def test_a_file_that_does_not_fit_is_one_line(arguments, line, run, tmp_path, capsys) -> None:
+def test_a_file_that_does_not_fit_is_one_line(arguments, line, command, run, tmp_path, capsys) -> None:
     given = [{"FILE": str(run / "model.safetensors"), "RUN": str(run)}.get(a, a) for a in arguments]
-    code, _, error = call(capsys, "evaluate", *given, "--attack", "clean", "--data-root", tmp_path / "none")
+    more = ["--attack", "clean"] if command == "evaluate" else ["--autoattack", 0]
+    code, _, error = call(capsys, command, *given, *more, "--data-root", tmp_path / "none")
     assert code == 2
     assert line in error
     assert len(error.strip().splitlines()) == 1, error
+
+
+def test_a_run_is_audited_in_its_own_ball(trained, capsys) -> None:
+    code, _, error = call(capsys, "audit", trained, "--threat", "l2")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "a run is audited in its own ball" in error
 
 
 def test_images_of_other_classes_or_channels_are_one_line(run) -> None:

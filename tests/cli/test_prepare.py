@@ -153,6 +153,10 @@ FIELDS = [
         ["--set", "data.augment=resized-crop", "--set", "data.crop_padding=4"],
         "data.crop_padding = 4: has an effect",
     ),
+    (
+        ["--set", "data.policy=randaugment", "--loader", "ffcv"],
+        "data.policy = 'randaugment': only --loader memory has it",
+    ),
     (["--set", "data.augment=mixup"], "data.augment = 'mixup': one of crop, resized-crop"),
 ]
 

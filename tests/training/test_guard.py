@@ -29,9 +29,15 @@ def state(engine) -> list[torch.Tensor]:
     return [t.detach().clone() for t in tensors if t is not None]
 
 
-@pytest.mark.parametrize("engine_name", ["fast", "reference"])
 @pytest.mark.parametrize(
-    ("method", "clip", "poison"), [("srat-ldam", 1.0, math.nan), ("natural", 0.0, math.inf)]
+    ("engine_name", "method", "clip", "poison"),
+    [
+        *((name, "srat-ldam", 1.0, math.nan) for name in ("fast", "reference")),
+        *((name, "natural", 0.0, math.inf) for name in ("fast", "reference")),
+        ("fast", "awp", 1.0, math.nan),
+        ("fast", "trades-awp", 0.0, math.inf),
+        ("reference", "awp", 0.0, math.nan),
+    ],
 )
 def test_a_poisoned_batch_changes_nothing(engine_name, method, clip, poison) -> None:
     """A real non-finite loss and gradient: a batch with one NaN or infinite pixel, as a broken loader would give."""

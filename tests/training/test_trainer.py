@@ -13,6 +13,7 @@ from rich.console import Console
 from torch.autograd import DeviceType
 
 from srat_fast import TrainingFailure, UserError, evaluate, train
+from srat_fast.errors import Interrupted
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import load_model
 from srat_fast.record import WEIGHTS
@@ -20,6 +21,8 @@ from srat_fast.training.cost import busy_seconds
 from srat_fast.training.fit import MovingAverage
 from srat_kernels import resolve_backend
 from tests.tiny import tiny_recipe
+from tests.training.short_runs import StopAfter, assert_equal_runs, metrics
+from tests.training.short_runs import short as resumable
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +121,43 @@ def test_equal_seeds_give_byte_equal_files(method: str, tmp_path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
     assert not torch.equal(weights[0]["linear.weight"], weights[2]["linear.weight"])
     assert not torch.are_deterministic_algorithms_enabled()  # the process is left as it was
+
+
+@pytest.mark.parametrize(
+    ("engine", "head", "added"),
+    [
+        ("fast", "linear", "linear.bias"),
+        ("reference", "linear", "linear.bias"),
+        ("fast", "cosine", "linear.shift"),
+    ],
+)
+def test_training_goes_on_with_the_raw_head_and_all_that_is_judged_is_adjusted(
+    engine, head, added, tmp_path
+) -> None:
+    """Post-hoc logit adjustment: the weights of plain training, and z_c - ln(n_c / N) in every file and number."""
+    options = {"method": "ce", "run__engine": engine, "model__head": head, "optim__epochs": 2}
+    adjusted = resumable(**options, model__inference_prior=1.0)
+    one, other, stopped = (tmp_path / name for name in ("raw", "adjusted", "stopped"))
+    raw = train(resumable(**options), one)
+    record = train(adjusted, other)
+    counts = torch.tensor(record["counts"], dtype=torch.float64)
+    prior = (counts / counts.sum()).log()
+    for kind in ("last", "ema"):  # another epoch may be the best
+        states = [safetensors.torch.load_file(run / WEIGHTS[kind]) for run in (one, other)]
+        expected = states[0] | {added: (states[0][added].double() - prior).float()}
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in states[1].items())
+    lines = [metrics(run) for run in (one, other)]
+    assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
+    assert raw["standard"] != record["standard"]
+    assert [line["validation"] for line in lines[0]] != [line["validation"] for line in lines[1]]
+    for kind, told in (("last", record), ("best", record["best"]), ("ema", record["ema"])):
+        found = evaluate(other, "clean,pgd-2", weights=kind, device="cpu")
+        assert found["clean"]["per_class"] == told["standard"]["per_class"]
+        assert found["pgd-2"]["per_class"] == told["robust"]["per_class"]
+    with pytest.raises(Interrupted):
+        train(adjusted, stopped, stops=StopAfter(5))
+    train(adjusted, stopped, resume="must")
+    assert_equal_runs(other, stopped)
 
 
 def test_both_engines_learn_alike(tmp_path) -> None:
