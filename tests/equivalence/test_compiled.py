@@ -140,7 +140,7 @@ def first(device):
 def test_the_check_passes_for_equal_code_and_leaves_no_trace(engine, device) -> None:
     before = [t.clone() for t in engine.state()]
     parity.check_parity(engine, *first(device))
-    assert all(torch.equal(a, b) for a, b in zip(before, engine.state(), strict=True))
+    torch.testing.assert_close(before, list(engine.state()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -151,7 +151,8 @@ def test_the_check_fails_closed_on_every_planted_fault(method, precision, device
         engine = make_pair(device, torch.float32, **plain).fast
         if not applies(name, engine):
             continue
-        parity.check_parity(engine, *first(device))
+        if name == next(iter(FAULTS)):  # every engine here begins as this one does
+            parity.check_parity(engine, *first(device))
         plant(engine)
         with pytest.raises(
             TrainingFailure, match=r"the compiled .* is allowed\); --no-compile .*--engine reference"
