@@ -288,21 +288,19 @@ def test_nothing_is_compiled_again_after_the_first_batch(aot_eager, channels, ch
                 engine.step(images, labels)
 
 
-def test_more_runs_in_one_process_than_dynamo_has_programs(aot_eager, monkeypatch) -> None:
+def test_more_runs_in_one_process_than_dynamo_has_programs(aot_eager) -> None:
     """A loop over methods, as in a notebook: by itself dynamo refuses a function's ninth program, here the third."""
     import torch._dynamo.config as dynamo
 
-    monkeypatch.setattr(dynamo, "recompile_limit", 2)
     methods = [row.name for row in rows() if row.adversarial]
     images, labels = next(iter(loader_of().epoch(0)))
-    for number in range(3):
-        recipe = recipe_of(
-            run__compile="on", method=methods[number], model__width=8 + number, attack__steps=1
-        )
-        engine = engine_of(recipe)
-        engine.start_epoch(0)
-        engine.step(images, labels)
-        engine.close()
+    with dynamo.patch(recompile_limit=2):
+        for number in range(3):
+            changes = {"method": methods[number], "model__width": 8 + number}
+            engine = engine_of(recipe_of(run__compile="on", attack__steps=1, **changes))
+            engine.start_epoch(0)
+            engine.step(images, labels)
+            engine.close()
 
 
 def test_settings_while_an_engine_compiles(monkeypatch) -> None:
