@@ -22,7 +22,7 @@ from benchmarks.engine.cases import Case
 from benchmarks.engine.work import DEVICE, ON_GPU
 from srat_fast.data.loaders import Loader, training_loader
 from srat_fast.data.split import load_split
-from srat_fast.data.torchvision_import import torchvision_datasets
+from srat_fast.data.torchvision_import import torchvision
 from srat_fast.recipe import ResolvedRecipe, build_recipe
 
 WORKERS = min(8, os.cpu_count() or 1)
@@ -69,9 +69,7 @@ def plain_loader(recipe: ResolvedRecipe, augmented: bool = True) -> DataLoader[A
         recipe: resolved; its size, augmentation and batch are followed.
         augmented: with random crop, flip and order; else the centre of each image in order.
     """
-    datasets = torchvision_datasets()
-    from torchvision.transforms import v2
-
+    datasets, v2 = (torchvision(part, "the baseline") for part in ("datasets", "transforms.v2"))
     data, size = recipe.data, recipe.data.image_size
     if not augmented:
         steps = [v2.Resize(size, antialias=True), v2.CenterCrop(size)]

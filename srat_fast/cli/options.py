@@ -24,6 +24,7 @@ OPTION_FIELDS = {
     "--loader": "data.loader",
     "--plugin": "plugin",
     "--method": "method",
+    "--protocol": "protocol",
     "--model": "model.name",
     "--seed": "seed",
     "--epochs": "optim.epochs",

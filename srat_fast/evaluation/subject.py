@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from srat_fast.data.cache import exclusive
 from srat_fast.data.inmemory import arrays_from
+from srat_fast.data.paths import exclusive
 from srat_fast.data.plan import resolve_recipe
 from srat_fast.data.split import DataSplit, load_split
 from srat_fast.errors import Unrecorded, UserError, is_full, require_one_of

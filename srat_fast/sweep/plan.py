@@ -14,8 +14,8 @@ from typing import Any
 
 import srat_fast
 from srat_fast import plugins
+from srat_fast.data.paths import expanded
 from srat_fast.data.plan import base_counts, planned_counts
-from srat_fast.data.verify import expanded
 from srat_fast.datasets import imbalance_label
 from srat_fast.errors import UserError, one_of
 from srat_fast.methods import METHODS, Method
@@ -192,7 +192,8 @@ class _Planner:
             base, start = self.start(cell)
             if "data.root" in cell:
                 cell = cell | {"data.root": str(expanded("data.root", str(cell["data.root"])).absolute())}
-            if start is not None:
+            asked = self.spec.base | cell
+            if start is not None and asked.get("protocol") != "own":  # whose settings are the method's
                 fields, recipe = base | cell, start.replace(cell)
             else:
                 own = {"data.root": base["data.root"]} | cell

@@ -114,7 +114,7 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
     attack, update = engine.run_parts()
     weights = list(engine.model.parameters())
     generator = torch.Generator(engine.device).manual_seed(seed)
-    with preserved([*engine.state(), engine.objective.class_weights]):
+    with preserved([*engine.state(), *engine.by_epoch()]):
         with preserved(engine.state()):  # compiles and captures, at the weights of now
             if engine.row.adversarial:
                 attack(images, labels, images)
@@ -125,7 +125,9 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
             captured = kept.get(images.shape, found) if all(g is None for g in found) else found
             kept[images.shape] = captured
         _move(weights, ELSEWHERE, generator)
-        _move([engine.objective.class_weights], 1.0, generator)
+        if engine.radii is not None:  # in the first epoch of a ramp it is 0
+            engine.radii.start_epoch(engine.recipe.optim.epochs)
+        _move(engine.by_epoch(), 1.0, generator)
         if engine.row.adversarial:
             _settle(engine, images)
             yield from _compare_attacks(engine, attack, images, labels)
@@ -218,7 +220,7 @@ def _compare_attacks(
 def _loss(engine: FastEngine, images: Tensor, labels: Tensor, clean: Tensor) -> float:
     """What the attack climbs, in its own BatchNorm mode and in full precision, leaving no trace."""
     model = engine.model
-    model.train(engine.recipe.attack.bn == "batch")
+    model.train(engine.recipe.attack.bn != "running")
     with preserved(model.buffers()), torch.no_grad():
         batch = Batch(None, images, labels, clean, forward=model, objective=engine.objective)
         value = float(engine.climbed(batch))

@@ -364,6 +364,7 @@ def test_further_attacks_stand_beside_one_another(tmp_path) -> None:
 
         def entry(overall: float, **changes: object) -> dict:
             row = {"overall": overall, "under": overall / 2, "images": 500, "epsilon": 8 / 255}
+            row["per_class"] = [overall, overall / 4, None]
             attacks = {"clean": row | {"epsilon": None}, "autoattack": row, "worst-case": row}
             return {"weights": "last", "same_data": True, "attacks": attacks} | changes
 
@@ -377,9 +378,9 @@ def test_further_attacks_stand_beside_one_another(tmp_path) -> None:
         if own or trial.seed == 0:
             path.write_text(json.dumps(record))
     text = to_markdown(build_table(sweep))
-    assert "robust accuracy under further attacks (srat-fast evaluate): overall; under" in text
+    assert "robust accuracy under further attacks (srat-fast evaluate): overall; under; worst class" in text
     heads = "autoattack eps 0.03137, 500 images | worst-case eps 0.03137, 500 images"
     assert f"| method | {heads} |" in re.sub(" +", " ", text)
-    assert re.search(r"\| ce +\| +20\.00; 10\.00 \|", text), text
-    assert re.search(r"\| srat-ldam +\| +31\.00 ± 1\.00; 15\.50 ± 0\.50 \|", text), text
+    assert re.search(r"\| ce +\| +20\.00; 10\.00; 5\.00 \|", text), text
+    assert re.search(r"\| srat-ldam +\| +31\.00 ± 1\.00; 15\.50 ± 0\.50; 7\.75 ± 0\.25 \|", text), text
     assert "further attacks" not in to_markdown(build_table(finished_sweep(tmp_path / "t", CIFAR, VALUES)))
