@@ -137,7 +137,8 @@ def field_methods() -> str:
     families = [METHODS[name.replace("<name>", "ce")] for name in METHODS if "<" in name]
     table_rows = [(f"[`{m.name}`](#{m.name})", m.title, m.family, prose(m.source)) for m in others]
     table_rows += [
-        (f"[`{_family(m)}`](#{_family(m)})", "any row, changed", m.family, _origin(m)) for m in families
+        (f"[`{_family(m)}`](#{_anchor(_family(m))})", "any row, changed", m.family, _origin(m))
+        for m in families
     ]
     parts = [table(("method", "title", "group", "source"), table_rows)]
     parts += [_section(m, m.name, prose(m.source)) for m in others]
@@ -149,14 +150,17 @@ def _family(member: Method) -> str:
     return member.name.partition(":")[0] + ":<name>"
 
 
+def _anchor(name: str) -> str:
+    return name.replace("<", "").replace(">", "").replace(":", "-")
+
+
 def _origin(member: Method) -> str:
     """The source without that of the row that stands for the family."""
     return prose(member.source.partition("; on ")[0].partition(" on its own")[0])
 
 
 def _section(m: Method, name: str, source: str) -> str:
-    anchor = name.replace("<", "").replace(">", "").replace(":", "-")
-    lines = [f"### `{name}` {{ #{anchor} }}", "", f"{source}.", ""]
+    lines = [f"### `{name}` {{ #{_anchor(name)} }}", "", f"{source}.", ""]
     objective = " + ".join([f"`{m.base}`", *(f"{_value(c)} x `{t}`" for t, c in m.terms.items())])
     if name == m.name:
         lines.append(f"- Objective: {objective}; the attack climbs `{m.inner}`; class weights: {m.weighting}")

@@ -90,7 +90,7 @@ def _forward_flops(size: int, **arguments: Any) -> int:
 
 
 def training_flops(forward: int, recipe: Recipe) -> int:
-    """FLOPs of one training image, averaged over the epochs, by its passes.
+    """FLOPs of one training image by its passes, a mean over epochs (performance.md "The work and its floor").
 
     A gradient costs a forward pass. An attack step is a pass and the gradient of the input, the clean prediction of a
     loss like kl one more pass an attack; the update has the gradient of the weights too: 10 x 2 + 3 = 23 for PGD-10.
