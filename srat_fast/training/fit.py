@@ -26,7 +26,7 @@ from srat_fast.recipe import Recipe
 from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
 from srat_fast.registry import term
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
-from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors
+from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors, to_lower
 from srat_fast.training.parity import CompileFailure
 from srat_fast.training.progress import (
     Curves,
@@ -159,7 +159,7 @@ class EpochRunner:
                 break
             images, labels = batch
             self._before_step(self._may_compile(images))
-            with memory_errors(f"in epoch {self.epoch + 1}", "--batch-size or --set model.width"):
+            with memory_errors(f"in epoch {self.epoch + 1}", to_lower(setup.recipe), setup.recipe):
                 result = engine.step(images, labels)
                 if self.ema is not None and self._ema_every == "step":
                     self.ema.update(engine.guard.found)
@@ -511,7 +511,7 @@ class Fit:
                 self.save()
                 raise self._interrupted()
 
-        with memory_errors("in evaluation", "--set run.eval_batch_size"):
+        with memory_errors("in evaluation", "--set run.eval_batch_size", recipe):
             return judge(
                 model,
                 images,
