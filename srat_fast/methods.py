@@ -294,8 +294,8 @@ def _robustlt(name: str) -> Method:
         settings=dict(row.settings) | radius, by_data=dict(row.by_data) | {"cifar100": hundred},
         own=own | {"model.normalize": "dataset", "eval_attack.step_size": 1 / 255},
         source=f"RobustLT, CVPR 2026; zhang-lilin/RobustLT 2d63979; on {row.source or 'the SRAT paper'}",
-        notes="The radius of training only; evaluation has one for all classes. Its code forwards each batch twice more "
-        "in train mode, which moves BatchNorm.",
+        notes="The radius of training only; evaluation has one for all classes. Its code forwards each batch twice "
+        "more in train mode, which moves BatchNorm.",
     )  # fmt: skip
 
 
