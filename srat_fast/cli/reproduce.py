@@ -34,7 +34,7 @@ _ASSUMED = 10_000
 #: The tables and figures together, as ITEM names them.
 _ALL = "all"
 #: Test images of a further attack that has a limit, at smoke scale: AutoAttack takes seconds an image.
-_SMOKE_IMAGES = 5
+_SMOKE_IMAGES = 10
 _ON_DIGITS = "on digits, after a few epochs: these verdicts show that they are given, nothing else"
 
 
