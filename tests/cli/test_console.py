@@ -298,7 +298,7 @@ def test_ctrl_c_while_the_commands_are_imported(monkeypatch) -> None:
 
 
 def test_help_imports_little() -> None:
-    """Neither torch nor what computes or draws; how long it takes is measured in benchmarks/cli."""
+    """Neither torch nor what computes or draws; how long it takes is measured in benchmarks/."""
     heavy = (
         "torch",
         "numpy",
