@@ -20,11 +20,11 @@ from benchmarks.measure import parsed, parser, record
 from benchmarks.rows import Row
 from srat_fast import build_recipe
 from srat_fast.models.files import save_model
+from srat_fast.progress import ProgressView
 from srat_fast.record import BEST, RunDirectory
 from srat_fast.training import resume
 from srat_fast.training.checkpoint import Checkpoints
 from srat_fast.training.fit import EpochRunner
-from srat_fast.training.progress import ProgressView
 from srat_fast.training.setup import prepare, resolve_hardware
 from srat_fast.training.step import StepGuard
 

@@ -66,7 +66,7 @@ def test_evaluation(benchmark: Any, batch: int) -> None:
 
 
 @pytest.mark.parametrize("implementation", kernels.IMPLEMENTATIONS)
-@pytest.mark.parametrize("case", kernels.all_sizes(), ids=lambda case: kernels.name_of(*case))
+@pytest.mark.parametrize("case", list(kernels.all_sizes()), ids=lambda case: kernels.name_of(*case))
 def test_kernel(benchmark: Any, case: tuple[str, str, kernels.Size], implementation: str) -> None:
     """pytest-benchmark's own clock sees how long the host is busy; the figures in `extra_info` are the GPU's."""
     function = kernels.build(*case)[implementation]

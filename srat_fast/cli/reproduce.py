@@ -362,8 +362,8 @@ def _figure(item: str, directory: Path, console: Console) -> str:
 
     runs = [run for run in find_runs([directory / "runs"], []) if run.finished]
     if item in _ANALYSED:
-        from srat_fast.cli.watch import Watch
         from srat_fast.evaluation.analyses import analyse, files_of
+        from srat_fast.progress import Watch
 
         images, points = _ANALYSED[item]
         first = min((run.seed for run in runs), default=0)
