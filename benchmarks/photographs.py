@@ -23,7 +23,7 @@ from srat_fast.report.groups import group_runs  # noqa: E402
 from srat_fast.report.summary import audit_verdict  # noqa: E402
 from srat_fast.sweep.directory import PLAN  # noqa: E402
 from srat_fast.sweep.table import Summary, compare, holm, summarize  # noqa: E402
-from srat_fast.tables import Table  # noqa: E402
+from srat_fast.tables import Table, spread  # noqa: E402
 
 KEPT = RESULTS / "sweeps" / "photographs"
 FIGURE = ROOT / "docs" / "explanation" / "photographs.svg"
@@ -106,7 +106,7 @@ def _named(attack: str, images: int) -> str:
 
 
 def _spread(summary: Summary) -> str:
-    return f"{summary.mean:.1f}" + ("" if summary.std is None else f" ± {summary.std:.1f}")
+    return spread(summary.mean, summary.std, 1)
 
 
 def result_lines(runs: list[Run], attacks: tuple[str, ...] = tuple(ATTACKS)) -> str:

@@ -35,9 +35,7 @@ FAST = ("shadow", "compiled", "captured", "captured-max")
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
     """A Markdown table; "" without lines."""
-    made = Table(*heads, right=right)
-    for line in lines:
-        made.add(*line)
+    made = Table(*heads, rows=lines, right=right)
     return made.markdown() if made.rows else ""
 
 
