@@ -33,7 +33,7 @@ Functions = dict[str, Callable[[], object]]
 
 
 class Stem(nn.Module):
-    """First convolution, its BatchNorm and ReLU, as `ResNet18.features` has them."""
+    """First convolution, its BatchNorm and ReLU, as `ResNet.features` has them."""
 
     def __init__(self, network: Classifier) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Compile every kernel in every configuration for sm_90, with no GPU: enters nothing, leaves one JSON line a kernel.
+"""Compile every kernel in every configuration for sm_90, without a GPU; prints one JSON line a kernel.
 
 Run as a script in a process of its own: TRITON_INTERPRET must be unset before triton is imported.
 `python hopper.py forward`, `... backward`: those; without an argument: all others.

@@ -1,6 +1,6 @@
 """The formulas once more, in float64 and one anchor or row at a time, sharing no code with the package.
 
-Enters tensors of any float type; leaves float64 values that autograd can differentiate.
+Tensors of any float type give float64 values that autograd can differentiate.
 """
 
 from __future__ import annotations
