@@ -93,6 +93,9 @@ def _loss(op: str, mode: str, size: Size) -> dict[str, Callable[[], tuple[Tensor
         options["class_weights"] = torch.logspace(0, 2, classes, device=DEVICE)
         options["margins"] = torch.linspace(0.1, 0.5, classes, device=DEVICE)
         options["scale"] = 30.0
+    if op == "margin_loss":  # every vector of the adjusted cross-entropy; in `srat_loss` LDAM's alone
+        options["bias"] = torch.linspace(-1, -5, classes, device=DEVICE)
+        options["inverse_temperature"] = torch.linspace(1, 0.3, classes, device=DEVICE)
     public = {"srat_loss": srat_loss, "separation_loss": separation_loss, "margin_loss": margin_loss}[op]
 
     def step(inputs: dict[str, Tensor], loss: Callable[..., Tensor]) -> tuple[Tensor, ...]:

@@ -29,7 +29,7 @@ from benchmarks.rows import Row
 from srat_fast.data.folder import class_files
 from srat_fast.data.loaders import Loader, training_loader
 from srat_fast.data.split import load_split
-from srat_fast.data.torchvision_import import torchvision_datasets
+from srat_fast.data.torchvision_import import torchvision
 from srat_fast.recipe import ResolvedRecipe, build_recipe
 
 WORKERS = min(8, os.cpu_count() or 1)
@@ -60,9 +60,7 @@ def started(recipe: ResolvedRecipe) -> tuple[Loader, float]:
 
 def plain_loader(recipe: ResolvedRecipe, augmented: bool = True) -> DataLoader[Any]:
     """torchvision's way to the same images; not augmented: the centre of each image, in order."""
-    datasets = torchvision_datasets()
-    from torchvision.transforms import v2
-
+    datasets, v2 = (torchvision(part, "the baseline") for part in ("datasets", "transforms.v2"))
     data, size = recipe.data, recipe.data.image_size
     if not augmented:
         steps = [v2.Resize(size, antialias=True), v2.CenterCrop(size)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from srat_fast.registry import method as METHODS
@@ -11,6 +11,8 @@ from srat_fast.registry import method as METHODS
 WEIGHTINGS = ("none", "balanced", "deferred")
 #: base losses whose published code takes the plain mean over the batch, not the weighted one
 PLAIN_MEAN = ("focal",)
+#: base losses without class weights: they weigh classes by themselves
+UNWEIGHTED = ("harl",)
 #: L_sep with the coefficient lambda
 SEPARATION = {"separation": "loss.separation_weight"}
 
@@ -26,7 +28,13 @@ class Method:
         terms: further terms -> coefficient: a number, or the recipe field that holds it.
         inner: what the attack climbs unless `attack.loss` says another: an entry of `srat_fast.registry.inner`.
         adversarial: whether training images are PGD examples.
-        title: the name in the paper's tables.
+        title: the name in tables.
+        family: heading of its group in tables: `PAPER` for the rows of Table 4.
+        settings: recipe field -> value, for fields that say "the method's row": what makes it this method.
+        by_data: data set -> settings that differ there.
+        own: recipe field -> value of the authors' training, for `protocol = own`; the network is not among them.
+        source: publication, and the code that was read.
+        notes: where the published code differs from its paper, or from this row.
     """
 
     name: str
@@ -36,6 +44,16 @@ class Method:
     adversarial: bool = True
     title: str = ""
     inner: str = "ce"
+    family: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    by_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    own: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    source: str = ""
+    notes: str = ""
+
+    def setting(self, name: str, dataset: str, neutral: Any) -> Any:
+        """What the row says of a recipe field on a data set, or `neutral`."""
+        return self.by_data.get(dataset, {}).get(name, self.settings.get(name, neutral))
 
     @property
     def separation(self) -> bool:
@@ -43,11 +61,41 @@ class Method:
         return "separation" in self.terms
 
 
+#: family of the rows of Table 4
+PAPER = "SRAT paper"
+ROBUST, LONG_TAILED, JOINT = (
+    "adversarial training",
+    "long-tailed learning",
+    "long-tailed adversarial training",
+)
+
+
+def rows() -> Iterator[Method]:
+    """All rows, families such as "srat:<name>" left out: their members are as many as there are rows."""
+    return (METHODS[name] for name in METHODS if "<" not in name)
+
+
+def settings(name: str, dataset: str, own: bool = False) -> dict[str, Any]:
+    """Recipe field -> value that a method brings along; nothing for one that is not known here."""
+    if name not in METHODS:
+        return {}
+    row = METHODS[name]
+    brought = {"attack.loss": row.inner} | dict(row.settings) | dict(row.by_data.get(dataset, {}))
+    return brought | dict(row.own) if own else brought
+
+
+def order(name: str) -> tuple[int, str]:
+    """Sort key of methods: as in the table, a row's variants behind it, unknown ones last by name."""
+    known = list(METHODS)
+    base = name.rpartition(":")[2]
+    return (known.index(base) if base in known else len(known), name.count(":") * "~" + name)
+
+
 class _Bases:
     """The terms that some row has as its L_cls, rows of plug-ins included."""
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(row.base for row in METHODS.values()))
+        return iter(dict.fromkeys(row.base for row in rows()))
 
 
 BASES = _Bases()
@@ -66,4 +114,195 @@ for _row in (
     Method("srat-focal", "focal", "deferred", SEPARATION, True, "SRAT-Focal"),
     Method("srat-ldam", "ldam", "deferred", SEPARATION, True, "SRAT-LDAM"),
 ):
+    METHODS(_row.name)(replace(_row, family=PAPER))
+
+
+def _schedule(epochs: int, *milestones: int, decay: float = 0.1, **more: Any) -> dict[str, Any]:
+    """Epochs and milestones of a published code, without warm-up unless it has one.
+
+    Milestones count from 0: of codes that number epochs from 1 (TRADES, MART, TRADES-AWP, RoBal, AT-BSL) one less.
+    """
+    named = {f"optim.{name}": value for name, value in more.items()}
+    return {
+        "optim.epochs": epochs, "optim.milestones": milestones, "optim.decay": decay, "optim.lr": 0.1,
+        "optim.momentum": 0.9, "optim.batch_size": 128, "optim.warmup_epochs": 0, "optim.clip_norm": 0.0,
+    } | named  # fmt: skip
+
+
+def _attack(
+    bn: str, start: str, steps: int = 10, step: float = 2 / 255, radius: float = 8 / 255
+) -> dict[str, Any]:
+    return {
+        "attack.bn": bn, "attack.start": start, "attack.steps": steps, "attack.step_size": step,
+        "attack.epsilon": radius,
+    }  # fmt: skip
+
+
+_KL = {"kl": "loss.kl_weight"}
+_TRADES_ATTACK = _attack("running", "gaussian", step=0.007, radius=0.031)
+_TRADES = _TRADES_ATTACK | _schedule(76, 74, weight_decay=2e-4) | {"eval_attack.step_size": 0.003}
+_BALANCED = {"loss.adjusted_prior": 1.0}
+_AT_BSL = _attack("running", "gaussian") | _schedule(100, 74, 89, 99, weight_decay=5e-4)
+_ROBAL_ATTACK = _attack("running", "half-uniform", 5, 0.0078, 0.031) | {"eval_attack.step_size": 0.0078}
+_ROBAL = _ROBAL_ATTACK | _schedule(80, 59, 74, weight_decay=2e-4, batch_size=64, schedule="compounding")
+_COSINE = {"model.head": "cosine", "model.head_gamma": 1 / 32, "loss.adjusted_scale": 10.0}
+_BMS = "Ren et al. 2020 (balanced softmax)"
+
+for _row in (
+    Method(
+        "trades", "ce", "none", _KL, True, "TRADES", "kl", ROBUST,
+        {"loss.branch": "clean", "loss.kl_weight": 6.0}, own=_TRADES,
+        source="Zhang et al. 2019; yaodongyu/TRADES 6e8e11b",
+        notes="Its update forwards the clean batch twice, which moves BatchNorm's running statistics once more.",
+    ),
+    Method(
+        "mart", "mart", "none", _KL, True, "MART", "ce", ROBUST,
+        {"loss.kl_weight": 5.0, "loss.kl_factor": "wrongness"},
+        own=_TRADES_ATTACK
+        | _schedule(120, 74, 89, 99, lr=0.01, weight_decay=3.5e-3)
+        | {"eval_attack.step_size": 0.003},
+        source="Wang et al. 2020; YisenWang/MART 2d83e17",
+        notes="beta 5 and the schedule are those of its ResNet-18; its WideResNet has 6. Its update forwards the clean "
+        "batch first, which BatchNorm's running statistics see in that order.",
+    ),
+    Method(
+        "awp", "ce", "none", {}, True, "AWP", "ce", ROBUST, {"optim.awp_gamma": 0.01},
+        own=_attack("batch", "uniform") | _schedule(200, 100, 150, weight_decay=5e-4) | {"model.normalize": "dataset"},
+        source="Wu et al. 2020; csdongxian/AWP a7acf5d",
+        notes="The published code selects the epoch by test accuracy, and forwards the clean batch once more a step.",
+    ),
+    Method(
+        "trades-awp", "ce", "none", _KL, True, "TRADES-AWP", "kl", ROBUST,
+        {"loss.branch": "clean", "loss.kl_weight": 6.0, "optim.awp_gamma": 0.005},
+        own=_attack("running", "gaussian") | _schedule(200, 99, 149, weight_decay=5e-4, awp_epoch=9),
+        source="Wu et al. 2020; csdongxian/AWP a7acf5d",
+        notes="The perturbation begins at epoch 10 under its own protocol, at once under the paper's.",
+    ),
+    Method(
+        "he", "adjusted", "none", {}, True, "HE", "ce", ROBUST,
+        {"model.head": "cosine", "model.head_scale": 10.0, "loss.adjusted_margin": 2.0},
+        source="Pang et al. 2020; ShawnXYang/AT_HE dad6a41",
+        notes="s = 10 is in the head, so the margin 0.2 on the cosine is 2 on the logit. Gains under attacks on "
+        "cross-entropy vanish under DLR in the authors' own tracker.",
+    ),
+    Method(
+        "trades-he", "adjusted", "none", _KL, True, "TRADES-HE", "kl", ROBUST,
+        {
+            "model.head": "cosine", "model.head_scale": 15.0, "loss.adjusted_margin": 3.0, "loss.branch": "clean",
+            "loss.kl_weight": 6.0,
+        },
+        source="Pang et al. 2020; ShawnXYang/AT_HE dad6a41",
+        notes="s = 15 is in the head; the margin 0.2 is 3 on the logit.",
+    ),
+    Method(
+        "logit-adjust", "adjusted", "none", {}, True, "Logit adjustment", "ce", LONG_TAILED, _BALANCED, own=_ROBAL,
+        source="Menon et al. 2021; as a baseline of wutong16/Adversarial_Long-Tail ab2f3a7",
+        notes="At tau = 1 it is the balanced softmax, hence AT-BSL under one protocol; its own is RoBal's, whose head "
+        "has a frozen random bias there.",
+    ),
+    Method(
+        "post-hoc-la", "ce", "none", {}, True, "Post-hoc LA", "ce", LONG_TAILED, {"model.inference_prior": 1.0},
+        own=_ROBAL, source="Menon et al. 2021; as a baseline of wutong16/Adversarial_Long-Tail ab2f3a7",
+        notes="The adjustment is part of the network that is attacked.",
+    ),
+    Method(
+        "cdt", "adjusted", "none", {}, True, "CDT", "ce", LONG_TAILED, {"loss.adjusted_temperature": 0.3}, own=_ROBAL,
+        source="Ye et al. 2020; as a baseline of wutong16/Adversarial_Long-Tail ab2f3a7",
+    ),
+    Method(
+        "ldam-drw", "ldam", "deferred", {}, True, "LDAM-DRW", "ce", LONG_TAILED, {"model.head": "cosine"},
+        own=_schedule(200, 160, 180, decay=0.01, weight_decay=2e-4, warmup_epochs=5, defer_epoch=160),
+        source="Cao et al. 2019; kaidic/LDAM-DRW 2536330",
+        notes="On a cosine head, as its authors have it; drcb-ldam is the SRAT authors' form on a linear one.",
+    ),
+    Method(
+        "robal-n", "adjusted", "none", _KL, True, "RoBal-N", "ce", JOINT,
+        _COSINE | {
+            "loss.adjusted_margin": 0.1, "loss.adjusted_prior": 1.2, "loss.kl_weight": 6.0,
+            "model.inference_scale": 10.0, "model.inference_prior": 0.1,
+        },
+        {"cifar100": {
+            "loss.adjusted_margin": 0.2, "loss.adjusted_prior": 0.0, "loss.kl_weight": 3.0,
+            "model.inference_prior": 1.5,
+        }},
+        _ROBAL, "Wu et al. 2021; wutong16/Adversarial_Long-Tail ab2f3a7",
+        "Its code multiplies the rate at every epoch from 60 on, which stops training near epoch 62: "
+        "optim.schedule = step is the rule that was meant.",
+    ),
+    Method(
+        "robal-r", "adjusted", "none", _KL, True, "RoBal-R", "ce", JOINT,
+        _COSINE | {
+            "loss.adjusted_margin": 0.1, "loss.adjusted_margin_slope": 0.3, "loss.adjusted_prior": 1.5,
+            "loss.kl_weight": 6.0,
+        },
+        {"cifar100": {
+            "loss.adjusted_margin": 0.3, "loss.adjusted_margin_slope": 0.0, "loss.adjusted_prior": 0.0,
+            "model.head_gamma": 1 / 16, "model.inference_scale": 10.0, "model.inference_prior": 1.7,
+        }},
+        _ROBAL, "Wu et al. 2021; wutong16/Adversarial_Long-Tail ab2f3a7",
+        "Evaluated at scale 1 on CIFAR-10, which weakens attacks on cross-entropy: read CW and AutoAttack. The rate "
+        "is that of robal-n.",
+    ),
+    Method(
+        "at-bsl", "adjusted", "none", {}, True, "AT-BSL", "ce", JOINT, _BALANCED, own=_AT_BSL,
+        source=f"Yue et al. 2024, {_BMS}; NISPLab/AT-BSL 23f433e",
+        notes="The published numbers are of the epoch that is best on the test set.",
+    ),
+    Method(
+        "at-bsl-aua", "adjusted", "none", {}, True, "AT-BSL-AuA", "ce", JOINT,
+        _BALANCED | {"data.policy": "autoaugment"}, own=_AT_BSL,
+        source=f"Yue et al. 2024, {_BMS}; NISPLab/AT-BSL 23f433e",
+        notes="AutoAugment's policy of CIFAR-10 before crop and flip, under either protocol: it makes the row.",
+    ),
+    Method(
+        "at-bsl-ra", "adjusted", "none", {}, True, "AT-BSL-RA", "ce", JOINT,
+        _BALANCED | {"data.policy": "randaugment"}, own=_AT_BSL,
+        source=f"Yue et al. 2024, {_BMS}; NISPLab/AT-BSL 23f433e",
+        notes="RandAugment(2, 8) before crop and flip, under either protocol.",
+    ),
+    Method(
+        "reat", "adjusted", "none", {"tail": "loss.tail_weight"}, True, "REAT", "ce", JOINT,
+        _BALANCED | {"loss.tail_weight": 1.0},
+        own=_attack("running", "uniform") | _schedule(80, 60, 75, weight_decay=5e-4),
+        source="Li et al. 2023; GuanlinLee/REAT a7909fd",
+        notes="Its weights of the inner cross-entropy change no sign of a gradient and are left out; the term on rare "
+        "classes is as coded, a mean over all features, which draws them to other classes.",
+    ),
+    Method(
+        "harl", "harl", "none", {}, True, "HARL", "ce", JOINT,
+        {"loss.harl_mean": 0.1, "loss.harl_variance": 0.1, "loss.harl_share": 0.1},
+        own=_attack("running", "gaussian", step=0.003, radius=0.031) | _schedule(100, 75, 90, weight_decay=5e-4),
+        source="Wang et al. 2025 (TAET); BuhuiOK/TAET-Two-Stage-... a374adf",
+        notes="TAET's second stage from the first epoch on; a class that is absent from a batch counts with loss 0.",
+    ),
+):  # fmt: skip
     METHODS(_row.name)(_row)
+
+
+@METHODS("robustlt:<name>")
+def _robustlt(name: str) -> Method:
+    """A row with RobustLT's radius, larger for rare classes and growing over the first epochs."""
+    row = METHODS[name]
+    radius = {"attack.radius": "count", "attack.radius_strength": 0.3, "attack.radius_ramp": 0.8}
+    hundred = dict(row.by_data.get("cifar100", {})) | {
+        "attack.radius_strength": 0.4,
+        "attack.radius_ramp": 0.6,
+    }
+    own = _attack("frozen", "uniform") | _schedule(100, 75, 90, weight_decay=5e-4, nesterov=True)
+    return replace(
+        row, name=f"robustlt:{name}", title=f"{row.title} + RobustLT", family=JOINT,
+        settings=dict(row.settings) | radius, by_data=dict(row.by_data) | {"cifar100": hundred},
+        own=own | {"model.normalize": "dataset", "eval_attack.step_size": 1 / 255},
+        source=f"RobustLT, CVPR 2026; zhang-lilin/RobustLT 2d63979; on {row.source or 'the SRAT paper'}",
+        notes="The radius of training only; evaluation has one for all classes.",
+    )  # fmt: skip
+
+
+@METHODS("srat:<name>")
+def _srat(name: str) -> Method:
+    """A row with SRAT's separation loss beside its own terms."""
+    row = METHODS[name]
+    return replace(
+        row, name=f"srat:{name}", title=f"SRAT + {row.title}", terms=dict(row.terms) | SEPARATION, family=JOINT,
+        source=f"the SRAT paper's separation loss on {row.source or 'its own row'}",
+    )  # fmt: skip

@@ -97,6 +97,11 @@ def _row(mean: list[float], std: list[float]) -> list[Published]:
     return [Published(m, None if one_run or math.isnan(s) else s) for m, s in zip(mean, std, strict=True)]
 
 
+def field_reports(item: str) -> list[dict[str, Any]]:
+    """What other publications report of an item of the field: "method", "network", "selected", "numbers", "source"."""
+    return [entry for entry in paper_facts()["field"] if entry["item"] == item]
+
+
 def published_sets() -> list[str]:
     """The data sets of which the paper has numbers."""
     return sorted({name for name, _, _ in _tables()})

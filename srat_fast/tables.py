@@ -76,9 +76,9 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def tabular(columns: str, heads: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a booktabs table, of lines that stand above its middle rule and of cells that are LaTeX already."""
-    body = [" & ".join(cells) + r" \\" for cells in rows]
+def tabular(columns: str, heads: Iterable[str], rows: Iterable[str | list[str]]) -> list[str]:
+    """Lines of a booktabs table: lines above its middle rule, and rows of cells or whole lines, all LaTeX already."""
+    body = [row if isinstance(row, str) else " & ".join(row) + r" \\" for row in rows]
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *heads, r"\midrule", *body, r"\bottomrule"]
     return [f"  {line}" for line in (*lines, r"\end{tabular}")]
 

@@ -1,11 +1,16 @@
-"""The method table against Table 4's rows."""
+"""The method table against Table 4's rows, and the field's rows against the fields that they set."""
 
-from srat_fast.methods import METHODS
+import pytest
+
+from srat_fast.errors import UserError
+from srat_fast.methods import METHODS, PAPER, rows
+from srat_fast.recipe import FIELDS, build_recipe
+from srat_fast.recipe.recipe import flatten
 
 
 def test_the_twelve_methods() -> None:
-    rows = {name: (m.base, m.weighting, m.separation, m.adversarial) for name, m in METHODS.items()}
-    assert rows == {
+    twelve = [m for m in rows() if m.family == PAPER]
+    assert {m.name: (m.base, m.weighting, m.separation, m.adversarial) for m in twelve} == {
         "natural": ("ce", "none", False, False),
         "ce": ("ce", "none", False, True),
         "focal": ("focal", "none", False, True),
@@ -19,3 +24,80 @@ def test_the_twelve_methods() -> None:
         "srat-focal": ("focal", "deferred", True, True),
         "srat-ldam": ("ldam", "deferred", True, True),
     }
+
+
+@pytest.mark.parametrize(
+    "name", [*(m.name for m in rows() if m.family != PAPER), "robustlt:ce", "srat:at-bsl"]
+)
+def test_a_row_of_the_field_says_where_it_is_from_and_sets_fields_that_have_an_effect(name) -> None:
+    row = METHODS[name]
+    assert row.title
+    assert row.family
+    assert row.source
+    for data in ("cifar10", "cifar100"):
+        recipe = build_recipe(None, {"method": name, "data.name": data})
+        resolved = flatten(recipe.resolve())
+        for field, value in (dict(row.settings) | dict(row.by_data.get(data, {}))).items():
+            assert FIELDS[field][1].neutral is not None, "a field that the recipe's default would win over"
+            assert resolved[field] == value
+        if row.own:
+            own = flatten(
+                build_recipe(None, {"method": name, "data.name": data, "protocol": "own"}).resolve()
+            )
+            assert all(own[field] == value for field, value in row.own.items())
+
+
+def test_the_recipe_wins_over_the_row_and_over_its_protocol() -> None:
+    chosen = {
+        "method": "trades",
+        "loss.kl_weight": 3.0,
+        "protocol": "own",
+        "attack.steps": 2,
+        "optim.epochs": 38,
+    }
+    recipe = build_recipe("digits", chosen).resolve()
+    assert recipe.row.terms == {"kl": 3.0}
+    assert (recipe.attack.steps, recipe.attack.start, recipe.attack.epsilon) == (2, "gaussian", 0.031)
+    assert recipe.optim.milestones == (37,), "at the same share of the epochs"
+    named = build_recipe("digits", {"method": "trades"}).resolve()
+    assert (named.attack.start, named.attack.epsilon) == ("uniform", 0.1), (
+        "srat's protocol is the recipe's own"
+    )
+    assert recipe.fingerprint() != named.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"protocol": "own"}, "protocol = 'own': no other one is known of srat-ldam; srat is possible"),
+        (
+            {"loss.kl_weight": 1.0},
+            r"loss\.kl_weight = 1.0: has an effect with a method that has the term kl only",
+        ),
+        ({"loss.adjusted_prior": 1.0}, "has an effect with base loss adjusted only"),
+        ({"model.head_gamma": 0.1}, "has an effect with model.head = cosine only"),
+        ({"attack.radius_strength": 0.1}, "has an effect with attack.radius = count only"),
+        ({"attack.radius": "vector"}, r"attack\.radius_factors = 'auto': a number for each class is needed"),
+        ({"optim.awp_epoch": 1}, r"has an effect with optim.awp_gamma > 0 only"),
+        (
+            {"attack.start": "half-uniform", "attack.threat": "l2"},
+            "uniform or gaussian with attack.threat = l2",
+        ),
+        (
+            {"method": "harl", "loss.weighting": "balanced"},
+            "base loss harl has no class weights; none is needed",
+        ),
+        (
+            {"method": "trades", "attack.examples": "clean"},
+            "the term kl compares adversarial with clean images",
+        ),
+        (
+            {"method": "robal-n", "model.inference_norm": 1.0},
+            "a cosine head's weights have no length; 0 is needed",
+        ),
+        ({"method": "robustlt:nothing"}, "one of natural"),
+    ],
+)
+def test_pieces_that_do_not_go_together(changes, says) -> None:
+    with pytest.raises(UserError, match=says):
+        build_recipe(None, changes)

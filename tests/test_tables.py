@@ -114,7 +114,7 @@ def test_a_spread_has_a_deviation_where_there_are_several() -> None:
 
 def test_rows_as_csv_and_as_a_booktabs_table() -> None:
     assert csv_text([{"a": 1, "b, c": None}, {"a": "x y", "b, c": 0.5}]) == 'a,"b, c"\n1,\nx y,0.5\n'
-    assert tabular("lr", [r"a & b \\"], [["x", "1"]]) == [
-        r"  \begin{tabular}{lr}", r"  \toprule", r"  a & b \\", r"  \midrule", r"  x & 1 \\", r"  \bottomrule",
-        r"  \end{tabular}",
+    assert tabular("lr", [r"a & b \\"], [["x", "1"], r"\midrule"]) == [
+        r"  \begin{tabular}{lr}", r"  \toprule", r"  a & b \\", r"  \midrule", r"  x & 1 \\", r"  \midrule",
+        r"  \bottomrule", r"  \end{tabular}",
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 
 from command_pages import command_reference, exit_codes
 from mkdocs.exceptions import PluginError
-from recipe_pages import data_sets, field_reference, methods, named_recipes
+from recipe_pages import data_sets, field_methods, field_reference, methods, named_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = re.compile(r"^<!-- generated: ([a-z-]+)(?: (\S+))? -->$", re.MULTILINE)
@@ -56,6 +56,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "fields": field_reference,
     "file": repository_file,
     "methods": methods,
+    "field-methods": field_methods,
     "named-recipes": named_recipes,
 }
 

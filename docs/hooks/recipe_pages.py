@@ -8,7 +8,8 @@ from typing import Any
 
 from srat_fast.cli.options import OPTION_FIELDS
 from srat_fast.datasets import DATASETS
-from srat_fast.methods import METHODS
+from srat_fast.methods import METHODS, PAPER, Method
+from srat_fast.methods import rows as all_rows
 from srat_fast.recipe import FIELDS, NAMED_RECIPES, SECTIONS, Recipe, build_recipe, flatten
 from srat_fast.recipe.fields import Spec, allowed, kind_of
 
@@ -112,11 +113,7 @@ def named_recipes() -> str:
 
 
 def methods() -> str:
-    """The method table.
-
-    Returns:
-        A table with one row a method.
-    """
+    """The methods of Table 4, a row each."""
     rows = [
         (
             f"`{m.name}`",
@@ -126,11 +123,64 @@ def methods() -> str:
             "yes" if m.separation else "no",
             "yes" if m.adversarial else "no",
         )
-        for m in METHODS.values()
+        for m in all_rows()
+        if m.family == PAPER
     ]
     return table(
         ("method", "in the paper", "base loss", "class weights", "separation loss", "adversarial"), rows
     )
+
+
+def field_methods() -> str:
+    """The field's other methods: a table, then a section each with source, settings and deviations."""
+    others = [m for m in all_rows() if m.family != PAPER]
+    families = [METHODS[name.replace("<name>", "ce")] for name in METHODS if "<" in name]
+    table_rows = [(f"[`{m.name}`](#{m.name})", m.title, m.family, prose(m.source)) for m in others]
+    table_rows += [
+        (f"[`{_family(m)}`](#{_anchor(_family(m))})", "any row, changed", m.family, _origin(m))
+        for m in families
+    ]
+    parts = [table(("method", "title", "group", "source"), table_rows)]
+    parts += [_section(m, m.name, prose(m.source)) for m in others]
+    parts += [_section(m, _family(m), _origin(m)) for m in families]
+    return "\n\n".join(parts)
+
+
+def _family(member: Method) -> str:
+    return member.name.partition(":")[0] + ":<name>"
+
+
+def _anchor(name: str) -> str:
+    return name.replace("<", "").replace(">", "").replace(":", "-")
+
+
+def _origin(member: Method) -> str:
+    """The source without that of the row that stands for the family."""
+    return prose(member.source.partition("; on ")[0].partition(" on its own")[0])
+
+
+def _section(m: Method, name: str, source: str) -> str:
+    lines = [f"### `{name}` {{ #{_anchor(name)} }}", "", f"{source}.", ""]
+    objective = " + ".join([f"`{m.base}`", *(f"{_value(c)} x `{t}`" for t, c in m.terms.items())])
+    if name == m.name:
+        lines.append(f"- Objective: {objective}; the attack climbs `{m.inner}`; class weights: {m.weighting}")
+    else:
+        lines.append("- Objective and attack: the row's" + (f", and {objective}" if m.terms else ""))
+    if m.settings:
+        lines.append(f"- Settings: {_fields(m.settings)}")
+    lines += [f"- On {data}: {_fields(changes)}" for data, changes in m.by_data.items()]
+    lines.append(f"- `--protocol own`: {_fields(m.own)}" if m.own else "- `--protocol own`: none is known")
+    if m.notes:
+        lines.append(f"- Deviations: {prose(m.notes)}")
+    return "\n".join(lines)
+
+
+def _value(coefficient: Any) -> str:
+    return f"`{coefficient}`"
+
+
+def _fields(changes: Any) -> str:
+    return ", ".join(f"`{name}` {shown(value, FIELDS[name][1])}" for name, value in changes.items())
 
 
 def data_sets() -> str:

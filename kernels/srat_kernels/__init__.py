@@ -1,7 +1,6 @@
 """The project's own operations: SRAT's fused loss and the L-infinity attack step.
 
-Enters: feature, logit and image tensors. Leaves: scalar losses with gradients, or the next adversarial images.
-Knows nothing of `srat_fast`. Each op takes ``backend=``: `resolve_backend` says what will run, `last_backend` what did.
+Each op takes ``backend=``: `resolve_backend` says what will run, `last_backend` what did. Knows nothing of `srat_fast`.
 """
 
 from srat_kernels.backends import BACKENDS, available_backends, kernel_launches, last_backend, resolve_backend

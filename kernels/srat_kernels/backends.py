@@ -71,22 +71,7 @@ def choose_backend(
     dtypes: dict[str, torch.dtype],
     supported: tuple[torch.dtype, ...],
 ) -> str:
-    """`resolve_backend` for the tensors at hand, remembered for `last_backend`.
-
-    Args:
-        op: the public op's name.
-        backend: one of `BACKENDS`.
-        device: where the tensors live.
-        dtypes: by argument name.
-        supported: what the op's kernels compute in.
-
-    Returns:
-        "triton" or "torch"; "auto" means "torch" where a dtype is not supported.
-
-    Raises:
-        ValueError: see `resolve_backend`.
-        TypeError: "triton" was asked for by name and a dtype is not supported.
-    """
+    """`resolve_backend` for the tensors at hand, remembered for `last_backend`."""
     chosen = resolve_backend(backend, device)
     if chosen == "triton":
         for name, dtype in dtypes.items():
@@ -127,9 +112,5 @@ def kernel_launches() -> dict[str, int]:
 
 
 def count_launch(kernel: str) -> None:
-    """Count one launch; called by the launchers.
-
-    Args:
-        kernel: its name.
-    """
+    """Count one launch; called by the launchers."""
     _launches[kernel] += 1

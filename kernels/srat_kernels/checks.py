@@ -10,17 +10,7 @@ INTEGERS = (torch.int64, torch.int32)
 
 
 def check_float(name: str, tensor: Tensor, dimensions: int | None = None) -> None:
-    """Refuse `tensor` unless it is floating point with `dimensions` axes and at least one element.
-
-    Args:
-        name: of the argument, for the message.
-        tensor: what was given.
-        dimensions: number of axes; None for any.
-
-    Raises:
-        TypeError: not a tensor, or not a floating-point one.
-        ValueError: wrong number of axes, or empty.
-    """
+    """Refuse `tensor` unless it is floating point with `dimensions` axes and at least one element."""
     if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS:
         found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"{name}: a floating-point tensor is needed, got {found}")
@@ -34,16 +24,6 @@ def check_labels(labels: Tensor, rows: int, device: torch.device, classes: int |
     """Refuse `labels` unless they are [rows] integers on `device`, in [0, classes) where that can be seen.
 
     The range is read on the CPU only: on a GPU it would stall the stream, which the ops promise not to do.
-
-    Args:
-        labels: what was given.
-        rows: B.
-        device: of the other tensors.
-        classes: C; None where labels are only compared.
-
-    Raises:
-        TypeError: not integers.
-        ValueError: wrong shape or device, or a label out of range.
     """
     if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
         found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
@@ -59,16 +39,7 @@ def check_labels(labels: Tensor, rows: int, device: torch.device, classes: int |
 
 
 def check_same_shape(reference_name: str, reference: Tensor, **others: Tensor) -> None:
-    """Refuse any of `others` that differs from `reference` in shape or device.
-
-    Args:
-        reference_name: of the argument that the others are held against.
-        reference: that argument.
-        **others: name -> tensor.
-
-    Raises:
-        ValueError: naming the tensor that differs.
-    """
+    """Refuse any of `others` that differs from `reference` in shape or device."""
     for name, tensor in others.items():
         if tensor.shape != reference.shape:
             raise ValueError(
@@ -79,30 +50,12 @@ def check_same_shape(reference_name: str, reference: Tensor, **others: Tensor) -
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse `value` unless it is one of `allowed`.
-
-    Args:
-        name: of the argument, for the message.
-        value: what was given.
-        allowed: the choices.
-
-    Raises:
-        ValueError: naming the allowed values.
-    """
+    """Refuse `value` unless it is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name} = {value!r}: allowed are {', '.join(allowed)}")
 
 
 def check_positive(name: str, value: float, *, zero: bool = False) -> None:
-    """Refuse `value` unless it is finite and > 0 (>= 0 with `zero`).
-
-    Args:
-        name: of the argument, for the message.
-        value: what was given.
-        zero: whether 0 is allowed.
-
-    Raises:
-        ValueError: naming the bound.
-    """
+    """Refuse `value` unless it is finite and > 0 (>= 0 with `zero`)."""
     if not (value > 0 or (zero and value == 0)) or value == float("inf"):
         raise ValueError(f"{name} = {value}: a finite number {'>= 0' if zero else '> 0'} is needed")

@@ -4,6 +4,11 @@ The first launch of a shape class on a GPU times the candidates; the choice is k
 triton's own cache folder, for later processes on the same device with the same versions. The first candidate is
 taken untimed in the interpreter, while a CUDA graph is being captured, and under
 `torch.use_deterministic_algorithms(True)`: sums depend on the tiles in their last bits, hence on the choice.
+
+`triton.autotune` does not do for this (triton 3.7.1, runtime/autotuner.py, `Autotuner.run`). A key not seen before is
+timed wherever it is met, in a capture too (lines 223 to 240), even where pruning left one candidate, which is then kept
+for good (line 232). A key seen before is not pruned again: deterministic algorithms asked for later change nothing
+(line 223). Neither the key (lines 217 to 222) nor the cached file's (183 to 190: the architecture) names the device.
 """
 
 from __future__ import annotations
@@ -32,16 +37,7 @@ _chosen: dict[tuple[object, ...], Config] = {}
 
 
 def power_of_two(size: int, low: int, high: int) -> int:
-    """The smallest power of two >= `size`, kept within [low, high]: the shape class of a size.
-
-    Args:
-        size: > 0.
-        low: a power of two.
-        high: a power of two.
-
-    Returns:
-        The class.
-    """
+    """The smallest power of two >= `size`, kept within [low, high]: the shape class of a size."""
     return min(max(1 << (size - 1).bit_length(), low), high)
 
 
@@ -52,17 +48,9 @@ def choose(
     device: torch.device,
     launch: Callable[[Config], object],
 ) -> Config:
-    """The configuration to launch `kernel` with.
+    """The configuration to launch `kernel` with: the first of `candidates` where nothing may be timed.
 
-    Args:
-        kernel: its name.
-        shape_class: whatever the best choice may depend on; part of the cache key.
-        candidates: in order of preference where nothing may be timed.
-        device: where the launch happens.
-        launch: runs the kernel once with a configuration; must be safe to repeat.
-
-    Returns:
-        One of `candidates`.
+    `launch` runs the kernel once and must be safe to repeat.
     """
     from srat_kernels.jit import INTERPRETED
 

@@ -27,7 +27,7 @@ class AttackEngine:
     Args:
         model: in train mode, on its device, channels_last; its tensors must stay where they are from now on.
         dtype: of the convolutions: bfloat16, or the model's own.
-        bn: "batch" or "running", as `Shadow`.
+        bn: "batch", "frozen" or "running", as `Shadow`.
         compiled: compile the shadow's forward and input gradient with torch.compile (at the first call of a shape).
         mode: `run.compile_mode`.
     """

@@ -23,8 +23,9 @@ class Shadow(nn.Module):
     Args:
         model: in train mode, on its device.
         dtype: of convolutions, linear layers and activations: bfloat16, or the model's own.
-        bn: "batch" (batch statistics; the model's running statistics are updated on each pass, as in train mode) or
-            "running" (running statistics; folded into the convolutions that the backbone pairs with them).
+        bn: "batch" (batch statistics; the model's running statistics are updated on each pass, as in train mode),
+            "frozen" (batch statistics, the running ones and their counters left alone) or "running" (running
+            statistics; folded into the convolutions that the backbone pairs with them).
     """
 
     def __init__(self, model: Classifier, *, dtype: torch.dtype, bn: str) -> None:
@@ -39,12 +40,16 @@ class Shadow(nn.Module):
         self._sources: list[Tensor] = []
         self._casts: list[Tensor] = []
         self._counts: list[Tensor] = []
-        self._share(model, dtype, running)
+        self._share(model, dtype, counts=bn == "batch")
+        if bn == "frozen":
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.track_running_stats = False
         _replace(self.network, [norm for _, norm in pairs])
         self.network.train(not running)
         self.refresh()
 
-    def _share(self, model: Classifier, dtype: torch.dtype, running: bool) -> None:
+    def _share(self, model: Classifier, dtype: torch.dtype, counts: bool) -> None:
         """Point the copy's tensors at the model's wherever none is cast or folded."""
         for name, copied in self.network.named_modules():
             source = model.get_submodule(name)
@@ -63,7 +68,7 @@ class Shadow(nn.Module):
             for key, buffer in source.named_buffers(recurse=False):
                 setattr(copied, key, buffer)
             counter = getattr(source, "num_batches_tracked", None)
-            if not running and counter is not None and source.momentum is not None:
+            if counts and counter is not None and source.momentum is not None:
                 # `count` adds to all of them at once: here each would be a launch a pass
                 copied.num_batches_tracked = None
                 self._counts.append(counter)

@@ -10,10 +10,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from srat_fast.errors import UserError
 from srat_fast.registry import threat
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
     from torch import Tensor
@@ -272,13 +273,18 @@ class L2Ball:
         Returns:
             `adversarial`.
         """
+        import torch
+
         if nonfinite is not None:
             nonfinite += (~gradient.isfinite()).sum()
         if zero is not None:
             zero += (gradient == 0).sum()
         moved = _unit(gradient.to(adversarial.dtype)).mul_(_each(step_size, clean))
         moved.add_(adversarial).sub_(clean)
-        inside = (_each(self.epsilon, clean) / _norm(moved)).clamp_(max=1.0)  # |d| = 0: inf, hence 1
+        length = _norm(moved).clamp_(
+            min=torch.finfo(moved.dtype).tiny
+        )  # a radius of 0 by a |d| of 0 would be NaN
+        inside = (_each(self.epsilon, clean) / length).clamp_(max=1.0)
         return adversarial.copy_(moved.mul_(inside).add_(clean).clamp_(0.0, 1.0))
 
 
@@ -302,8 +308,7 @@ def _direction(like: Tensor, generator: torch.Generator) -> Tensor:
     """Random unit vectors: equal for equal generators whatever the memory format, laid out like `like`."""
     import torch
 
-    drawn = torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-    return _unit(torch.empty_like(like).copy_(drawn))
+    return _unit(_drawn(torch.randn, like, generator))
 
 
 def _each(number: float | Tensor, images: Tensor) -> float | Tensor:
@@ -317,6 +322,54 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform in [0, 1): equal for equal generators whatever the memory format, laid out like `like`."""
     import torch
 
-    drawn = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return _drawn(torch.rand, like, generator)
+
+
+def _drawn(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Random numbers that do not depend on the memory format, laid out like `like`."""
+    import torch
+
+    drawn = draw(like.shape, generator=generator, device=like.device, dtype=like.dtype)
     # strides too: with one channel both memory formats fit, and compiled code tells them apart
     return torch.empty_like(like).copy_(drawn)
+
+
+def training_start(kind: str, ball: Threat, clean: Tensor, generator: torch.Generator) -> Tensor:
+    """First x' of a training attack, by `attack.start`; those that are not clipped are projected by the first step."""
+    import torch
+
+    if kind == "gaussian":
+        return _drawn(torch.randn, clean, generator).mul_(0.001).add_(clean)
+    if kind == "half-uniform":
+        return _uniform(clean, generator).mul_(ball.epsilon).add_(clean)
+    return ball.random_start(clean, generator)
+
+
+def count_factors(counts: Sequence[int], strength: float) -> list[float]:
+    """Factor on the radius of each class, larger for rare ones (RobustLT); their mean over the images is 1.
+
+    (1 - a) + a s_c / sum_k pi_k s_k with s_c = sqrt(ln(n_max / n_c)); classes of one size have 1.
+    """
+    rarity = [math.sqrt(math.log(max(counts) / n)) for n in counts]
+    mean = sum(n * s for n, s in zip(counts, rarity, strict=True)) / sum(counts)
+    return [1.0 - strength + strength * (s / mean if mean > 0 else 1.0) for s in rarity]
+
+
+def require_radii(name: str, field: str, value: object) -> None:
+    """Refuse a threat model whose steps cannot have a radius for each image, which a recipe's `field` asks for."""
+    import torch
+
+    kind = threat[name]
+    clean, gradient = torch.full((2, 1, 3, 3), 0.5), torch.linspace(-1.0, 1.0, 18).view(2, 1, 3, 3)
+    radii = torch.tensor([0.5, 1.0]) * min(kind.largest, 0.2)
+    try:
+        together = kind(radii).step(clean.clone(), gradient, clean, radii / 2)
+        alone = [
+            kind(r).step(clean[[i]].clone(), gradient[[i]], clean[[i]], r / 2)
+            for i, r in enumerate(radii.tolist())
+        ]
+        able = torch.allclose(together, torch.cat(alone), atol=1e-6)
+    except (TypeError, ValueError, RuntimeError):  # what a tensor in the place of a number raises
+        able = False
+    if not able:
+        raise UserError(field, f"attack.threat = {name} takes one radius for all images", value)

@@ -25,6 +25,7 @@ _PACKAGES = {
     "tensorboard": ("live curves", "pip install tensorboard"),
     "ffcv": ("--loader ffcv", "bash .ci/ffcv (docs/howto/loaders.md, Installing ffcv)"),
     "pyautoattack": ("autoattack and its parts, audit", "pip install 'srat-fast[audit]'"),
+    "torchvision": ("data.policy", "pip install torchvision torch==<yours>"),
     "ray": ("sweep --engine ray", "pip install 'srat-fast[ray]'"),
     "optuna": ("searches in sweeps", "pip install 'srat-fast[search]'"),
     "pyarrow": ("tables as Parquet", "pip install 'srat-fast[parquet]'"),
@@ -37,6 +38,7 @@ _OPTIONAL = (
     "triton",
     "ffcv",
     "pyautoattack",
+    "torchvision",
     "ray",
     "optuna",
     "pyarrow",
@@ -77,7 +79,7 @@ def doctor() -> None:
 
 def _data(console: Console) -> None:
     """Which published sets are on this machine already."""
-    from srat_fast.data.cache import cache_directory
+    from srat_fast.data.paths import cache_directory
     from srat_fast.data.sources import state_of
 
     console.say(f"prepared data: {cache_directory()} (SRAT_FAST_CACHE)")

@@ -72,9 +72,9 @@ def _prepared(recipe: Recipe) -> dict[str, Any]:
     from srat_fast.data.arrays import checksum
     from srat_fast.data.loaders import require_loader
     from srat_fast.data.notices import bar
+    from srat_fast.data.paths import expanded
     from srat_fast.data.plan import resolve_recipe
     from srat_fast.data.split import load_split
-    from srat_fast.data.verify import expanded
 
     require_loader(recipe)
     recipe = resolve_recipe(recipe)

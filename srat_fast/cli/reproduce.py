@@ -1,4 +1,4 @@
-"""`srat-fast reproduce`: a table or figure of the paper, or all of them, as sweeps, tables and figures in its form."""
+"""`srat-fast reproduce`: tables and figures of the paper, in its form, and comparisons of the field's methods."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _ASSUMED = 10_000
 #: The tables and figures together, as ITEM names them.
 _ALL = "all"
+#: Test images of a further attack that has a limit, at smoke scale: AutoAttack takes seconds an image.
+_SMOKE_IMAGES = 5
 _ON_DIGITS = "on digits, after a few epochs: these verdicts show that they are given, nothing else"
 
 
@@ -76,7 +78,11 @@ class _Outcome:
 def reproduce(
     item: Annotated[
         str | None,
-        typer.Argument(help="table1 .. table10, fig1 .. fig16, or all.", metavar="ITEM", show_default=False),
+        typer.Argument(
+            help="table1 .. table10, fig1 .. fig16, all of them: all; or field-cifar10-lt50, field-cifar100-lt10.",
+            metavar="ITEM",
+            show_default=False,
+        ),
     ] = None,
     show_all: Annotated[
         bool, typer.Option("--list", help="All items, with the cost of each at paper scale.")
@@ -117,7 +123,7 @@ def reproduce(
     from srat_fast.console import Console
     from srat_fast.errors import UserError
     from srat_fast.sweep.plan import duration, make_plan
-    from srat_fast.sweep.reproduce import item_names, load_item
+    from srat_fast.sweep.reproduce import field_names, item_names, load_item
 
     console = Console()
     if images_per_second is not None and images_per_second <= 0:
@@ -128,7 +134,8 @@ def reproduce(
         _list(console, seeds, images_per_second)
         return 0
     if item is None:
-        raise UserError("ITEM", f"is missing: one of {', '.join(item_names())}, {_ALL}; --list shows them")
+        known = ", ".join([*item_names(), *field_names()])
+        raise UserError("ITEM", f"is missing: one of {known}, {_ALL}; --list shows them")
     if folder is not None and data_root is not None:
         raise UserError(
             "--folder", "the images are in it or below --data-root; give one of the two", str(folder)
@@ -169,7 +176,7 @@ def reproduce(
             console.say("not run: --run does; --scale smoke tries everything in minutes")
             return 0
         console.say(line)
-    outcome = _item(found, spec, directory, asked.engine, console)
+    outcome = _item(found, spec, directory, asked.engine, console, smoke=scale == "smoke")
     for statement in outcome.statements:
         console.say(statement.line())
     if outcome.statements and scale == "smoke":
@@ -186,6 +193,7 @@ def _item(
     engine: dict[str, Any],
     console: Console,
     others: Sequence[Path] | None = None,
+    smoke: bool = False,
 ) -> _Outcome:
     """Run an item, draw and judge it; among `others`, with runs of those that are there, and printing less."""
     from srat_fast.errors import path_errors
@@ -211,8 +219,10 @@ def _item(
         return _Outcome(code)
     files = [directory / f"table.{kind}" for kind in ("md", "csv", "tex")]
     sweep = SweepDirectory.open(directory)
+    for attack, images in item.attacks.items():
+        _attack(sweep, attack, min(images, _SMOKE_IMAGES) if smoke and images else images, console)
     print_table(sweep, None, 0.95, item.per_class, files, shown=others is None)
-    made = ", ".join(path.name for path in files)
+    made = ", ".join(path.name for path in files) + _reported(item.name, directory, console)
     statements = _statements(item.name, sweep, directory)
     if statements:
         made += ", statements.txt"
@@ -224,6 +234,43 @@ def _item(
         report = build_report([directory / "runs"], directory / "report")
         made += f"; report/{PAGE} with {len(report.figures)} figures"
     return _Outcome(code, len(sweep.plan.trials), shared, made, statements)
+
+
+def _attack(sweep: SweepDirectory, attack: str, images: int, console: Console) -> None:
+    """A further attack on every finished run, on so many test images (0: all); a missing package is told and passed."""
+    from srat_fast.console import Console as Plain
+    from srat_fast.errors import MissingPackage
+    from srat_fast.progress import Watch
+    from srat_fast.sweep.judge import evaluate_sweep
+
+    with Watch(Plain(stderr=True)) as watch:
+        try:
+            evaluate_sweep(sweep, [attack], limit=images or None, line=console.say, progress=watch)
+        except MissingPackage as error:
+            console.say(f"without {attack}: {error.line()}")
+
+
+def _reported(item: str, directory: Path, console: Console) -> str:
+    """The table of what others report of an item, printed and written; what was made, in words."""
+    from srat_fast.published import field_reports
+    from srat_fast.record import write_atomically
+    from srat_fast.tables import Table
+
+    reports = field_reports(item)
+    if not reports:
+        return ""
+    attacks = list(dict.fromkeys(name for entry in reports for name in entry["numbers"]))
+    table = Table(
+        "method", "network", *attacks, "epoch", "source", right=range(2, 2 + len(attacks)), spare=("source",)
+    )
+    for entry in reports:
+        numbers = [f"{entry['numbers'][name]:.2f}" if name in entry["numbers"] else "-" for name in attacks]
+        epoch = "best on the test set" if entry["selected"] == "test" else entry["selected"]
+        table.add(entry["method"], entry["network"], *numbers, epoch, entry["source"])
+    console.say("published, each under its own protocol, in percent:")
+    console.print(table)
+    write_atomically(directory / "published.md", (table.markdown() + "\n").encode())
+    return ", published.md"
 
 
 def _all(asked: _Asked, directory: Path, console: Console) -> int:
@@ -301,7 +348,7 @@ def _at(images_per_second: float | None) -> str:
 def _list(console: Console, seeds: int, images_per_second: float | None) -> None:
     """All items with the runs and the hours that each takes at paper scale, and what all take together."""
     from srat_fast.sweep.plan import make_plan
-    from srat_fast.sweep.reproduce import item_names, item_spec, load_item
+    from srat_fast.sweep.reproduce import field_names, item_names, item_spec, load_item
     from srat_fast.tables import Table
 
     speed = images_per_second or _ASSUMED
@@ -319,6 +366,12 @@ def _list(console: Console, seeds: int, images_per_second: float | None) -> None
         table.add(name, str(len(plan.trials)), str(again), f"{_gpu_hours(plan, speed):,.1f}", shows)
         runs += len(plan.trials)
         known |= {trial.id: trial.work for trial in plan.trials}
+    for name in field_names():
+        item = load_item(name)
+        plan = make_plan(item_spec(item, "paper", seeds), name)
+        again = sum(trial.id in known for trial in plan.trials)
+        shows = f"{item.title.partition(': ')[2]} (not part of {_ALL})"
+        table.add(name, str(len(plan.trials)), str(again), f"{_gpu_hours(plan, speed):,.1f}", shows)
     console.print(table)
     console.say(
         f"{seeds} seed(s), training at {_at(images_per_second)}; fig3 and fig4 analyse their runs too"

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from srat_fast.cli.options import AsJson
+from srat_fast.attacks import NAMES
+from srat_fast.cli.options import AsJson, Device, RunDataRoot, Subset, fields_given
 from srat_fast.cli.streams import recorded
 from srat_fast.errors import UserError, did_you_mean, require_one_of
 from srat_fast.tables import visible
@@ -128,7 +129,7 @@ def run_spec(
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.driver import PAUSED, SAVING, STARTING, Options
     from srat_fast.sweep.local import LocalEngine, make_slots, mps_is_running
-    from srat_fast.sweep.plan import make_plan
+    from srat_fast.sweep.plan import make_plan, memory
     from srat_fast.sweep.process import cache_data
     from srat_fast.sweep.spec import BadSpec
     from srat_fast.sweep.status import SweepView, read_status
@@ -162,7 +163,7 @@ def run_spec(
                 raise UserError("--gpus", "the cluster's nodes say what they have", gpus)
             slots = cluster_slots(address or "auto", devices, slots_per_gpu, cpu_slots)
         else:
-            slots = make_slots(devices, gpus, slots_per_gpu, cpu_slots)
+            slots = make_slots(devices, gpus, slots_per_gpu, cpu_slots, memory=memory(plan, "cpu")[0])
         if dry_run:
             sweep_show.show_plan(console, plan, slots, images_per_second, None)
             return 0
@@ -297,6 +298,12 @@ def table(
     ] = None,
     confidence: Annotated[float, typer.Option(help="Of the bootstrap intervals.")] = 0.95,
     per_class: Annotated[bool, typer.Option("--per-class", help="Each class's accuracy too.")] = False,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help='From the best down: "robust under", "standard worst" ...', show_default="by method"
+        ),
+    ] = None,
     out: Annotated[
         list[Path] | None, typer.Option(help="Also a file: .md, .csv, .parquet or .tex; repeatable.")
     ] = None,
@@ -304,7 +311,35 @@ def table(
     """The paper's table: mean and deviation over seeds, intervals, a paired test, the paper's numbers beside."""
     from srat_fast.sweep.directory import SweepDirectory
 
-    print_table(SweepDirectory.open(directory), baseline, confidence, per_class, out or [])
+    print_table(SweepDirectory.open(directory), baseline, confidence, per_class, out or [], sort=sort)
+
+
+@app.command("evaluate")
+def evaluate_runs(
+    directory: _Directory,
+    attack: Annotated[str, typer.Option(help=f"Comma-separated: {NAMES}.")] = "cw-20,autoattack",
+    subset: Subset = None,
+    data_root: RunDataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Attack every finished run of a sweep; an attack that a run has met on these images is not repeated."""
+    from srat_fast.console import Console
+    from srat_fast.progress import Watch
+    from srat_fast.recipe import Recipe
+    from srat_fast.sweep.directory import SweepDirectory
+    from srat_fast.sweep.judge import evaluate_sweep
+
+    changes = fields_given({"--subset": subset, "--data-root": data_root})
+    limit = Recipe().replace(changes).data.test_limit  # checked before any run is
+    names = [name.strip() for name in attack.split(",") if name.strip()]
+    console = Console()
+    recorded()
+    with Watch(Console(stderr=True)) as watch:
+        judged, had = evaluate_sweep(
+            SweepDirectory.open(directory), names, limit=limit, changes=changes, device=device, line=console.say,
+            progress=watch,
+        )  # fmt: skip
+    console.say(f"{judged} run(s) judged, {had} had been; srat-fast sweep table {directory} shows them")
 
 
 @app.command("pack")
@@ -339,6 +374,7 @@ def print_table(
     out: list[Path],
     *,
     shown: bool = True,
+    sort: str | None = None,
 ) -> None:
     """Print a sweep's table and write it to files; `reproduce` does so too, or writes it only."""
     from srat_fast.console import Console
@@ -351,7 +387,7 @@ def print_table(
         )
     if not 0 < confidence < 1:
         raise UserError("--confidence", "a number > 0 and < 1", confidence)
-    content = build_table(sweep, baseline, confidence=confidence, per_class=per_class)
+    content = build_table(sweep, baseline, confidence=confidence, per_class=per_class, sort=sort)
     for path in out:
         write_table(content, path)
     if not shown:

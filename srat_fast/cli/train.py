@@ -24,6 +24,10 @@ def train(
     imbalance: Annotated[Text, of_field("--imbalance")] = None,
     ratio: Annotated[Text, of_field("--ratio")] = None,
     method: Annotated[Text, of_field("--method")] = None,
+    protocol: Annotated[
+        Text,
+        of_field("--protocol", "Attack and schedule: srat, the paper's; own, the method's authors'."),
+    ] = None,
     plugin: Annotated[
         list[Path] | None,
         of_field(

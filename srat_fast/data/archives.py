@@ -1,20 +1,41 @@
-"""The published archives: file names, addresses, sizes, checksums and members.
+"""The published archives of CIFAR and SVHN: addresses and checksums, verification, and resumable downloads.
 
-Facts only, as their publishers and torchvision state them. SHA-256 judges a whole archive, upstream's MD5 sums judge
-its members, so that an archive unpacked by torchvision can be judged too.
+SHA-256 judges a whole archive before anything in it is read; upstream's MD5 sums judge its members, so that an archive
+that torchvision unpacked can be judged too. A download has its name once it is whole and verified; pooch and torch.hub
+verify as well, but start a broken transfer from its beginning, and two processes download twice.
 """
 
 from __future__ import annotations
 
+import hashlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from srat_fast.data.notices import LOG, bar
+from srat_fast.data.paths import exclusive, is_there, one_line
+from srat_fast.errors import UserError
+from srat_fast.record import sync
+
+MIRROR = "SRAT_FAST_MIRROR"
+#: Seconds without a byte before a connection is given up, connections tried, and seconds between them.
+PATIENCE, ATTEMPTS, PAUSE = 30.0, 4, 2.0
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One file that a publisher serves.
+    """One published file; a mirror serves it under its name.
 
     Attributes:
-        name: its file name; a mirror serves it under this name.
+        name: file name.
         url: the publisher's address.
         size: bytes.
         sha256: of its content.
@@ -105,12 +126,157 @@ SVHN: dict[str, Archive] = {
 
 
 def archives_of(name: str) -> list[Archive]:
-    """The files that a data set is published in.
-
-    Args:
-        name: cifar10, cifar100 or svhn.
-
-    Returns:
-        One or two archives.
-    """
+    """The files that cifar10, cifar100 or svhn is published in."""
     return list(SVHN.values()) if name == "svhn" else [CIFAR[name].archive]
+
+
+def content_of(archive: Archive, root: Path, mirror: str | None = None) -> bytes:
+    """The verified content of an archive, downloaded where it is not in `root`."""
+    path = root / archive.name
+    if not is_there(path):
+        download(archive, root, mirror)
+    with one_line(path):
+        content, problem = _judged(path, archive)
+    if problem:
+        raise UserError("data.root", f"{problem}; remove it to have it downloaded", str(path))
+    return content
+
+
+def require_md5(content: bytes, md5: str, name: str) -> bytes:
+    """A member's content, refused unless it is the published one."""
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise UserError("data.root", f"is damaged: its MD5 is {found}, not {md5}", name)
+    return content
+
+
+def _judged(path: Path, archive: Archive) -> tuple[bytes, str]:
+    """(Content, what is wrong with it): judged after it was read, so that nobody can change it between."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(archive.size + 1)
+    if _is_web_page(content[:512]):
+        return content, "is a web page, not the archive"
+    if size != archive.size:
+        kind = "is cut short" if size < archive.size else "is not the published file"
+        return content, f"{kind}: {size} bytes instead of {archive.size}"
+    found = hashlib.sha256(content).hexdigest()
+    good = found == archive.sha256
+    return content, "" if good else f"is damaged: its SHA-256 is {found}, not {archive.sha256}"
+
+
+def _is_web_page(start: bytes) -> bool:
+    """Whether content starts like HTML or XML: a login or error page under an archive's name."""
+    begins = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return begins.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head"))
+
+
+def download(archive: Archive, root: Path, mirror: str | None = None) -> Path:
+    """The verified file in `root`, from a mirror (None: $SRAT_FAST_MIRROR, if set) or the publisher; or nothing."""
+    sources, problems = _addresses(archive, mirror), []
+    target, part = root / archive.name, root / f".{archive.name}.part"
+
+    def waiting() -> None:
+        LOG.info("waiting for another process that downloads %s", archive.name)
+
+    with exclusive(target, waiting, "data.root"):
+        try:
+            if target.exists() and not _judged(target, archive)[1]:
+                return target  # another process was faster
+            for url in sources:
+                try:
+                    _fetch(url, part, archive)
+                except _Refused as error:
+                    problems.append(f"{_place(url)}: {error}")
+                else:
+                    os.replace(part, target)
+                    return target
+        except OSError as error:
+            raise UserError("data.root", f"cannot be written: {error.strerror}", str(root)) from None
+        finally:
+            part.unlink(missing_ok=True)
+        facts = f"{archive.name} ({archive.size} bytes, MD5 {archive.md5}, SHA-256 {archive.sha256})"
+        advice = f"place {facts} there, or name a mirror by --mirror URL or {MIRROR}"
+        raise UserError("data.root", f"{advice}; downloading failed ({'; '.join(problems)})", str(root))
+
+
+def _addresses(archive: Archive, mirror: str | None) -> list[str]:
+    """Where an archive is looked for: the mirror's address first, the publisher's last."""
+    base = mirror or os.environ.get(MIRROR, "")
+    if base and urlsplit(base).scheme not in ("http", "https", "file"):
+        problem = "a base URL is needed: http://..., https://... or file:///..."
+        raise UserError("data.mirror" if mirror else MIRROR, problem, base)
+    return [base.rstrip("/") + "/" + archive.name, archive.url] if base else [archive.url]
+
+
+def _place(url: str) -> str:
+    """An address without the password that it may hold."""
+    parts = urlsplit(url)
+    return parts.hostname or parts.path
+
+
+class _Refused(Exception):
+    """A source that does not serve the archive; trying it again would not help."""
+
+
+class _Broken(Exception):
+    """A connection that failed and may work again."""
+
+
+def _fetch(url: str, part: Path, archive: Archive) -> None:
+    """Fill `part` from one source; broken connections are resumed where they broke."""
+    LOG.info("downloading %s (%.0f MB) from %s", archive.name, archive.size / 1e6, _place(url))
+    trouble = ""
+    with part.open("w+b") as file, bar(archive.name, archive.size, in_bytes=True) as advance:
+        for attempt in range(ATTEMPTS):
+            time.sleep(PAUSE if attempt else 0.0)
+            try:
+                _receive(url, file, archive, advance)
+            except _Broken as error:
+                trouble = str(error)
+            else:
+                sync(file)
+                break
+        else:
+            raise _Refused(f"{trouble}, {ATTEMPTS} times")
+    if problem := _judged(part, archive)[1]:
+        raise _Refused(problem)
+
+
+def _receive(url: str, file: IO[bytes], archive: Archive, advance: Callable[[int], None]) -> None:
+    """One connection: append what is missing."""
+    have = file.seek(0, os.SEEK_END)
+    headers = {"User-Agent": "srat-fast"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE)
+    except urllib.error.HTTPError as error:
+        error.close()
+        again = error.code >= 500 or error.code in (408, 429)
+        raise (_Broken if again else _Refused)(f"answers {error.code} {error.reason}") from None
+    except (http.client.HTTPException, OSError) as error:
+        reason = getattr(error, "reason", error)
+        again = not url.startswith("file:")
+        raise (_Broken if again else _Refused)(getattr(reason, "strerror", None) or str(reason)) from None
+    with answer:
+        if have and answer.status != 206:  # a server that does not resume starts again
+            file.truncate(0)
+            have = file.seek(0)
+        first, length = not have, answer.headers.get("Content-Length")
+        while True:
+            try:
+                block = answer.read(_BLOCK)
+            except (http.client.HTTPException, OSError) as error:
+                raise _Broken(str(error) or type(error).__name__) from None
+            if first and _is_web_page(block[:512]):
+                raise _Refused("sent a web page, not the archive")
+            if first and length is not None and int(length) != archive.size:
+                raise _Refused(f"has {length} bytes instead of {archive.size}")
+            if not block:
+                break
+            first, have = False, have + len(block)
+            if have > archive.size:
+                raise _Refused(f"sends more than {archive.size} bytes")
+            file.write(block)
+            advance(have)
+    if have < archive.size:
+        raise _Broken(f"the connection broke after {have} of {archive.size} bytes")

@@ -72,21 +72,22 @@ class Augmentation:
         """Which image stands at which position of an epoch: a permutation [N] where shuffled."""
         if not self.shuffle:
             return torch.arange(total)
-        return torch.randperm(total, generator=self._generator("order", number))
+        return torch.randperm(total, generator=self.generator("order", number))
 
     def draw(self, number: int, sizes: Tensor) -> Draws:
         """Crop and flip of each position of an epoch; `sizes` [N, 2] of the stored images are for resized crops."""
         total, mirrored, shift, boxes = len(sizes), None, None, None
         if self.flip:
-            mirrored = torch.rand(total, 1, generator=self._generator("flip", number))[:, 0] < 0.5
+            mirrored = torch.rand(total, 1, generator=self.generator("flip", number))[:, 0] < 0.5
         if self.crop_padding:
             high = 2 * self.crop_padding + 1
-            shift = torch.randint(high, (2, total, 1), generator=self._generator("crop", number))[:, :, 0]
+            shift = torch.randint(high, (2, total, 1), generator=self.generator("crop", number))[:, :, 0]
         if self.crop_area is not None:
-            boxes = draw_boxes(sizes, self.crop_area, self._generator("resized-crop", number))
+            boxes = draw_boxes(sizes, self.crop_area, self.generator("resized-crop", number))
         return Draws(mirrored, shift, boxes)
 
-    def _generator(self, purpose: str, number: int) -> torch.Generator:
+    def generator(self, purpose: str, number: int) -> torch.Generator:
+        """The stream of an epoch for one purpose."""
         return torch.Generator().manual_seed(seed_for(self.seed, purpose, number))
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast.data.arrays import ImageSet, checksum
-from srat_fast.data.cache import cache_directory, exclusive
 from srat_fast.data.ffcv_loader import ffcv_library
 from srat_fast.data.folder import FileImages
 from srat_fast.data.notices import LOG
-from srat_fast.data.verify import expanded
+from srat_fast.data.paths import cache_directory, exclusive, expanded
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe
 from srat_fast.record import sync, write_atomically

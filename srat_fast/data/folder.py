@@ -18,9 +18,9 @@ from PIL import Image
 
 from srat_fast.data.arrays import ImageArrays, ImageSet, in_memory
 from srat_fast.data.notices import LOG, bar
+from srat_fast.data.paths import is_directory, one_line
 from srat_fast.data.pixels import Notes, Unreadable, decoding, fitted, some_of, to_rgb
 from srat_fast.data.prepared import prepared
-from srat_fast.data.verify import is_directory, one_line
 from srat_fast.errors import UserError
 
 T = TypeVar("T")

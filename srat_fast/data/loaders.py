@@ -12,6 +12,7 @@ from srat_fast.data.augment import Augmentation
 from srat_fast.data.ffcv_loader import FfcvLoader, default_workers, ffcv_library
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
+from srat_fast.data.torchvision_import import torchvision
 from srat_fast.recipe import Recipe, ResolvedRecipe
 
 
@@ -42,9 +43,11 @@ class Loader(Protocol):
 
 
 def require_loader(recipe: Recipe) -> None:
-    """Refuse a loader that cannot run here, before anything is read or downloaded."""
+    """Refuse a loader or a policy that cannot run here, before anything is read or downloaded."""
     if recipe.data.loader == "ffcv":
         ffcv_library()
+    if recipe.data.policy != "off":
+        torchvision("transforms.v2", "data.policy")
 
 
 def training_loader(recipe: ResolvedRecipe, split: DataSplit, device: torch.device) -> Loader:
@@ -60,6 +63,7 @@ def training_loader(recipe: ResolvedRecipe, split: DataSplit, device: torch.devi
             crop_area=data.crop_area,
             flip=data.flip == "on",
             shuffle=True,
+            policy=data.policy,
         )
     from srat_fast.data.beton import prepare_beton
 

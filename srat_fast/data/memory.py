@@ -10,6 +10,7 @@ from torch import Tensor
 
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.augment import Augmentation, as_input, pad
+from srat_fast.data.policies import Policy
 
 
 class MemoryLoader:
@@ -17,7 +18,8 @@ class MemoryLoader:
 
     Order, crop and flip of an epoch are drawn on the CPU from streams of (seed, epoch), so they are the same on every
     device and any epoch can be produced without the ones before it. `data`: images [N, H, W, C] uint8 with labels [N];
-    the last partial batch is kept; crop, flip and shuffle are those of `Augmentation`.
+    the last partial batch is kept; crop, flip and shuffle are those of `Augmentation`, `policy` (autoaugment,
+    randaugment or none) comes before them.
     """
 
     def __init__(
@@ -31,12 +33,15 @@ class MemoryLoader:
         crop_area: float | None = None,
         flip: bool = False,
         shuffle: bool = False,
+        policy: str = "off",
     ) -> None:
         self.batch_size, self.device = batch_size, device
         self.augmentation = Augmentation(seed, crop_padding, crop_area, flip, shuffle)
         self._sizes = torch.tensor(data.images.shape[1:3]).expand(len(data), 2)
-        # [N, H + 2p, W + 2p, C]
-        self._padded = pad(torch.from_numpy(np.asarray(data.images)).to(device), crop_padding)
+        self._policy = None if policy == "off" else Policy(policy, *data.images.shape[1:3])
+        images = torch.from_numpy(np.asarray(data.images)).to(device)
+        # [N, H + 2p, W + 2p, C], but [N, H, W, C] where a policy comes before the padding
+        self._images = images if self._policy else pad(images, crop_padding)
         self._labels = torch.from_numpy(data.labels).to(device)
 
     def __len__(self) -> int:
@@ -56,7 +61,14 @@ class MemoryLoader:
         total, augmentation = self.images_per_epoch, self.augmentation
         draws = augmentation.draw(number, self._sizes).to(self.device)
         order = augmentation.order(number, total).to(self.device, non_blocking=True)
+        padding, augmented = augmentation.crop_padding, None
+        if self._policy is not None:
+            drawn = self._policy.draw(total, augmentation.generator("policy", number))
+            augmented = self._policy.batches(self._images, order, drawn, start, self.batch_size)
         for first in range(start * self.batch_size, total, self.batch_size):
             index = order[first : first + self.batch_size]
+            source, rows = self._images, index
+            if augmented is not None:
+                source, rows = pad(next(augmented), padding), torch.arange(len(index), device=self.device)
             part = draws.part(first, first + self.batch_size)
-            yield as_input(self._padded, index, part, augmentation.crop_padding), self._labels[index]
+            yield as_input(source, rows, part, padding), self._labels[index]

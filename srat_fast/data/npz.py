@@ -14,8 +14,8 @@ import numpy as np
 
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.inmemory import assembled, labels_of
+from srat_fast.data.paths import is_directory
 from srat_fast.data.pixels import require_same_size, require_square
-from srat_fast.data.verify import is_directory
 from srat_fast.errors import UserError
 
 _OPTION = "data.root"

@@ -10,7 +10,7 @@ from srat_fast.data.arrays import ImageArrays
 from srat_fast.data.folder import class_files
 from srat_fast.data.imbalance import chosen_labels, imbalanced_counts, limited_counts
 from srat_fast.data.npz import npz_counts, npz_size
-from srat_fast.data.verify import expanded
+from srat_fast.data.paths import expanded
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
 from srat_fast.recipe import Recipe, ResolvedRecipe

@@ -11,16 +11,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays, ImageSet
-from srat_fast.data.cache import cache_directory, exclusive
 from srat_fast.data.notices import LOG
+from srat_fast.data.paths import cache_directory, exclusive
 from srat_fast.errors import UserError
-from srat_fast.record import sync
+from srat_fast.record import sync, write_atomically
 
 #: Raised when the files' layout or the way from source to pixels changes: older sets are then made again.
 FORMAT = 2
@@ -93,11 +92,9 @@ def store(target: Path, arrays: ImageArrays) -> None:
     shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
     try:
         temporary.mkdir(parents=True)
-        sums = {}
-        for name, array in content.items():
-            sums[name] = _write_array(temporary / f"{name}.npy", array)
+        sums = {name: _write_array(temporary / f"{name}.npy", array) for name, array in content.items()}
         manifest = {"format": FORMAT, "classes": list(arrays.classes), "sha256": sums}
-        _write(temporary / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        write_atomically(temporary / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         if target.exists():
             shutil.rmtree(target)
         os.rename(temporary, target)
@@ -109,33 +106,10 @@ def store(target: Path, arrays: ImageArrays) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-class _Summed:
-    """A file that is written and summed up at once."""
-
-    def __init__(self, path: Path) -> None:
-        self._file, self._digest = path.open("wb"), hashlib.sha256()
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-
-    def finish(self) -> str:
-        """Its SHA-256, once every byte is on the disk."""
-        sync(self._file)
-        return self._digest.hexdigest()
-
-    def close(self) -> None:
-        self._file.close()
-
-
 def _write_array(path: Path, array: np.ndarray) -> str:
     """Write one .npy file; its SHA-256."""
-    with closing(_Summed(path)) as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
-        return file.finish()
-
-
-def _write(path: Path, content: bytes) -> None:
-    with closing(_Summed(path)) as file:
-        file.write(content)
-        file.finish()
+    with path.open("w+b") as file:
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+        sync(file)
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()

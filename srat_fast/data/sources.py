@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 
-from srat_fast.data.archives import CIFAR, SVHN, Archive, archives_of
+from srat_fast.data.archives import CIFAR, SVHN, archives_of, content_of
 from srat_fast.data.arrays import ImageArrays, ImageSet
-from srat_fast.data.cifar import arrays_of, members_of_archive, members_of_folder
-from srat_fast.data.download import download
 from srat_fast.data.folder import load_folder
 from srat_fast.data.npz import load_npz
+from srat_fast.data.paths import is_directory, is_there
 from srat_fast.data.prepared import location, prepared
-from srat_fast.data.svhn import read_mat
-from srat_fast.data.verify import is_directory, is_there, one_line, problem_of, verified_bytes
+from srat_fast.data.readers import members_of_archive, members_of_folder, read_cifar, read_mat
 from srat_fast.datasets import DATASETS, DIGITS_TEST_PER_CLASS
 from srat_fast.errors import UserError
 
@@ -77,50 +76,46 @@ def state_of(name: str, root: Path) -> str:
 
 def digits(root: Path, image_size: int, mirror: str | None) -> ImageArrays:
     """scikit-learn's digits; the last images of each class (other writers, by the bundle's order) are the test set."""
-    from sklearn.datasets import load_digits
-
-    bundle = load_digits()
-    images = np.round(bundle.images * (255 / 16)).astype(np.uint8)[..., None]  # [N, 8, 8, 1], 17 grey levels
-    labels = bundle.target.astype(np.int64)
+    rows = _digits()
+    images = np.round(rows[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)  # 17 grey levels
+    labels = rows[:, 64].astype(np.int64)
     test = np.sort(np.concatenate([np.flatnonzero(labels == c)[-DIGITS_TEST_PER_CLASS:] for c in range(10)]))
     train = np.setdiff1d(np.arange(len(labels)), test)
     everything = ImageSet(images, labels)
     return ImageArrays(everything.select(train), everything.select(test), DATASETS["digits"].classes)
 
 
+def _digits() -> np.ndarray:
+    """[N, 65]: pixels and label, from scikit-learn's own file: importing its data sets takes a second of every run."""
+    found = importlib.util.find_spec("sklearn")
+    for folder in (found and found.submodule_search_locations) or ():
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits  # a version that keeps it elsewhere
+
+    bundle = load_digits()
+    return np.column_stack([bundle.data, bundle.target])
+
+
 def _cifar(name: str, root: Path, mirror: str | None) -> ImageArrays:
     """From the archive, or from the folder that torchvision unpacked it to."""
-    facts = CIFAR[name]
+    facts, classes = CIFAR[name], DATASETS[name].classes
     folder, archive = root / facts.folder, root / facts.archive.name
     if is_directory(folder):
         try:
-            return arrays_of(members_of_folder(folder, facts), facts, DATASETS[name].classes)
+            return read_cifar(members_of_folder(folder, facts), facts, classes)
         except UserError as error:
             if not is_there(archive):
                 advice = f"{error.problem}; remove the folder {folder} to have the set downloaded"
                 raise UserError("data.root", advice, error.value) from None
-    if is_there(archive):
-        _require(archive, facts.archive)
-    else:
-        archive = download(facts.archive, root, mirror)
-    return arrays_of(members_of_archive(archive, facts), facts, DATASETS[name].classes)
+    content = content_of(facts.archive, root, mirror)
+    return read_cifar(members_of_archive(content, archive, facts), facts, classes)
 
 
 def _svhn(root: Path, mirror: str | None) -> ImageArrays:
-    parts = []
-    for facts in (SVHN["train"], SVHN["test"]):
-        path = root / facts.name
-        if is_there(path):
-            _require(path, facts)
-        else:
-            path = download(facts, root, mirror)
-        parts.append(read_mat(verified_bytes(path, facts), str(path)))
-    return ImageArrays(parts[0], parts[1], DATASETS["svhn"].classes)
-
-
-def _require(path: Path, facts: Archive) -> None:
-    """Refuse a file that was placed (or left) under an archive's name and is not that archive."""
-    with one_line(path):
-        problem = problem_of(path, facts)
-    if problem:
-        raise UserError("data.root", f"{problem}; remove it to have it downloaded", str(path))
+    train, test = (
+        read_mat(content_of(SVHN[part], root, mirror), str(root / SVHN[part].name))
+        for part in ("train", "test")
+    )
+    return ImageArrays(train, test, DATASETS["svhn"].classes)

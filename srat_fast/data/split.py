@@ -9,9 +9,9 @@ import numpy as np
 from srat_fast.data.arrays import ImageArrays, ImageSet, checksum, in_memory
 from srat_fast.data.folder import load_files
 from srat_fast.data.imbalance import draw_subset, limited_counts, only_classes, split_by_frequency
+from srat_fast.data.paths import expanded
 from srat_fast.data.plan import planned_counts
 from srat_fast.data.sources import load_arrays
-from srat_fast.data.verify import expanded
 from srat_fast.errors import UserError
 from srat_fast.recipe import ResolvedRecipe
 from srat_fast.seeds import seed_for

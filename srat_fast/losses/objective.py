@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srat_fast.errors import TrainingFailure
+from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.losses.weighting import class_balanced_weights, inverse_weights, ratio_weights
 from srat_fast.models.batch import Batch
 from srat_fast.plugins import described
@@ -99,6 +99,8 @@ class Objective:
         self._terms: dict[str, tuple[Any, float]] = {
             name: (term[name](context), coefficient) for name, coefficient in row.terms.items()
         }
+        #: both in one operation, which reads the batch once
+        self._fused = getattr(self._base, "fused", False) and "separation" in self._terms
         self.names = ("total", "classification", *row.terms)
         self.clean = any(getattr(part, "clean", False) for part in (self._base, *self._further()))
 
@@ -132,8 +134,8 @@ class Objective:
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """The scalars by name, in the order of `names`; "total" is the one to differentiate."""
-        if "separation" in self._terms and hasattr(self._base, "arguments"):
-            part, weight = self._terms["separation"]  # both in one operation, which reads the batch once
+        if self._fused:
+            part, weight = self._terms["separation"]
             found = srat_loss(
                 batch.separable, batch.logits, batch.labels,
                 separation_weight=weight, **part.arguments, **self._base.arguments,
@@ -161,3 +163,18 @@ def full_weights(recipe: Recipe, counts: Sequence[int], under: Sequence[int]) ->
         assert loss.weight_ratio is not None, "the recipe's own check"
         return ratio_weights(under, len(counts), loss.weight_ratio)
     return class_balanced_weights(counts, loss.beta)
+
+
+def class_vector(
+    field: str,
+    values: Sequence[float],
+    classes: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor | None:
+    """[C] of a recipe field that has a number for each class; None where it is empty."""
+    if not values:
+        return None
+    if len(values) != classes:
+        raise UserError(field, f"{classes} numbers are needed, one a class", f"{len(values)} numbers")
+    return torch.tensor(values, dtype=dtype, device=device)

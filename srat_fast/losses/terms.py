@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from srat_fast.losses.objective import Context
+from srat_fast.losses.objective import Context, class_vector
 from srat_fast.losses.weighting import ldam_margins
 from srat_fast.models.batch import Batch
 from srat_fast.registry import term
@@ -18,9 +20,11 @@ from srat_kernels import margin_loss, separation_loss
 
 
 class Margin:
-    """L_cls as a setting of `srat_kernels.margin_loss`: subclasses add margins, scale or focal factor."""
+    """L_cls as a setting of `srat_kernels.margin_loss`: subclasses add margins, scale, prior or focal factor."""
 
     def __init__(self, context: Context) -> None:
+        self.clean = context.recipe.loss.branch == "clean"
+        self.fused = not self.clean  # with L_sep, in `srat_loss`
         self.arguments: dict[str, Any] = {
             "class_weights": context.class_weights,
             "reduction": context.reduction,
@@ -28,11 +32,14 @@ class Margin:
 
     def __call__(self, batch: Batch) -> Tensor:
         """w * L_cls, margins and scale included."""
-        return margin_loss(batch.logits, batch.labels, **self.arguments)
+        return margin_loss(self._logits(batch), batch.labels, **self.arguments)
 
     def raw(self, batch: Batch) -> Tensor:
         """w * L_cls on raw logits, without margin and scale: the inner maximisation of the paper's text."""
         return margin_loss(batch.logits, batch.labels, **(self.arguments | {"margins": None, "scale": 1.0}))
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return batch.clean_logits if self.clean else batch.logits
 
 
 @term("ce")
@@ -59,6 +66,143 @@ class Ldam(Margin):
         loss = context.recipe.loss
         margins = torch.from_numpy(ldam_margins(context.counts, loss.ldam_max_margin)).float()
         self.arguments |= {"margins": margins.to(context.device), "scale": loss.ldam_scale}
+
+
+@term("adjusted")
+class Adjusted(Margin):
+    """Cross-entropy of s (z_c / T_c - Delta_y [c = y]) + b_c: LDAM, CosFace, RoBal, logit adjustment and CDT in one.
+
+    Delta_c = m + tau_m / s ln(n_c / n_min), b_c = tau_b ln(n_c / N), T_c = (n_max / n_c)^tau. Where an attack climbs
+    the objective, margin and scale are left out, prior and temperatures are not.
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        loss = context.recipe.loss
+        counts = np.asarray(context.counts, dtype=np.float64)
+        slope = loss.adjusted_margin_slope / loss.adjusted_scale
+        vectors = {
+            "margins": loss.adjusted_margin + slope * np.log(counts / counts.min()),
+            "bias": loss.adjusted_prior * np.log(counts / counts.sum()),
+            "inverse_temperature": (counts / counts.max()) ** loss.adjusted_temperature,
+        }
+        neutral = {"margins": 0.0, "bias": 0.0, "inverse_temperature": 1.0}
+        for name, vector in vectors.items():
+            if (vector != neutral[name]).any():  # what changes nothing costs nothing
+                self.arguments[name] = torch.from_numpy(vector).float().to(context.device)
+        self.arguments["scale"] = loss.adjusted_scale
+
+
+@term("mart")
+class Mart(Margin):
+    """MART's boosted cross-entropy (Wang et al. 2020): CE - log(1.0001 - p_j), j the strongest wrong class."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.fused = False
+        self._mean = context.mean
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Both parts with the class weights."""
+        return super().__call__(batch) + self._second(self._logits(batch), batch.labels)
+
+    def raw(self, batch: Batch) -> Tensor:
+        """The same of the attacked images."""
+        return super().raw(batch) + self._second(batch.logits, batch.labels)
+
+    def _second(self, logits: Tensor, labels: Tensor) -> Tensor:
+        wrong = logits.softmax(dim=1).scatter(1, labels[:, None], -1.0).amax(dim=1)
+        return -self._mean(torch.log(1.0001 - wrong + 1e-12), labels)
+
+
+@term("harl")
+class Harl:
+    """HARL (TAET's second stage): mean, variance and squared shares of the classes' cross-entropies.
+
+    alpha mean_c L_c + beta mean_c (L_c - mean L)^2 + gamma sum_c (L_c / sum L)^2; L_c is the mean over the batch's
+    images of class c, 0 where it has none.
+    """
+
+    def __init__(self, context: Context) -> None:
+        loss = context.recipe.loss
+        self.clean = loss.branch == "clean"
+        self._factors = (loss.harl_mean, loss.harl_variance, loss.harl_share)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """A scalar."""
+        return self._of(batch.clean_logits if self.clean else batch.logits, batch.labels)
+
+    def raw(self, batch: Batch) -> Tensor:
+        """The same of the attacked images."""
+        return self._of(batch.logits, batch.labels)
+
+    def _of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        each = functional.cross_entropy(logits, labels, reduction="none")
+        member = functional.one_hot(labels, logits.shape[1]).to(each.dtype)  # [B, C]
+        losses = (each @ member) / member.sum(dim=0).clamp(min=1.0)  # [C]
+        mean, shares = losses.mean(), losses / losses.sum().clamp(min=torch.finfo(losses.dtype).tiny)
+        alpha, beta, gamma = self._factors
+        return alpha * mean + beta * (losses - mean).square().mean() + gamma * shares.square().sum()
+
+
+@term("kl")
+class PairDivergence:
+    """KL(p(x) || p(x')) from the clean to the adversarial prediction (TRADES), times 1 - p_y(x) in MART.
+
+    x and x' are one pass of the update each, in train mode. BatchNorm sees first the one that L_cls reads: x with
+    `loss.branch = clean` (TRADES), else x' (MART, RoBal).
+    """
+
+    clean = True
+
+    def __init__(self, context: Context) -> None:
+        loss, classes = context.recipe.loss, len(context.counts)
+        self._wrongness, self._detached = loss.kl_factor == "wrongness", loss.kl_target == "detached"
+        self._factors = class_vector("loss.kl_factors", loss.kl_factors, classes, context.device)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Mean over the batch."""
+        clean = batch.clean_logits.detach() if self._detached else batch.clean_logits
+        target = clean.log_softmax(dim=1)
+        each = (target.exp() * (target - batch.logits.log_softmax(dim=1))).sum(dim=1)  # [B]
+        if self._wrongness:
+            each = each * (1.0000001 - target.exp().gather(1, batch.labels[:, None]).squeeze(1))
+        if self._factors is not None:
+            each = each * self._factors.to(each.dtype)[batch.labels]
+        return each.mean()
+
+
+@term("tail")
+class Tail:
+    """REAT's term on the features of the rarest third, as its code computes it.
+
+    mean over the batch's images i of those classes: S_i mean_j(+-(w_yi + w_yj)), w_c = pi_c^(-1/2), minus for j of the
+    same class; S_i is one number, the mean over all j and features of KL(softmax f_i || softmax f_j), f_i detached.
+    """
+
+    def __init__(self, context: Context) -> None:
+        counts = torch.tensor(list(context.counts), dtype=torch.float64)
+        first = (
+            2 * (len(counts) // 3) + 1
+        )  # the published labels, 7 of 10 and 67 of 100: classes are sorted by count
+        self._rare = torch.zeros(len(counts)).to(context.device)
+        self._rare[counts.argsort(descending=True, stable=True)[first:]] = 1.0
+        self._weights = (counts / counts.sum()).rsqrt().float().to(context.device)
+        self._sign = 1.0 if context.recipe.loss.tail_sign == "coded" else -1.0
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """0 where the batch has no image of those classes."""
+        features, labels = batch.features, batch.labels
+        logs = features.log_softmax(dim=1)  # [B, D]
+        own = logs.detach()
+        size = features.shape[0] * features.shape[1]
+        # sum_j KL(f_i || f_j) = B sum_d p log p - p . sum_j log q
+        spread = (len(labels) * (own.exp() * own).sum(dim=1) - own.exp() @ logs.sum(dim=0)) / size  # [B]
+        weight = self._weights.to(features.dtype)[labels]
+        sign = torch.where(labels[:, None] == labels[None], -1.0, 1.0).to(features.dtype)
+        pull = (sign * (weight[:, None] + weight[None])).mean(dim=1)
+        rare = self._rare.to(features.dtype)[labels]
+        return self._sign * (rare * spread * pull).sum() / rare.sum().clamp(min=1.0)
 
 
 @term("separation")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, require_one_of
 from srat_fast.plugins import described
 from srat_fast.registry import model
 
@@ -40,6 +40,31 @@ class Foldable(Protocol):
         """(convolution, the BatchNorm of its output): folded in attacks with `attack.bn = running`."""
 
 
+class CosineLinear(nn.Linear):
+    """scale <f/|f|, w/(|w| + gamma)> + shift: [B, D] -> [B, C] (Pang et al. 2020; gamma: Wu et al. 2021, code).
+
+    Lengths below 1e-12 count as that, as in `functional.normalize`: zeros have cosine 0. `shift` is 0 in training; the
+    name is not that of a linear layer's bias, so that weights of the one are never taken for those of the other.
+    """
+
+    shift: Tensor
+
+    def __init__(self, features: int, classes: int, scale: float, gamma: float) -> None:
+        super().__init__(features, classes, bias=False)
+        self.scale, self.gamma = float(scale), float(gamma)
+        self.register_buffer("shift", torch.zeros(classes))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits."""
+        lengths = self.weight.norm(dim=1, keepdim=True) + self.gamma
+        cosines = functional.linear(functional.normalize(input, dim=1), self.weight / lengths.clamp(min=TINY))
+        return self.scale * cosines + self.shift
+
+
+#: The smallest length that is divided by: that of `functional.normalize`.
+TINY = 1e-12
+
+
 class Classifier(nn.Module):
     """Images in [0, 1] -> logits, by a registered network.
 
@@ -53,9 +78,12 @@ class Classifier(nn.Module):
         projection_dim: output of the projection head; None for no head.
         mean: [channels] subtracted from the images, with `std`; None for no normalisation.
         std: [channels] that they are divided by.
+        head: "linear", or "cosine" (`CosineLinear`).
+        head_scale: factor on the cosines.
+        head_gamma: added to the norm of each class's weight.
 
     Raises:
-        UserError: no network of that name is registered, or it takes a name of the classifier's own.
+        UserError: no network or head of that name is known, or the network takes a name of the classifier's own.
     """
 
     mean: Tensor
@@ -71,8 +99,12 @@ class Classifier(nn.Module):
         projection_dim: int | None = None,
         mean: Tensor | None = None,
         std: Tensor | None = None,
+        head: str = "linear",
+        head_scale: float = 1.0,
+        head_gamma: float = 0.0,
     ) -> None:
         super().__init__()
+        require_one_of("model.head", head, ("linear", "cosine"))
         self.name, self.classes, self.channels, self.width = name, classes, channels, width
         self.projection_dim, self.normalize = projection_dim, mean is not None
         if mean is not None and std is not None:
@@ -90,7 +122,11 @@ class Classifier(nn.Module):
         if taken:
             raise UserError("model.name", f"its backbone has a {min(taken)}, which is the classifier's", name)
         self.feature_dim: int = backbone.feature_dim
-        self.linear = nn.Linear(self.feature_dim, classes)
+        self.linear = (
+            nn.Linear(self.feature_dim, classes)
+            if head == "linear"
+            else CosineLinear(self.feature_dim, classes, head_scale, head_gamma)
+        )
         # last, so that the other weights of a seed are the same with and without it
         self.projection: nn.Sequential | None = None
         if projection_dim is not None:
@@ -105,9 +141,12 @@ class Classifier(nn.Module):
 
     def arguments(self) -> dict[str, Any]:
         """What `Classifier` makes such a network from again, weights and normalisation aside; plain values."""
-        return {
+        found = {
             name: getattr(self, name) for name in ("name", "classes", "channels", "width", "projection_dim")
         }
+        if isinstance(self.linear, CosineLinear):
+            found |= {"head": "cosine", "head_scale": self.linear.scale, "head_gamma": self.linear.gamma}
+        return found
 
     def folds(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         """The backbone's pairs of convolution and BatchNorm; none where it names none."""

@@ -74,14 +74,9 @@ def model_from_bytes(content: bytes, path: Path) -> Classifier:
 def model_from_state(
     state: dict[str, Tensor], network: str | None, field: str, path: Path, *, name: str | None = None
 ) -> Classifier:
-    """A network in eval mode, float32 on the CPU, with the weights of a state dict.
+    """A network in eval mode, float32 on the CPU, with the weights of a state dict; `field`, `path`: for messages.
 
-    Args:
-        state: as `Classifier.state_dict` gives it.
-        network: `Classifier.arguments` as JSON; None where the file does not say.
-        field: option that gave the file, for messages.
-        path: of the file, for messages.
-        name: of the network, for a file that does not say; None for resnet18.
+    `network` is `Classifier.arguments` as JSON; a file that does not say is of the network `name`, else resnet18.
     """
     if name is not None and name not in model:
         raise UserError("model", one_of(model, name), name)
@@ -111,6 +106,8 @@ def _arguments_of(state: dict[str, Tensor], name: str) -> dict[str, Any]:
         published = Classifier(name, 2)
     head = f"{published.head_name}.weight"
     stem = next(key for key, weight in published.state_dict().items() if weight.dim() == 4)
+    if f"{published.head_name}.shift" in state:
+        raise ValueError("a cosine head's scale is in the header of its .safetensors file only")
     for key in (head, stem):
         if key not in state:
             raise ValueError(f"there is no {key}")

@@ -29,6 +29,7 @@ class Spec:
         auto: what None (written "auto") stands for; "" where the field cannot be None.
         identity: whether the field changes what is computed (else it is left out of the fingerprint).
         before: what versions without the field did: with it, fingerprints are theirs.
+        neutral: the value where neither the recipe nor the method's row gives one; None where rows have no say.
     """
 
     doc: str
@@ -43,6 +44,7 @@ class Spec:
     auto: str = ""
     identity: bool = True
     before: Any = None
+    neutral: Any = None
 
     def options(self) -> tuple[str, ...]:
         """The allowed strings, those of plug-ins included."""
@@ -62,13 +64,24 @@ def setting(default: Any, doc: str, **spec: Any) -> Any:
     return dataclasses.field(default=default, metadata={"spec": Spec(doc, **spec)})
 
 
+def by_method(neutral: Any, doc: str, **spec: Any) -> Any:
+    """A field that a method's row may set: the recipe's own value wins, and `neutral` is where neither says."""
+    shown = f"{neutral:g}" if isinstance(neutral, float) else str(neutral)
+    before = {"before": neutral} | spec
+    return setting(None, doc, auto=f"the method's row, else {shown}", neutral=neutral, **before)
+
+
+class Numbers(tuple[float, ...]):
+    """A list of numbers."""
+
+
 @functools.cache
 def kind_of(annotation: Any) -> type:
-    """The plain type behind `int | None` or `tuple[int, ...] | None`; `list` stands for a tuple of texts."""
+    """The type behind `int | None` or `tuple[int, ...] | None`; `list` is a tuple of texts, `Numbers` of floats."""
     options = [t for t in typing.get_args(annotation) if t is not type(None)]
     plain = options[0] if options and typing.get_origin(annotation) is not tuple else annotation
     if typing.get_origin(plain) is tuple:
-        return list if typing.get_args(plain)[0] is str else tuple
+        return {str: list, float: Numbers}.get(typing.get_args(plain)[0], tuple)
     return plain
 
 
@@ -83,7 +96,12 @@ def allowed(kind: type, spec: Spec) -> str:
     elif kind is list:
         text = "a list of texts"
     else:
-        noun = {int: "an integer", float: "a number", tuple: "a list of integers"}[kind]
+        noun = {
+            int: "an integer",
+            float: "a number",
+            tuple: "a list of integers",
+            Numbers: "a list of numbers",
+        }[kind]
         low = "" if spec.low is None else f"{'>' if spec.low_open else '>='} {spec.low:g}"
         most = spec.most()
         high = "" if most is None else f"{'<' if spec.high_open else '<='} {most:g}"
@@ -133,6 +151,9 @@ def _parse(raw: Any, kind: type, spec: Spec) -> Any:
     if kind is tuple:
         items = raw.strip("[]() ").split(",") if isinstance(raw, str) else raw
         return tuple(_integer(item) for item in items if str(item).strip())
+    if kind is Numbers:
+        items = raw.strip("[]() ").split(",") if isinstance(raw, str) else raw
+        return tuple(_number(item, spec.fraction) for item in items if str(item).strip())
     if kind is list:
         return tuple(os.fspath(item) for item in ([raw] if isinstance(raw, (str, os.PathLike)) else raw))
     if not isinstance(raw, str):
@@ -159,7 +180,7 @@ def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
         value = _parse(raw, kind, spec)
     except (ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError):
         raise UserError(name, allowed(kind, spec), raw) from None
-    numbers = value if kind is tuple else (value,) if kind in (int, float) else ()
+    numbers = value if kind in (tuple, Numbers) else (value,) if kind in (int, float) else ()
     if not all(_within(n, spec) for n in numbers):
         raise UserError(name, allowed(kind, spec), raw)
     if spec.choices and not spec.allows(value):

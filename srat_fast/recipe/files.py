@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from srat_fast import plugins
 from srat_fast.errors import UserError, did_you_mean
+from srat_fast.methods import METHODS
 from srat_fast.recipe.recipe import SECTIONS, Recipe, flatten
 from srat_fast.recipe.sections import Attack
 from srat_fast.registry import threat
@@ -91,6 +93,9 @@ def load_fields(
     asked = own | (changes or {})
     if "plugin" in asked:
         Recipe().replace({"plugin": asked["plugin"]})  # it may bring the threat model
+    method = asked.get("method", named.get("method", Recipe.method))
+    if asked.get("protocol") == "own" and isinstance(method, str) and method in METHODS:
+        named = named | _own(METHODS[method].own, asked)
     return _in_its_ball(named, asked) | asked
 
 
@@ -104,6 +109,21 @@ def _in_its_ball(named: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]
     # a plug-in's ball may leave it out; what is no name is refused later
     usual = getattr(threat[ball], "usual", None) if isinstance(ball, str) and ball in threat else None
     return named if ball == Attack.threat or usual is None else named | {"attack.epsilon": usual}
+
+
+def _own(own: Mapping[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """The authors' settings, their milestones at the same share of other epochs than theirs."""
+    epochs = int(own.get("optim.epochs", 1))
+    wanted = asked.get("optim.epochs", epochs)  # what is no number is refused later
+    fields = dict(own)
+    for name in ("optim.milestones", "optim.awp_epoch", "optim.defer_epoch"):
+        if name in own and str(wanted).isdecimal() and int(wanted) != epochs:
+            at = own[name] if isinstance(own[name], tuple) else (own[name],)
+            scaled = sorted(
+                {m * int(wanted) // epochs for m in at} - ({0} if name == "optim.milestones" else set())
+            )
+            fields[name] = tuple(scaled) if isinstance(own[name], tuple) else scaled[0]
+    return fields
 
 
 def _layers(recipe: str | None, dataset: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from srat_fast import plugins
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError, did_you_mean
-from srat_fast.methods import METHODS, PLAIN_MEAN, Method
+from srat_fast.methods import METHODS, PLAIN_MEAN, UNWEIGHTED, Method
 from srat_fast.recipe.fields import Section, checked, fields_of, setting
 from srat_fast.recipe.sections import (
     Attack,
@@ -25,6 +26,8 @@ from srat_fast.recipe.sections import (
     ResolvedAttack,
     ResolvedData,
     ResolvedEvalAttack,
+    ResolvedLoss,
+    ResolvedModel,
     ResolvedOptim,
     Run,
 )
@@ -47,7 +50,14 @@ class Recipe(Section):
         (), "files of one's own that register methods, losses or networks: code, run when the recipe is read; their "
         "content is part of the run's identity, not their paths", before=(),
     )  # fmt: skip
-    method: str = setting("srat-ldam", "row of Table 4", choices=(METHODS,))
+    method: str = setting(
+        "srat-ldam", "what is trained: a row of Table 4 or another method of the field", choices=(METHODS,)
+    )
+    protocol: str = setting(
+        "srat", "srat: attack, BatchNorm mode, schedule, augmentation and selection of the paper, so that the method "
+        "alone differs; own: those of the method's authors where the recipe does not say otherwise",
+        choices=("srat", "own"), before="srat",
+    )  # fmt: skip
     seed: int = setting(
         0, "seed of the weights, the order, the augmentation and the attack's noise", low=0, high=2**31
     )
@@ -73,11 +83,12 @@ class Recipe(Section):
         Coefficients are numbers; a term whose coefficient is 0 is left out.
         """
         row = METHODS[self.method]
+        loss = self.loss
         coefficients = {name: self.number(value) for name, value in row.terms.items()}
         return dataclasses.replace(
             row,
-            base=row.base if self.loss.base == "method" else self.loss.base,
-            weighting=row.weighting if self.loss.weighting == "method" else self.loss.weighting,
+            base=row.base if loss.base == "method" else loss.base,
+            weighting=row.weighting if loss.weighting == "method" else loss.weighting,
             terms={name: value for name, value in coefficients.items() if value != 0},
             adversarial=row.adversarial
             if self.attack.examples == "method"
@@ -88,8 +99,16 @@ class Recipe(Section):
         """A number, or the value of the field of that name."""
         if not isinstance(value, str):
             return float(value)
-        section, _, leaf = value.rpartition(".")
-        return float(getattr(getattr(self, section), leaf))
+        return float(self.value(value))
+
+    def value(self, name: str) -> Any:
+        """A field's value; of one that methods set, the row's where the recipe gives none."""
+        section, _, leaf = name.rpartition(".")
+        own = getattr(getattr(self, section) if section else self, leaf)
+        neutral = FIELDS[name][1].neutral
+        if own is not None or neutral is None:
+            return own
+        return METHODS[self.method].setting(name, self.data.name, neutral)
 
     @property
     def reduction(self) -> str:
@@ -123,7 +142,7 @@ class Recipe(Section):
             # of a run too short for two drops, the ones that fall inside it remain
             milestones = tuple(sorted({m for m in (epochs * 8 // 10, epochs * 9 // 10) if 0 < m < epochs}))
         jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
-        defaults: dict[str, Any] = {
+        defaults: dict[str, Any] = {name: self.value(name) for name in _BY_METHOD} | {
             "data.subset_seed": self.seed,
             "data.image_size": size,
             "data.crop_padding": 0 if resized else None if size is None else size // 8,
@@ -193,8 +212,10 @@ class ResolvedRecipe(Recipe):
     """A recipe as it is run: nothing is left to "auto" but what the hardware decides."""
 
     data: ResolvedData
+    model: ResolvedModel
     attack: ResolvedAttack
     eval_attack: ResolvedEvalAttack
+    loss: ResolvedLoss
     optim: ResolvedOptim
 
     def resolve(self) -> ResolvedRecipe:
@@ -232,8 +253,10 @@ SECTIONS: dict[str, type] = {
 }
 _RESOLVED: dict[str, type] = {
     "data": ResolvedData,
+    "model": ResolvedModel,
     "attack": ResolvedAttack,
     "eval_attack": ResolvedEvalAttack,
+    "loss": ResolvedLoss,
     "optim": ResolvedOptim,
 }
 
@@ -243,6 +266,15 @@ FIELDS = {name: (annotation, spec) for name, annotation, spec in fields_of(Recip
     for section, kind in SECTIONS.items()
     for name, annotation, spec in fields_of(kind)
 }
+
+#: Fields that a method's row may set.
+_BY_METHOD = [name for name, (_, spec) in FIELDS.items() if spec.neutral is not None]
+
+
+@functools.cache
+def _starting(text: str) -> list[str]:
+    """The fields whose names start so."""
+    return [name for name in FIELDS if name.startswith(text)]
 
 
 def flatten(recipe: Recipe) -> dict[str, Any]:
@@ -314,6 +346,7 @@ def _check_together(recipe: Recipe) -> None:
                 raise UserError(name, "the reference engine is eager", value)
     _check_serving(data)
     _check_threats(recipe)
+    _check_method(recipe)
     device = recipe.run.device
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdecimal()):
         raise UserError("run.device", "auto, cpu, cuda or cuda:N", device)
@@ -336,6 +369,70 @@ def _check_threats(recipe: Recipe) -> None:
                 raise UserError(
                     section.prefix + name, f"a number > 0 and <= {most:g} with threat = {ball}", value
                 )
+
+
+def _check_method(recipe: Recipe) -> None:
+    """Pieces of methods that do not go together, and fields that would do nothing."""
+    row, value = recipe.row, recipe.value
+    if recipe.protocol == "own" and not METHODS[recipe.method].own:
+        raise UserError("protocol", f"no other one is known of {recipe.method}; srat is possible", "own")
+    cosine, prior = value("model.head") == "cosine", row.base == "adjusted"
+    perturbed, pair = value("optim.awp_gamma") > 0, "kl" in METHODS[recipe.method].terms
+    needs = {
+        "model.head_": (cosine, "model.head = cosine"),
+        "model.inference_scale": (cosine, "model.head = cosine"),
+        "loss.adjusted_": (prior, "base loss adjusted"),
+        "loss.kl_": (pair, "a method that has the term kl"),
+        "loss.harl_": (row.base == "harl", "base loss harl"),
+        "loss.tail_": ("tail" in METHODS[recipe.method].terms, "a method that has the term tail"),
+        "loss.branch": (row.adversarial, "adversarial training"),
+        "attack.radius_strength": (value("attack.radius") == "count", "attack.radius = count"),
+        "attack.radius_factors": (value("attack.radius") == "vector", "attack.radius = vector"),
+        "attack.start": (recipe.attack.random_start, "attack.random_start = true"),
+        "optim.awp_epoch": (perturbed, "optim.awp_gamma > 0"),
+        "optim.ema_every": (recipe.optim.ema_decay > 0, "optim.ema_decay > 0"),
+        "optim.nesterov": (recipe.optim.momentum > 0, "optim.momentum > 0"),
+    }
+    for start, (useful, needed) in needs.items():
+        for name in () if useful else _starting(start):
+            section, _, leaf = name.rpartition(".")
+            given = getattr(getattr(recipe, section), leaf)
+            if given not in (None, FIELDS[name][1].before):
+                raise UserError(name, f"has an effect with {needed} only", given)
+    if cosine and (value("model.inference_norm") or value("model.inference_counts")):
+        name = "model.inference_norm" if value("model.inference_norm") else "model.inference_counts"
+        raise UserError(name, "a cosine head's weights have no length; 0 is needed", value(name))
+    if recipe.attack.start == "half-uniform" and recipe.attack.threat != "linf":
+        raise UserError(
+            "attack.start", f"uniform or gaussian with attack.threat = {recipe.attack.threat}", "half-uniform"
+        )
+    if value("attack.radius") == "vector" and not value("attack.radius_factors"):
+        raise UserError(
+            "attack.radius_factors", "a number for each class is needed with attack.radius = vector", "auto"
+        )
+    if not row.adversarial and "kl" in row.terms:
+        raise UserError(
+            "attack.examples",
+            "the term kl compares adversarial with clean images: adversarial is needed",
+            "clean",
+        )
+    if not row.adversarial and value("attack.radius") != "same":
+        raise UserError(
+            "attack.examples", "a radius by class is one of attacks: adversarial is needed", "clean"
+        )
+    policy, loader = value("data.policy"), recipe.data.loader
+    if policy != "off" and loader != "memory":
+        name = "data.policy" if recipe.data.policy else "data.loader"
+        problem = (
+            f"{policy} (data.policy) needs memory" if name == "data.loader" else "only --loader memory has it"
+        )
+        raise UserError(
+            name, f"{problem}; off suits every loader", loader if name == "data.loader" else policy
+        )
+    if row.base in UNWEIGHTED and row.weighting != "none":
+        raise UserError(
+            "loss.weighting", f"base loss {row.base} has no class weights; none is needed", row.weighting
+        )
 
 
 def _check_serving(data: Data) -> None:

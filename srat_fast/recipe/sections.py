@@ -9,7 +9,7 @@ from typing import Any
 from srat_fast import registry
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import BASES, WEIGHTINGS
-from srat_fast.recipe.fields import Section, setting
+from srat_fast.recipe.fields import Section, by_method, setting
 
 
 def largest_radius() -> float:
@@ -102,6 +102,10 @@ class Data(Section):
     jpeg_quality: int | None = setting(
         None, "quality of a stored JPEG", low=1, high=100, auto="90 with storage = jpeg"
     )
+    policy: str | None = by_method(
+        "off", "augmentation policy before crop and flip: autoaugment, AutoAugment's of CIFAR-10; randaugment, "
+        "RandAugment(2, 8); both as torchvision's tensors have them", choices=("off", "autoaugment", "randaugment"),
+    )  # fmt: skip
     augment: str = setting(
         "crop", "crop: zero-padded random crop; resized-crop: random area and aspect ratio, resized to image_size",
         choices=("crop", "resized-crop"),
@@ -130,6 +134,7 @@ class ResolvedData(Data):
     subset_seed: int
     image_size: int
     crop_padding: int
+    policy: str
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,43 @@ class Model(Section):
         "none", "per-channel normalisation inside the model, by the training images' mean and deviation",
         choices=("none", "dataset"), source="authors' code",
     )  # fmt: skip
+    head: str | None = by_method(
+        "linear", "last layer; cosine: head_scale <f/|f|, w/(|w| + head_gamma)>, without bias, 0 for zeros",
+        choices=("linear", "cosine"), source="Pang et al. 2020; Wu et al. 2021",
+    )  # fmt: skip
+    head_scale: float | None = by_method(
+        1.0, "factor on the cosines: part of the network, attacked and exported with it", low=0.0, low_open=True,
+    )  # fmt: skip
+    head_gamma: float | None = by_method(
+        0.0, "added to the norm of each class's weight", low=0.0, source="Wu et al. 2021, code"
+    )
+    inference_prior: float | None = by_method(
+        0.0, "tau of post-hoc logit adjustment, z_c - tau log(n_c / N): in all that is judged and saved, after "
+        "inference_norm, inference_counts and inference_scale; training goes on without", low=0.0,
+        source="Menon et al. 2021",
+    )  # fmt: skip
+    inference_scale: float | None = by_method(
+        1.0, "factor on the cosines of a cosine head before inference_prior", low=0.0, low_open=True,
+        source="Wu et al. 2021, code",
+    )  # fmt: skip
+    inference_norm: float | None = by_method(
+        0.0, "tau of tau-normalisation: w_c / |w_c|^tau, no bias", low=0.0, source="Kang et al. 2020"
+    )
+    inference_counts: float | None = by_method(
+        0.0, "tau of z_c / n_c^tau", low=0.0, source="Wu et al. 2021, code"
+    )
+
+
+class ResolvedModel(Model):
+    """With the head and the adjustment of the method."""
+
+    head: str
+    head_scale: float
+    head_gamma: float
+    inference_prior: float
+    inference_scale: float
+    inference_norm: float
+    inference_counts: float
 
 
 @dataclass(frozen=True)
@@ -179,8 +221,8 @@ class Attack(Section):
         source="paper, Section 5",
     )  # fmt: skip
     bn: str = setting(
-        "batch", "batch: train mode, running statistics updated on each pass; running: eval mode",
-        choices=("batch", "running"), source="authors' code",
+        "batch", "batch: train mode, running statistics updated on each pass; running: eval mode; frozen: batch "
+        "statistics, the running ones left alone", choices=("batch", "running", "frozen"), source="authors' code",
     )  # fmt: skip
     loss: str | None = setting(
         None, "what is maximised: ce: unweighted cross-entropy on raw logits; objective: the weighted w*L_cls; margin: "
@@ -188,7 +230,29 @@ class Attack(Section):
         choices=(registry.inner,), auto="the method's row, ce for those of the paper",
         source="authors' code; the paper's text says w*L",
     )  # fmt: skip
-    random_start: bool = setting(True, "start uniformly in the ball", source="authors' code")
+    random_start: bool = setting(True, "start at random", source="authors' code")
+    start: str = setting(
+        "uniform", "how a random start is drawn: uniform in the ball; gaussian: x + 0.001 N(0, 1), not clipped; "
+        "half-uniform: x + epsilon U[0, 1), not clipped, with threat = linf",
+        choices=("uniform", "gaussian", "half-uniform"), before="uniform",
+        source="authors' code; gaussian: TRADES; half-uniform: RoBal",
+    )  # fmt: skip
+    radius: str | None = by_method(
+        "same", "epsilon of an image: same for all; count: more for rare classes, epsilon times (1 - radius_strength) "
+        "+ radius_strength s_c / sum(pi s), s_c = sqrt(ln(n_max / n_c)); vector: times radius_factors; steps follow",
+        choices=("same", "count", "vector"), source="RobustLT, code",
+    )  # fmt: skip
+    radius_strength: float | None = by_method(
+        0.0, "share of the radius that follows the count, with radius = count", low=0.0, high=1.0,
+        source="RobustLT, code",
+    )  # fmt: skip
+    radius_ramp: float | None = by_method(
+        0.0, "share of the epochs in which the radius grows from 0: times min(epoch / (radius_ramp epochs), 1); 0 is "
+        "off", low=0.0, high=1.0, source="RobustLT, code",
+    )  # fmt: skip
+    radius_factors: tuple[float, ...] | None = by_method(
+        (), "factor on epsilon of each class, with radius = vector", low=0.0
+    )
     examples: str = setting(
         "method", "what training sees: adversarial or clean images; method takes the method's row",
         choices=("method", "adversarial", "clean"),
@@ -200,6 +264,10 @@ class ResolvedAttack(Attack):
 
     step_size: float
     loss: str
+    radius: str
+    radius_strength: float
+    radius_ramp: float
+    radius_factors: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -286,6 +354,77 @@ class Loss(Section):
         "projection", "z of Eq. 6: the projection head's output or the penultimate features",
         choices=("projection", "penultimate"), source="authors' code",
     )  # fmt: skip
+    branch: str | None = by_method(
+        "adversarial", "images of L_cls: adversarial ones, or the clean ones beside them",
+        choices=("adversarial", "clean"), source="TRADES, code",
+    )  # fmt: skip
+    adjusted_scale: float | None = by_method(
+        1.0,
+        "s of base adjusted: cross-entropy of s (z_c / T_c - Delta_y [c = y]) + b_c",
+        low=0.0,
+        low_open=True,
+    )
+    adjusted_margin: float | None = by_method(
+        0.0, "m: Delta_c = m + adjusted_margin_slope / s ln(n_c / n_min)", low=0.0
+    )
+    adjusted_margin_slope: float | None = by_method(
+        0.0, "tau_m: larger margins for frequent classes", low=0.0
+    )
+    adjusted_prior: float | None = by_method(
+        0.0, "tau_b: b_c = tau_b ln(n_c / N); 1 is the balanced softmax", low=0.0, source="Menon et al. 2021"
+    )
+    adjusted_temperature: float | None = by_method(
+        0.0, "tau: T_c = (n_max / n_c)^tau", low=0.0, source="Ye et al. 2020"
+    )
+    kl_weight: float | None = by_method(
+        0.0, "coefficient of the term kl: mean of KL(p(x) || p(x'))", low=0.0, source="Zhang et al. 2019"
+    )
+    kl_factor: str | None = by_method(
+        "one", "factor on each image's divergence; wrongness: 1 - p_y(x)", choices=("one", "wrongness"),
+        source="wrongness: Wang et al. 2020",
+    )  # fmt: skip
+    kl_target: str | None = by_method(
+        "attached", "whether p(x) has a gradient", choices=("attached", "detached"), source="TRADES, code"
+    )
+    kl_factors: tuple[float, ...] | None = by_method(
+        (), "factor on the divergence of each class; none for 1", low=0.0
+    )
+    harl_mean: float | None = by_method(
+        0.0, "alpha of base harl: mean of the classes' losses", low=0.0, source="TAET, code"
+    )
+    harl_variance: float | None = by_method(
+        0.0, "beta of base harl: their variance", low=0.0, source="TAET, code"
+    )
+    harl_share: float | None = by_method(
+        0.0, "gamma of base harl: sum of their squared shares", low=0.0, source="TAET, code"
+    )
+    tail_weight: float | None = by_method(
+        0.0, "coefficient of the term tail on the features of the rarest third", low=0.0, source="REAT, code"
+    )
+    tail_sign: str | None = by_method(
+        "coded", "coded: nearer to other classes, farther from the own, as the published code minimises it; reversed",
+        choices=("coded", "reversed"), source="REAT, code",
+    )  # fmt: skip
+
+
+class ResolvedLoss(Loss):
+    """With the settings of the method's row."""
+
+    branch: str
+    adjusted_scale: float
+    adjusted_margin: float
+    adjusted_margin_slope: float
+    adjusted_prior: float
+    adjusted_temperature: float
+    kl_weight: float
+    kl_factor: str
+    kl_target: str
+    kl_factors: tuple[float, ...]
+    harl_mean: float
+    harl_variance: float
+    harl_share: float
+    tail_weight: float
+    tail_sign: str
 
 
 @dataclass(frozen=True)
@@ -294,9 +433,7 @@ class Optim(Section):
 
     prefix = "optim."
     lr: float = setting(0.1, "learning rate after warm-up", low=0.0, low_open=True, source="paper, Section 5")
-    momentum: float = setting(
-        0.9, "momentum, no Nesterov", low=0.0, high=1.0, high_open=True, source="authors' code"
-    )
+    momentum: float = setting(0.9, "momentum", low=0.0, high=1.0, high_open=True, source="authors' code")
     weight_decay: float = setting(5e-4, "weight decay on all parameters", low=0.0, source="authors' code")
     batch_size: int = setting(
         128, "images a step; the last partial batch is kept", low=1, source="authors' code"
@@ -325,10 +462,29 @@ class Optim(Section):
         0.0, "decay of an exponential moving average of the weights, evaluated beside the last; 0 is off",
         low=0.0, high=1.0, high_open=True,
     )  # fmt: skip
+    ema_every: str = setting(
+        "step", "how often the average takes the weights in", choices=("step", "epoch"), before="step"
+    )
+    nesterov: bool = setting(False, "Nesterov momentum", before=False, source="RobustLT, code")
+    schedule: str = setting(
+        "step", "step: the rate times decay at each milestone; compounding: times decay at every epoch from the first "
+        "milestone on, which freezes the weights soon after it, as RoBal's code does",
+        choices=("step", "compounding"), before="step",
+    )  # fmt: skip
+    awp_gamma: float | None = by_method(
+        0.0, "adversarial weight perturbation: its length over the weight's, layer by layer; 0 is off", low=0.0,
+        source="Wu et al. 2020",
+    )  # fmt: skip
+    awp_epoch: int | None = by_method(
+        0, "epoch (from 0) from which weights are perturbed", low=0, source="Wu et al. 2020"
+    )
 
 
 class ResolvedOptim(Optim):
-    """With the epochs of the schedule."""
+    """With the epochs of the schedule, and the weight perturbation of the method."""
+
+    awp_gamma: float
+    awp_epoch: int
 
     warmup_epochs: int
     milestones: tuple[int, ...]

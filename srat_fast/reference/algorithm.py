@@ -1,10 +1,14 @@
-"""Algorithm 1, line by line, in eager full precision.
+"""Algorithm 1 and the field's methods in its place, line by line, in eager full precision.
 
 Written to be read against the paper: no autocast, no channels_last, no fused anything, and the attack calls
 `loss.backward()` and discards the parameters' gradients, as the published code does.
 """
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -39,6 +43,12 @@ class Reference:
             if name not in known:
                 problem = f"the reference has no formula of the {what} {name}; take fast"
                 raise UserError("run.engine", problem, "reference")
+        for name in ("loss.kl_factors", "attack.radius_factors"):
+            given = recipe.value(name)
+            if given and len(given) != len(counts):
+                raise UserError(
+                    name, f"{len(counts)} numbers are needed, one a class", f"{len(given)} numbers"
+                )
         self.model = model.train()
         self.device = next(model.parameters()).device
         self.noise = torch.Generator(self.device).manual_seed(seed_for(recipe.seed, "attack"))
@@ -47,22 +57,27 @@ class Reference:
             loss.weight_rule, counts, under, loss.beta, loss.weight_ratio
         ).to(self.device)
         self.weights = torch.ones_like(self.full_weights)
-        self.margins = losses.margins(counts, loss.ldam_max_margin).to(self.device)
+        self.counts, self.epoch = counts, 0
+        self.adjustment = losses.Adjustment.of(self.row.base, loss, counts, self.device)
         optim = recipe.optim
         self.optimizer = torch.optim.SGD(
             model.parameters(),
             lr=optim.lr,
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
+            nesterov=optim.nesterov,
             foreach=False,
         )
 
     def start_epoch(self, epoch: int) -> None:
         """Warm-up, decay and deferral, as in the paper's Algorithm 1 and Section 5."""
-        optim = self.recipe.optim
+        self.epoch, optim = epoch, self.recipe.optim
         rate = optim.lr
-        for milestone in optim.milestones:
+        for milestone in optim.milestones[:1] if optim.schedule == "compounding" else optim.milestones:
             if epoch >= milestone:
+                rate = rate * optim.decay
+        if optim.schedule == "compounding" and optim.milestones:  # RoBal's code multiplies the present rate
+            for _ in range(optim.milestones[0], epoch):
                 rate = rate * optim.decay
         if optim.warmup_epochs and epoch < optim.warmup_epochs:
             rate = optim.lr * (epoch + 1) / optim.warmup_epochs
@@ -75,29 +90,43 @@ class Reference:
     def step(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """One batch: attack, objective, gradient, update. Losses by name, logits, and the images trained on."""
         x = self.attack(images, labels) if self.row.adversarial else images
-        found, logits = self.gradient(x, labels)
-        self.optimizer.step()
+        with self.perturbed(x, labels, images):
+            found, logits = self.gradient(x, labels, images)
+            self.optimizer.step()
         return found, logits, x
+
+    def radii(self, labels: Tensor) -> Tensor:
+        """Each image's factor on radius and step: by its class, and growing over the first epochs."""
+        attack, optim = self.recipe.attack, self.recipe.optim
+        factors = [1.0 for _ in self.counts]
+        if attack.radius == "count":
+            factors = losses.radius_factors(self.counts, attack.radius_strength)
+        elif attack.radius == "vector":
+            factors = list(attack.radius_factors)
+        ramp = 1.0
+        if attack.radius_ramp > 0:
+            ramp = min(self.epoch / (attack.radius_ramp * optim.epochs), 1.0)
+        return torch.tensor([ramp * factors[y] for y in labels.tolist()], dtype=torch.float64)
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
         """PGD on the training model."""
         attack = self.recipe.attack
-        eps, alpha = attack.epsilon, attack.step_size
-        x = images.clone()
-        if attack.random_start and attack.threat == "l2":
-            x = l2_start(images, eps, self.noise)
-        elif attack.random_start:
-            uniform = torch.rand(x.shape, generator=self.noise, device=self.device, dtype=x.dtype)
-            x = torch.clamp(x + (2 * eps * uniform - eps), 0, 1)
+        factors = self.radii(labels).to(self.device).view(-1, 1, 1, 1)
+        eps, alpha = (
+            (attack.epsilon * factors).to(images.dtype),
+            (attack.step_size * factors).to(images.dtype),
+        )
+        x = self.start(images) if attack.random_start else images.clone()
+        statistics = [buffer.clone() for buffer in self.model.buffers()]
         if attack.bn == "running":
             self.model.eval()
         clean = images
         if attack.loss == "kl":
             with torch.no_grad():
-                clean = self.model(images)
+                clean = self.logits(self.model.features(images))
         for _ in range(attack.steps):
             x = x.detach().requires_grad_(True)
-            self.inner(self.model(x), labels, clean).backward()
+            self.inner(self.logits(self.model.features(x)), labels, clean).backward()
             gradient = x.grad
             assert gradient is not None
             self.see(gradient)
@@ -109,7 +138,32 @@ class Reference:
                 x = torch.clamp(x, 0, 1)
         self.optimizer.zero_grad()
         self.model.train()
+        if attack.bn == "frozen":
+            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
+                buffer.copy_(before)
         return x.detach()
+
+    def start(self, images: Tensor) -> Tensor:
+        """A random start at the one radius of the recipe: the first step brings it into each image's own ball."""
+        attack, eps = self.recipe.attack, self.recipe.attack.epsilon
+        if attack.start == "uniform" and attack.threat == "l2":
+            return l2_start(images, eps, self.noise)
+        draw = torch.randn if attack.start == "gaussian" else torch.rand
+        drawn = draw(images.shape, generator=self.noise, device=self.device, dtype=images.dtype)
+        if attack.start == "gaussian":
+            return images + 0.001 * drawn
+        if attack.start == "half-uniform":
+            return images + eps * drawn
+        return torch.clamp(images + (2 * eps * drawn - eps), 0, 1)
+
+    def logits(self, hidden: Tensor, model: Classifier | None = None) -> Tensor:
+        """Logits of features; of a cosine head s <f / |f|, w_c / (|w_c| + gamma)>, class by class."""
+        model, head = model or self.model, self.recipe.model
+        if head.head != "cosine":
+            return model.linear(hidden)
+        unit = hidden / hidden.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        classes = [unit @ (w / (w.norm() + head.head_gamma)) for w in model.linear.weight]
+        return head.head_scale * torch.stack(classes, dim=1)
 
     def see(self, gradient: Tensor) -> None:
         """Told the gradient of each attack step."""
@@ -124,41 +178,82 @@ class Reference:
         if kind == "kl":
             return losses.divergence(clean, logits)
         # w * L_cls on raw logits: neither margin nor scale
-        return self._classification(logits, labels, "ce" if self.row.base == "ldam" else self.row.base)
+        return self._classification(logits, labels, raw=True)
 
-    def _classification(self, logits: Tensor, labels: Tensor, base: str) -> Tensor:
+    def _classification(self, logits: Tensor, labels: Tensor, *, raw: bool = False) -> Tensor:
         loss = self.recipe.loss
+        if self.row.base == "harl":
+            return losses.harl(logits, labels, loss.harl_mean, loss.harl_variance, loss.harl_share)
         return losses.classification(
             logits,
             labels,
-            base=base,
+            base=self.row.base,
             weights=self.weights.to(logits.dtype),
-            margins=self.margins.to(logits.dtype),
-            scale=loss.ldam_scale,
+            adjustment=self.adjustment.without_margin() if raw else self.adjustment,
             gamma=loss.focal_gamma,
             focal_weighting=loss.focal_weighting,
             reduction=self.recipe.reduction,
         )
 
-    def objective(self, hidden: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Eq. 7: L = L_cls + lambda L_sep."""
-        found = {"classification": self._classification(logits, labels, self.row.base)}
-        if "separation" in self.row.terms:
-            z = hidden if self.model.projection is None else self.model.projection(hidden)
+    def objective(
+        self, model: Classifier, x: Tensor, labels: Tensor, images: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """L = L_cls + the row's further terms, each with its coefficient (Eq. 7: lambda L_sep), and logits of x."""
+        loss, terms = self.recipe.loss, self.row.terms
+        clean: Tensor | None = None
+        if loss.branch == "clean":
+            clean = self.logits(model.features(images), model)
+        hidden = model.features(x)
+        logits = self.logits(hidden, model)
+        if "kl" in terms and clean is None:
+            clean = self.logits(model.features(images), model)
+        branch = clean if clean is not None and loss.branch == "clean" else logits
+        found = {"classification": self._classification(branch, labels)}
+        if "separation" in terms:
+            z = hidden if model.projection is None else model.projection(hidden)
             z = z / z.norm(dim=1, keepdim=True).clamp(min=1e-12)
-            loss = self.recipe.loss
             found["separation"] = losses.separation(z, labels, loss.temperature, loss.empty_anchors)
+        if "kl" in terms and clean is not None:
+            factor, target, factors = loss.kl_factor, loss.kl_target, loss.kl_factors
+            found["kl"] = losses.pair(clean, logits, labels, factor=factor, target=target, factors=factors)
+        if "tail" in terms:
+            found["tail"] = losses.tail(hidden, labels, self.counts, loss.tail_sign)
         total = found["classification"]
-        for name, coefficient in self.row.terms.items():
+        for name, coefficient in terms.items():
             total = total + coefficient * found[name]
-        return {"total": total} | found
+        return {"total": total} | found, logits
 
-    def gradient(self, x: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses and logits; the parameters' gradients, clipped, are in `.grad`."""
+    @contextmanager
+    def perturbed(self, x: Tensor, labels: Tensor, images: Tensor) -> Iterator[None]:
+        """AWP: the weights moved for one update by what raises its loss, each layer's by gamma of its own length.
+
+        As published: a copy of the network takes a step up the gradient, and only its direction is kept.
+        """
+        optim = self.recipe.optim
+        if not optim.awp_gamma or self.epoch < optim.awp_epoch:
+            yield
+            return
+        proxy = copy.deepcopy(self.model)
+        proxy.zero_grad()
+        climb = torch.optim.SGD(proxy.parameters(), lr=optim.lr, foreach=False)
+        (-self.objective(proxy, x, labels, images)[0]["total"]).backward()
+        climb.step()
+        moves: list[tuple[Tensor, Tensor]] = []
+        for (name, parameter), after in zip(self.model.named_parameters(), proxy.parameters(), strict=True):
+            w = parameter.detach()
+            if w.dim() > 1 and "weight" in name:
+                d = after.detach() - w
+                moves.append((w, optim.awp_gamma * w.norm() * d / (d.norm() + 1e-20)))
+        for w, v in moves:
+            w.add_(v)
+        yield
+        for w, v in moves:
+            w.sub_(v)
+
+    def gradient(self, x: Tensor, labels: Tensor, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses and logits of `x`; the parameters' gradients, clipped, are in `.grad`."""
         self.optimizer.zero_grad()
-        hidden = self.model.features(x)
-        logits = self.model.linear(hidden)
-        found = self.objective(hidden, logits, labels)
+        found, logits = self.objective(self.model, x, labels, images)
         found["total"].backward()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.norm = torch.sqrt(sum((g**2).sum() for g in gradients))  # type: ignore[arg-type]  # sum's stub starts from an int
@@ -179,15 +274,15 @@ def l2_start(images: Tensor, eps: float, noise: torch.Generator) -> Tensor:
     return torch.stack(found)
 
 
-def l2_step(adversarial: Tensor, gradient: Tensor, images: Tensor, alpha: float, eps: float) -> Tensor:
+def l2_step(adversarial: Tensor, gradient: Tensor, images: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
     """Along the normalised gradient, back onto the sphere where that is outside of it, and into [0, 1]."""
     found = []
-    for x, g, centre in zip(adversarial, gradient, images, strict=True):
+    for x, g, centre, a, e in zip(adversarial, gradient, images, alpha, eps, strict=True):
         steepness = torch.sqrt((g**2).sum())
         if steepness > 0:
-            x = x + alpha * g / steepness
+            x = x + a * g / steepness
         distance = torch.sqrt(((x - centre) ** 2).sum())
-        if distance > eps:
-            x = centre + eps * (x - centre) / distance
+        if distance > e:
+            x = centre + e * (x - centre) / distance
         found.append(torch.clamp(x, 0, 1))
     return torch.stack(found)

@@ -100,6 +100,7 @@ def _drawings(groups: list[Group], runs: list[Run]) -> list[Drawing]:
     from srat_fast.report.figures.features import feature_drawings
     from srat_fast.report.figures.forms import form_drawings
     from srat_fast.report.figures.images import image_drawings
+    from srat_fast.report.figures.tradeoff import tradeoff_drawings
 
     drawings = form_drawings(runs) + axis_drawings(runs) + shapes_drawings(groups)
     for group in groups:
@@ -107,6 +108,7 @@ def _drawings(groups: list[Group], runs: list[Run]) -> list[Drawing]:
             count_drawings,
             class_drawings,
             epsilon_drawings,
+            tradeoff_drawings,
             curve_drawings,
             feature_drawings,
             image_drawings,

@@ -17,7 +17,11 @@ from srat_fast.record import METRICS, RECIPE, RECORD, is_whole, status_of
 #: Folders that are no run and hold none: large ones are not walked through.
 _PASSED_OVER = {"checkpoint", "report", "evaluation", "logs"}
 _IDENTITY = tuple(name for name, (_, spec) in FIELDS.items() if spec.identity)
-_DEFAULTS = flatten(Recipe()) | {"eval_attack.threat": Recipe().attack.threat}
+_DEFAULTS = (
+    flatten(Recipe())
+    | {"eval_attack.threat": Recipe().attack.threat}
+    | {name: spec.neutral for name, (_, spec) in FIELDS.items() if spec.neutral is not None}
+)
 
 
 @dataclass(frozen=True)

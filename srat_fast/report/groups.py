@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from srat_fast.datasets import imbalance_label, imbalance_title
-from srat_fast.methods import METHODS
+from srat_fast.methods import order, settings
 from srat_fast.published import Published, departures, published
 from srat_fast.recipe import radius_title
 from srat_fast.record import WEIGHTS
 from srat_fast.report.collect import Run
 
-_ORDER = {name: position for position, name in enumerate(METHODS)}
 #: What tells repetitions of one recipe apart; not part of it.
 _REPETITION = {"seed", "data.subset_seed"}
 _NETWORK = "model.name"
@@ -112,7 +111,7 @@ def chosen_classes(value: str | None) -> str:
 
 def is_condition(field: str) -> bool:
     """Whether runs must agree in a field to stand in one table: images, evaluation attack, number of epochs."""
-    if field in _REPETITION | _SERVED:
+    if field in _REPETITION | _SERVED | {"data.policy"}:  # which some methods bring
         return False
     return field.startswith(("data.", "eval_attack.")) or field == "optim.epochs"
 
@@ -144,14 +143,20 @@ def _group(runs: tuple[Run, ...], several_norms: bool, several_networks: bool) -
     ]
     usual = {name: _usual([run.fields[name] for run in runs]) for name in compared}
     networks = {run.fields[_NETWORK] for run in runs}
-    if len(networks) > 1:
-        usual[_NETWORK] = None  # so that each row names its own
+    for name in (_NETWORK, "attack.threat"):
+        if len({run.fields[name] for run in runs}) > 1:
+            usual[name] = None  # so that each row names its own
     rows: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        different = [f"{n}={_short(run.fields[n])}" for n in compared if (run.fields[n],) != usual[n]]
+        of_row = settings(run.method, str(run.fields["data.name"]), run.fields["protocol"] == "own")
+        different = [
+            f"{n}={_short(run.fields[n])}"
+            for n in compared
+            if (run.fields[n],) != usual[n] and (n not in of_row or run.fields[n] != of_row[n])
+        ]
         rows.setdefault((run.method, ", ".join(different)), []).append(run)
     described = next((run.record for run in runs if run.record.get("counts")), None)
-    ordered = sorted(rows.items(), key=lambda item: (_ORDER.get(item[0][0], len(_ORDER)), item[0]))
+    ordered = sorted(rows.items(), key=lambda item: (order(item[0][0]), item[0]))
     return Group(
         _title(runs[0], described, several_norms, several_networks and len(networks) == 1),
         _name(runs[0]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from srat_fast.methods import METHODS
-from srat_fast.recipe import radius_title
+from srat_fast.recipe import FIELDS, radius_title
 from srat_fast.recipe.sections import Attack
 from srat_fast.registry import threat
 from srat_fast.tables import Table, percent, visible
@@ -67,6 +67,33 @@ def _threat(evaluated: dict[str, Any]) -> str:
     name = evaluated.get("threat") or Attack.threat  # a record of an earlier version names none
     norm = threat[name].autoattack if name in threat else None
     return radius_title(evaluated, always=True) + (f'; RobustBench: `threat_model="{norm}"`' if norm else "")
+
+
+#: What each inference adjustment does, in the order of their doing.
+_ADJUSTMENTS = {
+    "inference_norm": "w_c / ||w_c||^{:g} without bias",
+    "inference_counts": "z_c / n_c^{:g}",
+    "inference_scale": "cosines times {:g}",
+    "inference_prior": "z_c - {:g} ln(n_c / N)",
+}
+
+
+def _last_layer(model: dict[str, Any]) -> list[list[str]]:
+    """Rows on a last layer that is not as a linear one leaves training."""
+    rows = []
+    if model.get("head", "linear") != "linear":
+        rows.append(
+            ["last layer", f"{model['head']}, scale {model['head_scale']:g}, gamma {model['head_gamma']:g}"]
+        )
+    neutral = {name: FIELDS[f"model.{name}"][1].neutral for name in _ADJUSTMENTS}
+    done = [
+        text.format(model[name])
+        for name, text in _ADJUSTMENTS.items()
+        if model.get(name, neutral[name]) != neutral[name]
+    ]
+    if done:
+        rows.append(["after training, in these weights", "; ".join(done)])
+    return rows
 
 
 def _audit(record: dict[str, Any], weights: str) -> str:
@@ -141,6 +168,7 @@ def model_card(
             "",
             rows=[
                 ["method, seed", f"{recipe['method']}, {recipe['seed']}"],
+                *_last_layer(recipe["model"]),
                 ["training images", _training_images(recipe)],
                 [
                     "evaluation attack",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from srat_fast.errors import UserError
-from srat_fast.models.classifier import Classifier
+from srat_fast.models.classifier import Classifier, CosineLinear
 from srat_fast.models.files import model_from_state
 
 _CIFAR10, _CIFAR100 = "robustbench.model_zoo.cifar10", "robustbench.model_zoo.cifar100"
@@ -68,6 +68,7 @@ def check_zoo(model: Classifier, image_size: int) -> None:
         f"model.width = 64{' or another that makes a whole k' if wide else ''}, this run has {model.width}"
     )
     needs = [
+        (not isinstance(model.linear, CosineLinear), "model.head = linear, this run has cosine"),
         (whole or model.width == 64, width),
         (model.channels == 3, f"images with 3 channels, this run's have {model.channels}"),
         (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast import plugins
-from srat_fast.data.cache import exclusive
+from srat_fast.data.paths import exclusive
 from srat_fast.errors import UserError
 from srat_fast.recipe import to_toml
 from srat_fast.record import RECORD, plain_json, write_atomically

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from srat_fast.data.cache import exclusive
+from srat_fast.data.paths import exclusive
 from srat_fast.errors import UserError, path_errors
 from srat_fast.record import CHECKPOINT, LOCK, METRICS, RECIPE, RECORD, SAMPLES, umask, write_atomically
 from srat_fast.sweep.claims import Claims

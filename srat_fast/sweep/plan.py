@@ -14,8 +14,8 @@ from typing import Any
 
 import srat_fast
 from srat_fast import plugins
+from srat_fast.data.paths import expanded
 from srat_fast.data.plan import base_counts, planned_counts
-from srat_fast.data.verify import expanded
 from srat_fast.datasets import imbalance_label
 from srat_fast.errors import UserError, one_of
 from srat_fast.methods import METHODS, Method
@@ -111,6 +111,19 @@ def work_of(recipe: Recipe, images: int) -> float:
     return float(planned_flops(recipe)) * images * recipe.optim.epochs
 
 
+def memory(plan: Plan, device: str) -> tuple[int, Recipe]:
+    """(Bytes that the largest run of a plan holds on a "cpu" or on "cuda", its recipe)."""
+    from srat_fast.models.build import planned_memory  # with torch, which takes seconds
+
+    found = [(plan.recipe(trial), trial.images) for trial in {t.cell: t for t in plan.trials}.values()]
+    if plan.search is not None:
+        base = Recipe().replace(plan.search["base"])
+        found.append((base, sum(planned_counts(base, base_counts(base)[0])) * base.optim.epochs))
+    sizes = [planned_memory(recipe, images // recipe.optim.epochs, device) for recipe, images in found]
+    largest = max(range(len(sizes)), key=sizes.__getitem__)
+    return sizes[largest], found[largest][0]
+
+
 def _readable(recipe: Recipe, cell: dict[str, Any]) -> str:
     data = recipe.data
     shape = imbalance_label(data.imbalance, data.ratio)
@@ -179,7 +192,8 @@ class _Planner:
             base, start = self.start(cell)
             if "data.root" in cell:
                 cell = cell | {"data.root": str(expanded("data.root", str(cell["data.root"])).absolute())}
-            if start is not None:
+            asked = self.spec.base | cell
+            if start is not None and asked.get("protocol") != "own":  # whose settings are the method's
                 fields, recipe = base | cell, start.replace(cell)
             else:
                 own = {"data.root": base["data.root"]} | cell

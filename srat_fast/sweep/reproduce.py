@@ -1,4 +1,4 @@
-"""The paper's tables and figures as sweeps, at the paper's scale or on digits; runs that several of them share."""
+"""The paper's tables and figures, and comparisons of the field, as sweeps at full scale or on digits; shared runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SMOKE = {
 
 @dataclass(frozen=True)
 class Item:
-    """A table or figure.
+    """A table or figure of the paper, or a comparison of the field's methods.
 
     Attributes:
         name: such as "table4".
@@ -41,6 +41,7 @@ class Item:
         note: what the paper does not say about it and is our choice; "" where it says all.
         per_class: whether it shows each class.
         trains: whether it needs runs; without, it shows class counts.
+        attacks: further attacks after training -> test images, 0 for all.
         tree: the spec's TOML document at paper scale, with what smoke scale changes under "smoke".
     """
 
@@ -49,6 +50,7 @@ class Item:
     note: str
     per_class: bool
     trains: bool
+    attacks: dict[str, int]
     tree: dict[str, Any]
 
 
@@ -62,16 +64,22 @@ def item_names() -> list[str]:
     return [name for _, _, name in sorted(found)]
 
 
+def field_names() -> list[str]:
+    """The comparisons of the field's methods."""
+    places = files("srat_fast.sweep.paper").iterdir()
+    return sorted(e.name.removesuffix(".toml") for e in places if e.name.startswith("field-"))
+
+
 def load_item(name: str) -> Item:
-    """A table or figure by its name, one of `item_names`."""
-    require_one_of("ITEM", name, item_names())
+    """An item by its name, one of `item_names` or `field_names`."""
+    require_one_of("ITEM", name, [*item_names(), *field_names()])
     tree = tomllib.loads((files("srat_fast.sweep.paper") / f"{name}.toml").read_text(encoding="utf-8"))
     note, per_class, trains = tree.pop("note", ""), tree.pop("per_class", False), tree.pop("trains", True)
-    return Item(name, tree["title"], note, per_class, trains, tree)
+    return Item(name, tree["title"], note, per_class, trains, tree.pop("attacks", {}), tree)
 
 
 def item_spec(item: Item, scale: str, seeds: int, folder: Path | None = None) -> Spec:
-    """The sweep of a table or figure, at one of `SCALES`; `folder` holds the same images as class folders."""
+    """The sweep of an item, at one of `SCALES`; `folder` holds the same images as class folders."""
     require_one_of("--scale", scale, SCALES)
     if seeds < 1:
         raise UserError("--seeds", "an integer >= 1", seeds)

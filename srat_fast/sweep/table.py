@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from srat_fast.datasets import imbalance_title
-from srat_fast.errors import MissingPackage, UserError
-from srat_fast.methods import METHODS
+from srat_fast.errors import MissingPackage, UserError, require_one_of
+from srat_fast.methods import METHODS, order
 from srat_fast.published import COLUMNS, SEEDS_TAKEN, Published, departures, differs, p_text, published
 from srat_fast.recipe import Recipe, flatten
 from srat_fast.record import RECORD, WEIGHTS, audit_verdict, has_accuracies, write_atomically
@@ -133,8 +133,9 @@ class Line:
     speed: Summary  # training images/s of a run, of its share of the processor where several trials shared it
     #: what a reader must know: missing runs, audits, collapses, figures far from the paper's
     marks: list[str] = field(default_factory=list)
-    #: what `srat-fast evaluate` found since: attack, radius and images -> overall and under, in percent
-    attacks: dict[str, tuple[Summary, Summary]] = field(default_factory=dict)
+    #: what `srat-fast evaluate` found since: attack, radius and images -> overall, under and worst class, in percent
+    attacks: dict[str, tuple[Summary, ...]] = field(default_factory=dict)
+    family: str = ""  # of the method
 
 
 @dataclass
@@ -165,7 +166,7 @@ def _setting(recipe: Recipe) -> str:
 def _label(recipe: Recipe, axes: list[str]) -> str:
     values = flatten(recipe)
     rest = [
-        f"{name.rpartition('.')[2]} = {values[name]}"
+        f"{'model' if name == 'model.name' else name.rpartition('.')[2]} = {values[name]}"
         for name in axes
         if name not in _SETTING and name != "method"
     ]
@@ -221,9 +222,16 @@ def _values(records: dict[int, dict[str, Any]], kind: str, part: str, weights: s
 
 
 def build_table(
-    sweep: SweepDirectory, baseline: str | None = None, *, confidence: float = 0.95, per_class: bool = False
+    sweep: SweepDirectory,
+    baseline: str | None = None,
+    *,
+    confidence: float = 0.95,
+    per_class: bool = False,
+    sort: str | None = None,
 ) -> TableData:
-    """The results of a sweep's finished runs."""
+    """The results of a sweep's finished runs; by method, or from the best of one of `SORTS` down."""
+    if sort is not None:
+        require_one_of("--sort", sort, SORTS)
     plan = sweep.plan
     baseline = baseline or plan.baseline
     records: dict[int, dict[int, dict[str, Any]]] = {}
@@ -273,13 +281,28 @@ def build_table(
                 for of in (_seconds, _speed)
             )
             attacks = _attacks(mine.values(), weights)
+            family = METHODS[recipe.method].family
             lines.append(
-                Line(_setting(recipe), label, said, entries, sorted(mine), seconds, speed, marks, attacks)
+                Line(
+                    _setting(recipe),
+                    label,
+                    said,
+                    entries,
+                    sorted(mine),
+                    seconds,
+                    speed,
+                    marks,
+                    attacks,
+                    family,
+                )
             )
     _correct(lines)
-    order = {line.setting: k for k, line in reversed(list(enumerate(lines)))}
-    methods = list(METHODS)
-    lines.sort(key=lambda line: (order[line.setting], methods.index(line.values["method"])))
+    settings = {line.setting: k for k, line in reversed(list(enumerate(lines)))}
+    lines.sort(key=lambda line: (settings[line.setting], order(line.values["method"])))
+    if sort is not None:
+        column = SORTS.index(sort)
+        means = {id(line): np.nan_to_num(line.entries[column].summary.mean, nan=-1.0) for line in lines}
+        lines.sort(key=lambda line: (settings[line.setting], -means[id(line)]))
     notes = [f"left out, its {RECORD} is damaged: {name}" for name in damaged]
     if len(commits) > 1:
         notes.append(f"the runs are of {len(commits)} commits: {', '.join(sorted(str(c) for c in commits))}")
@@ -321,22 +344,26 @@ def _entries(
     return entries
 
 
-def _attacks(records: Iterable[dict[str, Any]], weights: str) -> dict[str, tuple[Summary, Summary]]:
+def _attacks(records: Iterable[dict[str, Any]], weights: str) -> dict[str, tuple[Summary, ...]]:
     """Later evaluations of some runs' weights on their own test images; of equal ones of a run the last counts."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, float, float]]] = {}
     for record in records:
         mine = {}
         for entry in record.get("evaluations", []):
-            if entry.get("weights", "last") != weights or not entry.get("same_data"):
+            if entry.get("weights", "last") != weights or entry.get("same_data", False) is False:
                 continue
             for name, row in entry["attacks"].items():
                 if row.get("epsilon") is not None:  # clean images are in the table above
                     radius = "" if " eps " in name else f" eps {row['epsilon']:.4g}"
-                    mine[f"{name}{radius}, {row['images']} images"] = row["overall"], row["under"]
+                    mine[f"{name}{radius}, {row['images']} images"] = (
+                        row["overall"],
+                        row["under"],
+                        min((v for v in row.get("per_class", ()) if v is not None), default=math.nan),
+                    )
         for name, values in mine.items():
             found.setdefault(name, []).append(values)
     return {
-        name: (summarize([100 * o for o, _ in values]), summarize([100 * u for _, u in values]))
+        name: tuple(summarize([100 * value for value in part]) for part in zip(*values, strict=True))
         for name, values in found.items()
     }
 
@@ -356,8 +383,8 @@ def _group(recipe: Recipe, axes: list[str]) -> tuple[str, ...]:
 
 
 FORMATS = ("md", "csv", "parquet", "tex")
-_HEADS = [f"{kind} {part}" for kind, part in FIGURES]
-_SPARE = _HEADS[len(COLUMNS) :]  # what a narrow terminal does without first
+SORTS = _HEADS = [f"{kind} {part}" for kind, part in FIGURES]
+_SPARE = ["group", *_HEADS[len(COLUMNS) :]]  # what a narrow terminal does without first
 
 
 def _spread(summary: Summary) -> str:
@@ -393,6 +420,11 @@ def _difference(line: Line) -> list[str]:
     return cells
 
 
+def _grouped(lines: Sequence[Line]) -> bool:
+    """Whether a table holds methods of several families."""
+    return len({line.family for line in lines}) > 1
+
+
 def to_markdown(table: TableData) -> str:
     """The table as Markdown: for each data set the accuracies, then their intervals and the comparison."""
     lines: list[str] = []
@@ -408,9 +440,11 @@ def to_parts(table: TableData) -> list[str | Table]:
         with_paper = any(entry.paper is not None for line in lines for entry in line.entries)
         beside = f"; beside the paper's, Welch's t-test ({SEEDS_TAKEN})" if with_paper else ""
         parts.append(f"{setting}, accuracy in percent: mean ± sample deviation over n seeds{beside}")
+        grouped = _grouped(lines)
         cells = [
             [
                 line.label,
+                *([line.family] if grouped else []),
                 str(len(line.seeds)),
                 *map(_cell, line.entries[: len(FIGURES)]),
                 "; ".join(line.marks),
@@ -418,8 +452,9 @@ def to_parts(table: TableData) -> list[str | Table]:
             for line in lines
         ]
         numbers = range(1, 2 + len(FIGURES))
-        heads, detail = ("method", "n", *_HEADS, "marks"), "the paper's figures"
-        parts.append(Table(*heads, rows=cells, right=numbers, detail=detail, spare=_SPARE))
+        heads = ["method", *(["group"] if grouped else []), "n", *_HEADS, "marks"]
+        shift, detail = range(1 + grouped, 2 + grouped + len(FIGURES)), "the paper's figures"
+        parts.append(Table(*heads, rows=cells, right=shift, detail=detail, spare=_SPARE))
         against = (
             f"; difference from {table.baseline} over common seeds, paired t-test (Holm's correction: over this table)"
             if table.baseline
@@ -441,7 +476,9 @@ def to_parts(table: TableData) -> list[str | Table]:
                 for line in lines
                 if line.attacks
             ]
-            parts.append("robust accuracy under further attacks (srat-fast evaluate): overall; under")
+            parts.append(
+                "robust accuracy under further attacks (srat-fast evaluate): overall; under; worst class"
+            )
             parts.append(Table("method", *attacks, rows=rows, right=range(1, 1 + len(attacks))))
         rows = [
             [line.label, str(line.speed.n), _whole(line.speed), _whole(line.seconds)]
@@ -472,8 +509,12 @@ def to_latex(table: TableData) -> str:
     for setting, lines in table.settings().items():
         with_paper = any(entry.paper is not None for line in lines for entry in line.entries)
         notes: dict[str, str] = {}
-        body = []
-        for line in lines:
+        body: list[str | list[str]] = []
+        for before, line in zip([None, *lines], lines, strict=False):
+            if _grouped(lines) and (before is None or before.family != line.family):
+                body += ["\\midrule"] * bool(body)
+                width = 1 + len(COLUMNS) * (2 if with_paper else 1)
+                body.append(f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{latex(line.family)}}}}} \\\\")
             method = str(line.values["method"])
             label = latex(line.label.replace(method, METHODS[method].title, 1))
             marks = [notes.setdefault(mark, chr(ord("a") + len(notes) % 26)) for mark in line.marks]
@@ -519,10 +560,7 @@ def to_rows(table: TableData) -> list[dict[str, Any]]:
         for entry in line.entries:
             against = entry.against
             rows.append(
-                {
-                    name: value if value is None or isinstance(value, (int, float, str)) else str(value)
-                    for name, value in line.values.items()
-                }
+                _said(line)
                 | {
                     "accuracy": entry.kind,
                     "part": entry.part,
@@ -547,7 +585,33 @@ def to_rows(table: TableData) -> list[dict[str, Any]]:
                     "marks": "; ".join(line.marks),
                 }
             )
+        for name, parts in line.attacks.items():
+            for part, summary in zip(("overall", "under", "worst"), parts, strict=True):
+                rows.append(
+                    dict.fromkeys(rows[-1])
+                    | _said(line)
+                    | {
+                        "accuracy": name,
+                        "part": part,
+                        "n": summary.n,
+                        "mean": summary.mean,
+                        "std": summary.std,
+                        "low": summary.low,
+                        "high": summary.high,
+                        "confidence": table.confidence,
+                        "seeds": ",".join(map(str, line.seeds)),
+                    }
+                )
     return rows
+
+
+def _said(line: Line) -> dict[str, Any]:
+    """What tells a row's line apart, as plain values."""
+    values = {
+        name: value if value is None or isinstance(value, (int, float, str)) else str(value)
+        for name, value in line.values.items()
+    }
+    return values | {"family": line.family}
 
 
 def _to_parquet(table: TableData) -> bytes:

@@ -18,6 +18,7 @@ from srat_fast.errors import Interrupted
 from srat_fast.evaluation.judge import eval_settings, judge
 from srat_fast.evaluation.samples import sample_examples, save_samples
 from srat_fast.hardware import peak_flops, peak_memory
+from srat_fast.models.build import adjusted
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes, save_model
 from srat_fast.plugins import described, recorded
@@ -26,7 +27,7 @@ from srat_fast.recipe import Recipe
 from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
 from srat_fast.registry import term
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
-from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors
+from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors, to_lower
 from srat_fast.training.curves import (
     Curves,
     catastrophic_overfitting,
@@ -65,7 +66,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, frozen: Tensor | None = None) -> None:
-        """Average in the model's present weights; once a step."""
+        """Average in the model's present weights; once a step or once an epoch."""
         if frozen is None:
             torch._foreach_lerp_(self._average, self._source, 1.0 - self._decay)
         else:  # the share is known to the device only
@@ -134,6 +135,7 @@ class EpochRunner:
         self._aside = 0.0
         decay = setup.recipe.optim.ema_decay
         self.ema = MovingAverage(setup.engine.model, decay) if decay > 0 else None
+        self._ema_every = setup.recipe.optim.ema_every
 
     def seconds(self) -> dict[str, float]:
         """Seconds of training so far, by stage, those of earlier processes included."""
@@ -145,6 +147,8 @@ class EpochRunner:
         setup, engine = self.setup, self.setup.engine
         self._clocks, self._aside = (self.seconds(), time.perf_counter(), engine.compile_seconds), 0.0
         engine.start_epoch(self.epoch)
+        if self.epoch == setup.recipe.optim.awp_epoch:
+            self._shapes.clear()  # the update is another one from here on
         engine.guard.steps.fill_(self.batch)
         reported = self._seen
         batches = setup.loader.epoch(self.epoch, self.batch)
@@ -155,9 +159,9 @@ class EpochRunner:
                 break
             images, labels = batch
             self._before_step(self._may_compile(images))
-            with memory_errors(f"in epoch {self.epoch + 1}", "--batch-size or --set model.width"):
+            with memory_errors(f"in epoch {self.epoch + 1}", to_lower(setup.recipe), setup.recipe):
                 result = engine.step(images, labels)
-                if self.ema is not None:
+                if self.ema is not None and self._ema_every == "step":
                     self.ema.update(engine.guard.found)
                 self._add(result, len(labels))
             if self._bad.poll():
@@ -178,7 +182,9 @@ class EpochRunner:
         return self._line()
 
     def advance(self) -> None:
-        """Go on to the next epoch."""
+        """Go on to the next epoch, whose checkpoints have an average by the epoch in them: it is not taken twice."""
+        if self.ema is not None and self._ema_every == "epoch":
+            self.ema.update()
         self.training_seconds += self._spent()["total"]
         self.images += self._seen
         self.epoch, self.batch, self._seen = self.epoch + 1, 0, 0
@@ -234,7 +240,7 @@ class EpochRunner:
         """Go back to the state before the step that was not finite, and end."""
         guard = self.setup.engine.guard
         guard.settle()
-        if self.ema is not None:
+        if self.ema is not None and self._ema_every == "step":
             self.ema.copy_statistics()
         step, loss = int(guard.bad), float(guard.loss)
         self.batch = step - 1
@@ -433,7 +439,8 @@ class Fit:
         )
 
     def _validate(self, epoch: int) -> dict[str, Any]:
-        before, best, model = time.monotonic(), self._history["best"], self.setup.engine.model
+        before, best = time.monotonic(), self._history["best"]
+        model = self._adjusted(self.setup.engine.model)
         verdict = self._judge(model, self.setup.split.validation, lambda images: None)
         if best is None or verdict["robust"]["balanced"] > best["validation"]["robust"]["balanced"]:
             self._history["best"] = {"epoch": epoch, "validation": verdict}
@@ -445,7 +452,8 @@ class Fit:
     def _evaluate(self) -> dict[str, Any]:
         """The last weights, the best by validation and the moving average, each judged on the test images."""
         setup, runner, path, view = self.setup, self.runner, self.run_directory.path, self._view
-        recipe, model, test, history = setup.recipe, setup.engine.model, setup.split.test, self._history
+        recipe, test, history = setup.recipe, setup.split.test, self._history
+        model = self._adjusted(setup.engine.model)
         checksums = {"last": save_model(path / MODEL, model, label(recipe))}
         before = time.monotonic()
         view.begin("evaluation", 2 * len(test))
@@ -458,8 +466,9 @@ class Fit:
             best = model_from_bytes(content, path / BEST).to(setup.device)
             result["best"] = history["best"] | self._judge(best, test, lambda images: None)
         if runner.ema is not None:
-            result["ema"] = self._judge(runner.ema.module, test, lambda images: None)
-            checksums["ema"] = save_model(path / EMA, runner.ema.module, label(recipe))
+            average = self._adjusted(runner.ema.module)
+            result["ema"] = self._judge(average, test, lambda images: None)
+            checksums["ema"] = save_model(path / EMA, average, label(recipe))
         examples = sample_examples(model, test, eval_settings(recipe), device=setup.device, seed=recipe.seed)
         save_samples(path / SAMPLES, examples)
         points = {f"test/{kind}": result[kind]["overall"] for kind in ("standard", "robust")}
@@ -487,6 +496,10 @@ class Fit:
             },
         }
 
+    def _adjusted(self, model: Classifier) -> Classifier:
+        """The network that is judged and saved: training and its checkpoints go on with the raw one."""
+        return adjusted(model, self.setup.recipe, self.setup.split.counts)
+
     def _judge(self, model: nn.Module, images: ImageSet, progress: Callable[[int], None]) -> dict[str, Any]:
         """Clean and robust accuracy under the run's own evaluation attack; a stop is possible between batches."""
         setup, recipe = self.setup, self.setup.recipe
@@ -498,7 +511,7 @@ class Fit:
                 self.save()
                 raise self._interrupted()
 
-        with memory_errors("in evaluation", "--set run.eval_batch_size"):
+        with memory_errors("in evaluation", "--set run.eval_batch_size", recipe):
             return judge(
                 model,
                 images,

@@ -91,16 +91,23 @@ class ReferenceEngine(Reference):
         if self.row.adversarial:
             x = self.attack(x, labels)
         attacked = self._now()
-        result = self.update(x, labels)
+        result = self.update(x, labels, images)
         self.stopwatch.sums["attack"] += attacked - started
         self.stopwatch.sums["step"] += self._now() - attacked
         return result
 
-    def update(self, x: Tensor, labels: Tensor) -> PlainResult:
-        """The outer minimisation on images that are adversarial already."""
-        found, logits = self.gradient(x, labels)
-        if self.guard.allows(found["total"], self.norm):
-            self.optimizer.step()
+    def update(self, x: Tensor, labels: Tensor, images: Tensor | None = None) -> PlainResult:
+        """The outer minimisation on images that are adversarial already, the clean ones beside them."""
+        clean = x if images is None else images
+        before = [p.detach().clone() for p in self.model.parameters()]
+        with self.perturbed(x, labels, clean):
+            found, logits = self.gradient(x, labels, clean)
+            allowed = self.guard.allows(found["total"], self.norm)
+            if allowed:
+                self.optimizer.step()
+        if not allowed:  # a perturbation that is not finite cannot be subtracted
+            for parameter, old in zip(self.model.parameters(), before, strict=True):
+                parameter.detach().copy_(old)
         return PlainResult(found, (logits.argmax(dim=1) == labels).sum(), x)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.hardware import neutral, numerics
 from srat_fast.losses.objective import Context
-from srat_fast.methods import METHODS
+from srat_fast.methods import rows as all_rows
 from srat_fast.models.batch import Batch
 from srat_fast.models.build import build_model
 from srat_fast.models.classifier import Classifier
@@ -120,7 +120,7 @@ class _Case:
     """A term on toy features, in one precision."""
 
     def __init__(self, name: str, dtype: torch.dtype = torch.float64) -> None:
-        rows = [row.name for row in METHODS.values() if name in (row.base, *row.terms)]
+        rows = [row.name for row in all_rows() if name in (row.base, *row.terms)]
         recipe = build_recipe("digits", {"method": rows[-1]} if rows else {}).resolve()
         weights = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0], dtype=dtype)
         self.part = term[name](Context(recipe, COUNTS, UNDER, torch.device("cpu"), weights))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from srat_fast.attacks.engine import AttackEngine, compile_mode, compile_settings
-from srat_fast.errors import TrainingFailure
-from srat_fast.losses.objective import Objective
+from srat_fast.attacks.threat import Threat, count_factors, require_radii, training_start
+from srat_fast.errors import TrainingFailure, UserError
+from srat_fast.losses.objective import Objective, class_vector
 from srat_fast.models.batch import Batch
 from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import ResolvedRecipe
@@ -24,13 +25,15 @@ from srat_fast.training.parity import WAY_OUT, check_parity, compile_errors
 
 
 def learning_rate(recipe: ResolvedRecipe, epoch: int) -> float:
-    """Linear warm-up, then a factor at each milestone (method.md "schedule").
+    """Linear warm-up, then a factor at each milestone, or with `compounding` at each epoch from the first one on.
 
-    warm-up: lr (e + 1) / warmup_epochs      after: lr * decay^(milestones reached)
+    warm-up: lr (e + 1) / warmup_epochs      after: lr * decay^(milestones reached, or epochs since the first and 1)
     """
     optim = recipe.optim
     if epoch < optim.warmup_epochs:
         return optim.lr * (epoch + 1) / optim.warmup_epochs
+    if optim.schedule == "compounding" and optim.milestones:
+        return optim.lr * optim.decay ** max(0, epoch - optim.milestones[0] + 1)
     return optim.lr * optim.decay ** sum(epoch >= milestone for milestone in optim.milestones)
 
 
@@ -79,13 +82,103 @@ class StepGuard:
 
     def settle(self) -> None:
         """Put the running statistics back to those before the step that was not finite."""
-        for kept, group in zip(self._kept, self._groups, strict=True):
-            for buffer, old in zip(group, kept.split([b.numel() for b in group]), strict=True):
-                buffer.copy_(old.view_as(buffer))
+        self._put_back(self._kept)
+
+    def _put_back(self, kept: list[Tensor]) -> None:
+        for flat, group in zip(kept, self._groups, strict=True):
+            parts = flat.split([b.numel() for b in group])
+            torch._foreach_copy_(group, [old.view_as(b) for old, b in zip(parts, group, strict=True)])
+
+    @contextmanager
+    def same_statistics(self) -> Iterator[None]:
+        """Running statistics and counters are afterwards what they were before."""
+        kept = [_flat(group) for group in self._groups]
+        yield
+        self._put_back(kept)
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([t.reshape(-1) for t in tensors])
+
+
+class ClassRadii:
+    """Radius and step of each image by its class (`attack.radius`, `attack.radius_ramp`).
+
+    The factors lie in one tensor that changes in place with the epoch, so that a captured attack sees them.
+    """
+
+    def __init__(self, recipe: ResolvedRecipe, counts: Sequence[int], device: torch.device) -> None:
+        self._attack = attack = recipe.attack
+        field, value = "attack.radius", attack.radius
+        if value == "same":
+            field, value = "attack.radius_ramp", str(attack.radius_ramp)
+        require_radii(attack.threat, field, value)
+        factors = {
+            "same": [1.0] * len(counts),
+            "count": count_factors(counts, attack.radius_strength),
+            "vector": attack.radius_factors,
+        }[attack.radius]
+        found = class_vector("attack.radius_factors", factors, len(counts), device, torch.float64)
+        assert found is not None, "the recipe's own check"
+        largest, most = attack.epsilon * float(found.max()), threat[attack.threat].largest
+        if largest > most:
+            problem = f"makes a radius of {largest:.3g}; at most {most:g} is possible in {attack.threat}"
+            raise UserError(field, problem, value)
+        self._full, self._rising = found, attack.radius_ramp * recipe.optim.epochs
+        #: [C] on epsilon and step_size, of the present epoch
+        self.factors = found.clone()
+
+    def start_epoch(self, epoch: int) -> None:
+        """Put the epoch's factors in force; a ramp begins at 0."""
+        self.factors.copy_(self._full * (min(epoch / self._rising, 1.0) if self._rising > 0 else 1.0))
+
+    def of(self, images: Tensor, labels: Tensor) -> tuple[Threat, Tensor]:
+        """The ball and the step size of each image."""
+        epsilon, step = (
+            (length * self.factors[labels]).to(images.dtype)
+            for length in (self._attack.epsilon, self._attack.step_size)
+        )
+        return threat[self._attack.threat](epsilon), step
+
+
+class WeightPerturbation:
+    """Adversarial weight perturbation (Wu et al. 2020) around one update.
+
+    v_l = gamma |w_l| g_l / (|g_l| + 1e-20) for each weight of more than one dimension, g the gradient of the whole
+    objective at w. The update is computed and applied at w + v, weight decay included; then v is subtracted.
+    """
+
+    def __init__(self, model: nn.Module, gamma: float, guard: StepGuard) -> None:
+        self._gamma, self._guard = gamma, guard
+        self._weights: list[Tensor] = [
+            p for name, p in model.named_parameters() if p.dim() > 1 and "weight" in name
+        ]
+        self._kept: list[Tensor] = []
+        self._moves: list[Tensor] = []
+
+    def add(self, objective: Callable[[], Tensor]) -> None:
+        """Move the weights; the pass that this takes leaves no trace in running statistics and `.grad`."""
+        with self._guard.same_statistics():
+            found = torch.autograd.grad(objective(), self._weights, allow_unused=True)
+        with torch.no_grad():
+            gradients = [
+                torch.zeros_like(w) if g is None else g for w, g in zip(self._weights, found, strict=True)
+            ]
+            lengths = torch._foreach_norm(gradients)
+            torch._foreach_add_(lengths, 1e-20)
+            scales = torch._foreach_div(torch._foreach_norm(self._weights), lengths)
+            torch._foreach_mul_(scales, self._gamma)
+            self._moves = [g * scale for g, scale in zip(gradients, scales, strict=True)]
+            self._kept = [w.clone() for w in self._weights]
+            torch._foreach_add_(self._weights, self._moves)
+
+    @torch.no_grad()
+    def remove(self) -> None:
+        """Take the perturbation off again; where the guard has refused the update, to the very bits of before."""
+        torch._foreach_sub_(self._weights, self._moves)
+        for weight, old in zip(self._weights, self._kept, strict=True):
+            weight.copy_(torch.where(self._guard.found > 0, old, weight))
+        self._moves, self._kept = [], []
 
 
 class LateReader:
@@ -123,7 +216,8 @@ class StepResult(NamedTuple):
     With `run.capture` these are buffers that the next step overwrites.
 
     Attributes:
-        losses: "total", "classification" and the method's further terms, scalars.
+        losses: "total", "classification" and the method's further terms, scalars; with `optim.awp_gamma` of the
+            perturbed network, as `correct` is.
         correct: training images classified right (adversarial ones, before the update), scalar int64.
         images: what the network was trained on, [B, C, H, W].
     """
@@ -157,10 +251,15 @@ class FastEngine:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.objective = Objective(recipe, counts, under, self.device)
         self.ball = threat[recipe.attack.threat](recipe.attack.epsilon)
+        one_radius = recipe.attack.radius == "same" and recipe.attack.radius_ramp == 0
+        self.radii = None if one_radius else ClassRadii(recipe, counts, self.device)
         self.climbed = inner[recipe.attack.loss]
         self.noise = torch.Generator(self.device).manual_seed(seed_for(recipe.seed, "attack"))
         self.nonfinite, self.zero = (torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(2))
         self.guard = StepGuard(self.model)
+        gamma = recipe.optim.awp_gamma
+        self.perturbation = WeightPerturbation(self.model, gamma, self.guard) if gamma > 0 else None
+        self._perturbs = False  # until `optim.awp_epoch`
         self.stopwatch = Stopwatch(self.device)
         self.compile_seconds = 0.0
         compiled, captured = recipe.run.compile == "on", recipe.run.capture == "on"
@@ -200,6 +299,7 @@ class FastEngine:
             lr=torch.tensor(optim.lr, device=self.device) if captured else optim.lr,
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
+            nesterov=optim.nesterov,
             fused=True,
         )
         if optim.momentum > 0:
@@ -221,8 +321,15 @@ class FastEngine:
         counters = [self.nonfinite, self.zero, *self.guard.tensors()]
         return [*self.model.parameters(), *self.model.buffers(), *momentum, *counters]
 
+    def by_epoch(self) -> list[Tensor]:
+        """Every tensor that the beginning of an epoch changes in place, the rate aside."""
+        return [self.objective.class_weights, *([] if self.radii is None else [self.radii.factors])]
+
     def start_epoch(self, epoch: int) -> None:
-        """Set the epoch's learning rate and class weights, in place."""
+        """Set the epoch's learning rate, class weights and radii, in place.
+
+        Where weights begin to be perturbed the update is another one: it is captured and checked anew.
+        """
         rate = learning_rate(self.recipe, epoch)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -230,6 +337,12 @@ class FastEngine:
             else:
                 group["lr"] = rate
         self.objective.start_epoch(epoch)
+        if self.radii is not None:
+            self.radii.start_epoch(epoch)
+        perturbs = self.perturbation is not None and epoch >= self.recipe.optim.awp_epoch
+        if perturbs != self._perturbs:
+            self._perturbs = perturbs
+            self.close()
 
     def step(self, images: Tensor, labels: Tensor) -> StepResult:
         """Algorithm 1 on one batch: attack, objective, update."""
@@ -255,7 +368,7 @@ class FastEngine:
         """
         started = time.perf_counter()
         compiling = compile_settings(self.device) if self._compiled_size else nullcontext()
-        with compile_errors(), preserved(self.state()), compiling:
+        with compile_errors(self.recipe), preserved(self.state()), compiling:
             if (
                 not self._seen and self.recipe.plugin
             ):  # what is wrong with it is told of its line, not of a compiler's
@@ -290,7 +403,9 @@ class FastEngine:
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
         """The recipe's training attack on a batch."""
-        start = self.ball.random_start(images, self.noise) if self.recipe.attack.random_start else images
+        attack, start = self.recipe.attack, images
+        if attack.random_start:
+            start = training_start(attack.start, self.ball, images, self.noise)
         self._require_rehearsed(images, labels)
         self._require_rehearsed(start, labels)
         return self._attack(images, labels, start)[0]
@@ -321,12 +436,15 @@ class FastEngine:
         self, images: Tensor, labels: Tensor, start: Tensor, eager: bool = False
     ) -> tuple[Tensor]:
         attack = self.recipe.attack
+        ball, step_size = (
+            (self.ball, attack.step_size) if self.radii is None else self.radii.of(images, labels)
+        )
         adversarial = self.attack_engine(
             images,
             labels,
-            ball=self.ball,
+            ball=ball,
             steps=attack.steps,
-            step_size=attack.step_size,
+            step_size=step_size,
             start=start,
             loss=self.climbed,
             objective=self.objective,
@@ -353,6 +471,9 @@ class FastEngine:
     ) -> tuple[Tensor, ...]:
         if losses is None:
             losses = self._losses if len(images) == self._compiled_size else self.losses
+        perturbation = self.perturbation if self._perturbs else None
+        if perturbation is not None:
+            perturbation.add(lambda: losses(images, labels, *clean)[0])
         total, *parts, logits = losses(images, labels, *clean)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -361,5 +482,7 @@ class FastEngine:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.optim.clip_norm, norm)
         self.guard.check(total, norm)
         self.optimizer.step()
+        if perturbation is not None:
+            perturbation.remove()
         correct = (logits.detach().argmax(dim=1) == labels).sum()
         return (*(value.detach() for value in (total, *parts)), correct)

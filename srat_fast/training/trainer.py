@@ -34,7 +34,8 @@ def default_out(recipe: Recipe) -> Path:
     """Where a run goes that names no directory: its data, method and seed in words, its identity as a suffix."""
     data = recipe.data
     shape = imbalance_label(data.imbalance, data.ratio)
-    return Path("runs") / f"{data.name}-{shape}-{recipe.method}-seed{recipe.seed}-{recipe.fingerprint()}"
+    method = recipe.method.replace(":", "-")  # Windows and scp read a colon otherwise
+    return Path("runs") / f"{data.name}-{shape}-{method}-seed{recipe.seed}-{recipe.fingerprint()}"
 
 
 @neutral()

@@ -12,6 +12,7 @@ from torch import nn
 from srat_fast import audit, build_recipe, evaluate, plugins
 from srat_fast.attacks.named import named_attack
 from srat_fast.attacks.pgd import pgd
+from srat_fast.attacks.threat import count_factors, training_start
 from srat_fast.cli import app
 from srat_fast.console import Console
 from srat_fast.errors import UserError
@@ -20,7 +21,9 @@ from srat_fast.registry import threat
 from srat_fast.report.collect import find_runs
 from srat_fast.report.groups import group_runs
 from srat_fast.sharing.card import model_card
+from srat_fast.training.step import FastEngine
 from srat_fast.training.trainer import train
+from tests.training.test_capture import COUNTS, engine_of, loader_of, recipe_of
 
 FIELDS = {
     "data.name": "digits", "method": "srat-ldam", "model.width": 4, "optim.epochs": 2, "attack.steps": 2,
@@ -300,3 +303,124 @@ def test_a_loss_that_compares_with_the_clean_images_starts_elsewhere(tmp_path) -
     fields = FIELDS | {"attack.loss": "kl", "attack.random_start": False}
     with pytest.raises(UserError, match=r"attack\.random_start = False: attack\.loss = kl has no gradient"):
         train(build_recipe(None, fields), tmp_path / "run", console=Console())
+
+
+@pytest.mark.parametrize("name", ["linf", "l2"])
+def test_starts_of_training(name: str) -> None:
+    """Two of them leave [0, 1], one the ball: the first step brings them back."""
+    clean, ball = torch.rand(400, 1, 5, 5, generator=seeded()).round(), threat[name](0.1)
+    moved = {
+        kind: training_start(kind, ball, clean, seeded(1)) - clean for kind in ("gaussian", "half-uniform")
+    }
+    assert float(moved["gaussian"].std()) == pytest.approx(0.001, rel=0.05)
+    assert float(moved["gaussian"].mean()) == pytest.approx(0.0, abs=5e-5)
+    half = moved["half-uniform"]
+    assert float(half.min()) >= -1e-7
+    assert float(half.max()) <= 0.1 + 1e-7
+    assert torch.histc(half, 10, 0, 0.1).min() > 850  # 1000 expected a bin
+    assert float((clean + half).max()) > 1.05
+    assert torch.equal(training_start("uniform", ball, clean, seeded(1)), ball.random_start(clean, seeded(1)))
+    for kind in ("gaussian", "half-uniform", "uniform"):
+        last = IMAGES.contiguous(memory_format=torch.channels_last)
+        found = training_start(kind, ball, last, seeded(1))
+        assert torch.allclose(found, training_start(kind, ball, IMAGES, seeded(1)), rtol=0, atol=1e-7)
+        assert found.stride() == last.stride()
+        back = ball.step(found, torch.ones_like(found), last, 0.02)
+        assert float(ball.overshoot(back, last).max()) < 1e-6
+
+
+def test_the_radius_of_a_rare_class_is_larger() -> None:
+    """RobustLT on CIFAR-10-LT of ratio 50: multipliers at alpha = 0.3, their mean over the images 1."""
+    counts = [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100]
+    expected = [0.700, 1.003, 1.129, 1.225, 1.307, 1.378, 1.443, 1.503, 1.558, 1.610]
+    found = count_factors(counts, 0.3)
+    assert found == pytest.approx(expected, abs=6e-4)
+    assert sum(n * x for n, x in zip(counts, found, strict=True)) / sum(counts) == pytest.approx(1.0)
+    assert count_factors([7, 7, 7], 0.3) == [1.0, 1.0, 1.0]
+    assert count_factors(counts, 0.0) == [1.0] * 10
+
+
+def examples_of(engine: FastEngine) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far each image of a batch is moved, in the engine's norm, and its label."""
+    images, labels = next(iter(loader_of().epoch(0)))
+    images = (0.5 + 0.2 * (images - 0.5)).contiguous(
+        memory_format=torch.channels_last
+    )  # not cut off at 0 or 1
+    moved = (engine.attack(images, labels) - images).flatten(1)
+    l2 = engine.recipe.attack.threat == "l2"
+    return (moved.norm(dim=1) if l2 else moved.abs().amax(dim=1)), labels
+
+
+@pytest.mark.parametrize("ball", ["linf", "l2"])
+@pytest.mark.parametrize(
+    ("fields", "factors"),
+    [
+        ({"attack__radius": "count", "attack__radius_strength": 0.5}, count_factors(COUNTS, 0.5)),
+        ({"attack__radius": "vector", "attack__radius_factors": (2.0, 1.0, 0.0, 0.5)}, [2.0, 1.0, 0.0, 0.5]),
+        ({}, [1.0] * 4),
+    ],
+)
+def test_the_attack_of_an_image_has_the_radius_of_its_class_and_epoch(ball, fields, factors) -> None:
+    lengths = {"attack__epsilon": 0.06, "attack__step_size": 0.03, "attack__steps": 3, "attack__threat": ball}
+    engine = engine_of(recipe_of(method="ce", optim__epochs=4, attack__radius_ramp=0.5, **lengths, **fields))
+    assert engine.radii is not None
+    place = engine.radii.factors.data_ptr()
+    for epoch, share in enumerate((0.0, 0.5, 1.0, 1.0)):
+        engine.start_epoch(epoch)
+        moved, labels = examples_of(engine)
+        expected = 0.06 * share * torch.tensor(factors)[labels]
+        assert torch.allclose(moved, expected, rtol=1e-4, atol=1e-7)
+    assert engine.radii.factors.data_ptr() == place, "a captured attack reads it there"
+
+
+def test_one_radius_for_all_takes_the_scalar_step() -> None:
+    """factors of 1 change no bit either."""
+    fields = {"method": "ce", "attack__radius": "vector", "attack__radius_factors": (1, 1, 1, 1)}
+    plain, same = engine_of(recipe_of(method="ce")), engine_of(recipe_of(**fields))
+    assert plain.radii is None
+    for engine in (plain, same):
+        engine.start_epoch(0)
+    assert torch.equal(examples_of(plain)[0], examples_of(same)[0])
+
+
+def test_radii_that_cannot_be_are_refused_in_one_line(tmp_path) -> None:
+    @threat("single")
+    class Single(threat["linf"]):  # type: ignore[misc]  # a class of the registry
+        title = "single"
+
+        def __init__(self, epsilon: float) -> None:
+            super().__init__(float(epsilon))
+
+    vector = {"attack.radius": "vector", "attack.radius_factors": [1.0] * 10}
+    alone = {"attack.threat": "single", "attack.epsilon": 0.1, "attack.step_size": 0.02} | {
+        "eval_attack.threat": "single", "eval_attack.epsilon": 0.1, "eval_attack.step_size": 0.02}  # fmt: skip
+    try:
+        for fields, says in (
+            (
+                alone | {"method": "robustlt:ce"},
+                r"^attack\.radius = 'count': attack\.threat = single takes one radius",
+            ),
+            (alone | {"attack.radius_ramp": 0.5}, r"^attack\.radius_ramp = .*0\.5.*single takes one radius"),
+            (
+                vector | {"attack.radius_factors": [1.0] * 9},
+                r"^attack\.radius_factors = '9 numbers': 10 numbers",
+            ),
+            (
+                vector | {"attack.radius_factors": [11.0] * 10},
+                r"makes a radius of 1\.1; at most 1 is possible in linf",
+            ),
+            (
+                {"method": "robustlt:natural"},
+                r"attack\.examples = 'clean': a radius by class is one of attacks",
+            ),
+            (
+                {"optim.nesterov": True, "optim.momentum": 0},
+                r"optim\.nesterov = True: has an effect with optim\.momentum",
+            ),
+        ):
+            with pytest.raises(UserError, match=says):
+                train(build_recipe(None, FIELDS | {"attack.epsilon": 0.1} | fields), tmp_path / "run")
+            assert not (tmp_path / "run").exists()
+        train(build_recipe(None, FIELDS | alone | {"optim.epochs": 1, "method": "ce"}), tmp_path / "run")
+    finally:
+        threat.remove("single")

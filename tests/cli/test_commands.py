@@ -160,7 +160,7 @@ def test_bad_input_is_one_line_and_code_2(arguments, says, capsys, tmp_path) -> 
 def test_help_has_meaning_choices_and_default_of_the_fields(capsys) -> None:
     _, out, _ = call(capsys, "train", "--help")
     out = " ".join(out.split())
-    assert f"Row of Table 4: {', '.join(list(METHODS)[:-1])} or" in out.replace("srat- ", "srat-")
+    assert f"another method of the field: {', '.join(list(METHODS)[:-1])} or" in out.replace("- ", "-")
     assert "Imbalance ratio K = largest / smallest class. [default: (100; digits 10)]" in out
     assert "[default: (200; digits 80)]" in out
     assert "--deterministic Bit-equal weights for equal seeds on one machine. [default: (off)]" in out
@@ -331,7 +331,7 @@ def test_without_network_nothing_is_left_and_the_way_out_is_named(capsys, tmp_pa
     facts = CIFAR["cifar10"]
     nowhere = replace(facts, archive=replace(facts.archive, url="http://127.0.0.1:9/"))
     monkeypatch.setitem(CIFAR, "cifar10", nowhere)
-    monkeypatch.setattr("srat_fast.data.download.PAUSE", 0.0)
+    monkeypatch.setattr("srat_fast.data.archives.PAUSE", 0.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     code, _, err = call(
         capsys, "train", "--dataset", "cifar10", "--device", "cpu", "--mirror", "file:///no/such"

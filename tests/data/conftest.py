@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from srat_fast.data import download
+from srat_fast.data import archives
 from srat_fast.data.archives import CIFAR, SVHN, Archive
 from srat_fast.datasets import DATASETS
 
@@ -127,7 +127,7 @@ class Published:
         facts = self.directory / "facts.pickle"
         facts.write_bytes(pickle.dumps((CIFAR, SVHN)))
         head = (
-            "import pickle, sys\nfrom pathlib import Path\nfrom srat_fast.data import archives, download\n"
+            "import pickle, sys\nfrom pathlib import Path\nfrom srat_fast.data import archives\n"
             "cifar, svhn = pickle.loads(Path(sys.argv.pop(1)).read_bytes())\n"
             "archives.CIFAR.update(cifar); archives.SVHN.update(svhn)\n"
         )
@@ -220,7 +220,7 @@ class Server:
 def server(tmp_path, monkeypatch):
     """A web server for the published archives; connections are tried again without a pause."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE", 0.01)
+    monkeypatch.setattr(archives, "PAUSE", 0.01)
     running = Server(tmp_path / "published")
     yield running
     running.close()

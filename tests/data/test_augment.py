@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from srat_fast.data import policies
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.augment import Augmentation, Draws, as_input, centre_boxes, draw_boxes
 from srat_fast.data.memory import MemoryLoader
+from srat_fast.data.policies import Policy
+from srat_fast.data.torchvision_import import torchvision
+from srat_fast.errors import UserError
+from srat_fast.recipe import build_recipe
 
 
 def boxes(height: int, width: int, smallest: float, count: int = 4000, seed: int = 0) -> torch.Tensor:
@@ -92,3 +97,100 @@ def test_streams_do_not_disturb_each_other() -> None:
     assert torch.equal(both.order(4, 50), one.order(4, 50))
     assert torch.equal(both.draw(4, sizes).shift, one.draw(4, sizes).shift)
     assert one.draw(4, sizes).mirrored is None
+
+
+def draws_of(name: str, total: int, seed: int) -> list[tuple[list[int], list[list[float]]]]:
+    """What `Policy.draw` takes from its stream for each image: whole numbers, and (chance, sign) of two operations."""
+    generator = torch.Generator().manual_seed(seed)
+    if name == "autoaugment":
+        whole = torch.randint(25, (total,), generator=generator)[:, None]
+    else:
+        whole = torch.randint(14, (2, total), generator=generator).T
+    chances = torch.rand(2, 2, total, generator=generator)  # [chance or sign, operation, image]
+    return [(whole[k].tolist(), chances[:, :, k].T.tolist()) for k in range(total)]
+
+
+@pytest.mark.parametrize(("name", "channels"), [("autoaugment", 3), ("randaugment", 1), ("randaugment", 3)])
+def test_a_policy_is_torchvisions_on_the_same_draws(name, channels, device, monkeypatch) -> None:
+    total, height, width = {"autoaugment": 500, "randaugment": 200}[name], 9, 8  # enough for each operation
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (total, height, width, channels), dtype=np.uint8)
+    images[::3] //= 3  # narrow ranges, which autocontrast and equalize stretch
+    policy, images = Policy(name, height, width), torch.from_numpy(images).to(device)
+    drawn = policy.draw(total, torch.Generator().manual_seed(12))
+    assert set(drawn.flatten().tolist()) == set(range(len(policy.settings))), "an operation is not compared"
+    found = policy.apply(images, drawn)
+
+    v2 = torchvision("transforms.v2", "tests")
+    theirs = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10) if name == "autoaugment" else v2.RandAugment(2, 8)
+    for k, (whole, chances) in enumerate(draws_of(name, total, 12)):
+        randoms = []
+        for step, (chance, sign) in enumerate(chances):
+            if name == "autoaugment":
+                operation, probability, _ = theirs._policies[whole[0]][step]
+                randoms.append(chance)
+                if chance > probability:
+                    continue
+            else:
+                operation = list(theirs._AUGMENTATION_SPACE)[whole[step]]
+            if theirs._AUGMENTATION_SPACE[operation][1]:
+                randoms.append(sign)
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "randint", lambda *_, left=whole: torch.tensor(left.pop(0)))
+            patched.setattr(torch, "rand", lambda *_, left=randoms: torch.tensor(left.pop(0)))
+            expected = theirs(images[k].permute(2, 0, 1))
+        assert not whole
+        assert not randoms
+        assert torch.equal(found[k].permute(2, 0, 1), expected), policy.settings[int(drawn[0, k])]
+
+
+@pytest.mark.parametrize("name", ["autoaugment", "randaugment"])
+def test_a_policy_comes_before_crop_and_flip_and_any_batch_can_be_the_first(
+    name, device, monkeypatch
+) -> None:
+    monkeypatch.setattr(policies, "_BLOCK_PIXELS", 6 * 6 * 10)  # two batches a block
+    generator = np.random.default_rng(0)
+    images = ImageSet(generator.integers(0, 256, (23, 6, 6, 3), dtype=np.uint8), np.arange(23))
+
+    def loader(policy: str) -> MemoryLoader:
+        return MemoryLoader(
+            images,
+            batch_size=5,
+            device=device,
+            seed=3,
+            crop_padding=1,
+            flip=True,
+            shuffle=True,
+            policy=policy,
+        )
+
+    def epoch(policy: str, number: int, start: int = 0) -> list[torch.Tensor]:
+        return [
+            torch.cat((pixels.flatten(), labels)) for pixels, labels in loader(policy).epoch(number, start)
+        ]
+
+    whole = epoch(name, 1)
+    assert [len(batch) for batch in whole] == [5 * 109] * 4 + [3 * 109]
+    for start in range(6):
+        assert all(torch.equal(*pair) for pair in zip(epoch(name, 1, start), whole[start:], strict=True))
+    assert not torch.equal(whole[0], epoch(name, 2)[0])
+    # the same crop and flip as without a policy: those of images that drew no operation are as before
+    plain = list(loader("off").epoch(1))
+    order = torch.cat([labels for _, labels in plain]).cpu()
+    drawn = Policy(name, 6, 6).draw(23, Augmentation(3).generator("policy", 1))
+    varied = torch.cat([pixels for pixels, _ in loader(name).epoch(1)]).cpu()
+    untouched = (drawn == 0).all(dim=0)
+    assert order.tolist() == torch.cat([labels for _, labels in loader(name).epoch(1)]).tolist()
+    same = (varied == torch.cat([pixels for pixels, _ in plain]).cpu()).flatten(1).all(dim=1)
+    assert same[untouched].all()
+    assert not same[~untouched].all()
+
+
+def test_a_policy_is_a_field_that_older_runs_did_not_have() -> None:
+    plain = build_recipe(None, {"data.name": "digits"})
+    assert plain.resolve().data.policy == "off"
+    varied = plain.replace({"data.policy": "randaugment"})
+    assert varied.resolve().data.policy == "randaugment"
+    assert varied.fingerprint() != plain.fingerprint()
+    with pytest.raises(UserError, match=r"data\.policy = 'autoaugment': only --loader memory has it"):
+        plain.replace({"data.policy": "autoaugment", "data.loader": "ffcv"})

@@ -10,9 +10,8 @@ import time
 
 import pytest
 
-from srat_fast.data import download as module
-from srat_fast.data.archives import CIFAR, archives_of
-from srat_fast.data.download import download
+from srat_fast.data import archives as module
+from srat_fast.data.archives import CIFAR, archives_of, download
 from srat_fast.data.sources import load_arrays
 from srat_fast.errors import UserError
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import pickle
+import re
 import shutil
+import sys
 import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from srat_fast.data.archives import CIFAR, SVHN, archives_of
 from srat_fast.data.sources import load_arrays
+from srat_fast.data.torchvision_import import torchvision
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
 
@@ -30,6 +35,17 @@ def test_digits_are_real_and_split_by_class() -> None:
     assert (arrays.train.images.min(), arrays.train.images.max()) == (0, 255)
 
 
+def test_digits_are_those_of_sklearn_which_is_not_imported_for_them(monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "sklearn.datasets", None)
+        ours = load_arrays("digits", None, 8)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    theirs = load_arrays("digits", None, 8)
+    for mine, other in ((ours.train, theirs.train), (ours.test, theirs.test)):
+        np.testing.assert_array_equal(mine.images, other.images, strict=True)
+        np.testing.assert_array_equal(mine.labels, other.labels, strict=True)
+
+
 def test_the_facts_are_whole() -> None:
     for name in ("cifar10", "cifar100", "svhn"):
         for archive in archives_of(name):
@@ -40,6 +56,70 @@ def test_the_facts_are_whole() -> None:
     assert sum(SVHN[part].size for part in SVHN) // 10**6 == 246
     assert len(DATASETS["cifar100"].classes) == len(set(DATASETS["cifar100"].classes)) == 100
     assert sum(DATASETS["svhn"].train_counts) == 73257
+
+
+def test_addresses_and_md5_sums_are_those_of_torchvision() -> None:
+    datasets = torchvision("datasets", "tests")
+    for name, theirs in (("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)):
+        facts = CIFAR[name]
+        archive = facts.archive
+        assert (archive.name, archive.url, archive.md5) == (theirs.filename, theirs.url, theirs.tgz_md5)
+        assert facts.folder == theirs.base_folder
+        assert [list(facts.train.items()), list(facts.test.items())] == [
+            [tuple(member) for member in part] for part in (theirs.train_list, theirs.test_list)
+        ]
+    for part, facts in SVHN.items():
+        assert [facts.url, facts.name, facts.md5] == datasets.SVHN.split_list[part]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_read_as_torchvision_reads_it(name, published, tmp_path) -> None:
+    archive = published.cifar(name)
+    arrays = load_arrays(name, archive.parent, 32)
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    datasets, facts = torchvision("datasets", "tests"), CIFAR[name]
+
+    class Theirs({"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]):  # type: ignore[misc]
+        train_list, test_list = list(facts.train.items()), list(facts.test.items())  # of the small archive
+
+        def _load_meta(self) -> None:
+            pass
+
+    for train, ours in ((True, arrays.train), (False, arrays.test)):
+        theirs = Theirs(tmp_path / "unpacked", train=train)
+        assert (ours.images == theirs.data).all()
+        assert ours.labels.tolist() == theirs.targets
+
+
+def test_svhn_is_read_as_torchvision_reads_it(published, monkeypatch) -> None:
+    root = published.svhn()
+    arrays, theirs = load_arrays("svhn", root, 32), torchvision("datasets", "tests").SVHN
+    for part, ours in (("train", arrays.train), ("test", arrays.test)):
+        monkeypatch.setitem(theirs.split_list, part, [SVHN[part].url, SVHN[part].name, SVHN[part].md5])
+        found = theirs(root, part)
+        assert (ours.images == found.data.transpose(0, 2, 3, 1)).all()
+        assert ours.labels.tolist() == found.labels.tolist()
+
+
+def test_a_torchvision_that_is_missing_or_of_another_torch_is_one_line(monkeypatch) -> None:
+    def fails(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(importlib, "import_module", fails)
+    needed = rf"needs the torchvision that was built for torch {re.escape(torch.__version__)}, not 0\.\d+.*::nms does"
+    with pytest.raises(UserError, match=needed) as error:
+        torchvision("datasets", "data.policy")
+    assert error.value.option == "data.policy"
+
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(
+        UserError, match=r"needs the package torchvision, .*: pip install torchvision torch==\d"
+    ):
+        torchvision("datasets", "data.policy")
 
 
 def test_cifar10_from_an_archive_placed_by_hand(published) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import json
 import re
 import subprocess
@@ -153,8 +154,9 @@ def test_the_reference_is_complete(site) -> None:
     recipe = (site / "reference/recipe/index.html").read_text(encoding="utf-8")
     for field in FIELDS:
         assert f'<h3 id="{field.replace(".", "")}"' in recipe, field
+    field = (site / "explanation/field/index.html").read_text(encoding="utf-8")
     for method in METHODS:
-        assert f"<code>{method}</code>" in recipe, method
+        assert f"<code>{html.escape(method)}</code>" in recipe + field, method
     commands = (site / "reference/commands/index.html").read_text(encoding="utf-8")
     for option in OPTION_FIELDS:
         assert f"<code>{option}</code>" in commands, option

@@ -1,6 +1,6 @@
 """The formulas once more, in float64 and one anchor or row at a time, sharing no code with the package.
 
-Tensors of any float type give float64 values that autograd can differentiate.
+Any float type in, float64 values that autograd can differentiate out.
 """
 
 from __future__ import annotations
@@ -29,18 +29,22 @@ def margin(
     *,
     class_weights: Tensor | None,
     margins: Tensor | None,
+    bias: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
     scale: float,
     focal_gamma: float,
     focal_weighting: str,
     reduction: str,
 ) -> Tensor:
-    """LDAM's and focal loss's formulas, row by row."""
+    """The adjusted cross-entropy's and focal loss's formulas, row by row."""
     losses, weights = [], []
     for row, y in zip(logits.double(), labels.tolist(), strict=True):
         weight = 1.0 if class_weights is None else float(class_weights[y])
         own = torch.zeros_like(row)
         own[y] = 0.0 if margins is None else float(margins[y])
-        ce = -torch.log_softmax(scale * (row - own), dim=0)[y]
+        sharp = 1.0 if inverse_temperature is None else inverse_temperature.double()
+        shift = 0.0 if bias is None else bias.double()
+        ce = -torch.log_softmax(scale * (row * sharp - own) + shift, dim=0)[y]
         if focal_gamma == 0:
             losses.append(weight * ce)
         elif focal_weighting == "outside":

@@ -23,8 +23,8 @@ from srat_kernels import (
     separation_loss,
     srat_loss,
 )
-from srat_kernels.linf.fused import linf_step_inplace, linf_step_new
-from srat_kernels.loss.fused import srat_backward, srat_forward
+from srat_kernels.linf.op import linf_step_inplace, linf_step_new
+from srat_kernels.loss.op import Settings, Vectors, srat_backward, srat_forward
 
 
 @pytest.fixture
@@ -91,6 +91,12 @@ def test_triton_by_name_refuses_float64(inputs: tuple[Tensor, ...]) -> None:
         ({"labels": lambda y: y[:3]}, ValueError, r"labels: shape \(12,\)"),
         ({"class_weights": lambda _: torch.ones(3)}, ValueError, r"class_weights: \[4\]"),
         ({"margins": lambda _: torch.ones(4, dtype=torch.long)}, TypeError, "margins: a floating-point"),
+        ({"bias": lambda _: torch.ones(3)}, ValueError, r"bias: \[4\]"),
+        ({"bias": lambda _: torch.ones(4, device="meta")}, ValueError, "bias: .* on meta"),
+        ({"bias": lambda _: torch.ones(4).long()}, TypeError, "bias: a floating-point"),
+        ({"inverse_temperature": lambda _: torch.ones(1, 4)}, ValueError, "inverse_temperature: 1 axes"),
+        ({"inverse_temperature": lambda _: torch.ones(5)}, ValueError, r"inverse_temperature: \[4\]"),
+        ({"inverse_temperature": lambda _: 1.0}, TypeError, "inverse_temperature: a floating-point"),
         ({"temperature": lambda _: 0.0}, ValueError, "temperature = 0.0"),
         ({"separation_weight": lambda _: -1.0}, ValueError, "separation_weight = -1.0"),
         ({"scale": lambda _: float("nan")}, ValueError, "scale = nan"),
@@ -128,6 +134,12 @@ def test_a_label_out_of_range_is_refused_on_a_cpu(label: int) -> None:
         margin_loss(torch.randn(2, 4), labels)
 
 
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_temperature_out_of_range_is_refused_on_a_cpu(bad: float) -> None:
+    with pytest.raises(ValueError, match="inverse_temperature: finite numbers > 0"):
+        margin_loss(torch.randn(2, 2), torch.tensor([0, 1]), inverse_temperature=torch.tensor([1.0, bad]))
+
+
 @pytest.mark.parametrize("backend", ["triton", "torch"])
 def test_linf_arguments_that_are_refused(backend: str, device: torch.device) -> None:
     x = torch.rand(2, 3, device=device)
@@ -156,19 +168,21 @@ def test_linf_arguments_that_are_refused(backend: str, device: torch.device) -> 
 
 def test_opcheck_of_the_loss(inputs: tuple[Tensor, ...], device: torch.device) -> None:
     features, logits, labels = inputs
-    numbers = (2.0, 0.07, True, 30.0, 1.0, "inside", True, "tf32x3")
-    vectors = torch.rand(4, device=device), torch.rand(4, device=device)
-    torch.library.opcheck(srat_forward, (features, logits, labels, *vectors, *numbers))
-    torch.library.opcheck(srat_forward, (features, None, labels, None, None, *numbers))
-    torch.library.opcheck(srat_forward, (None, logits, labels, None, None, *numbers))
+    settings = Settings(2.0, 0.07, True, 30.0, 1.0, "inside", True, "tf32x3")
+    vectors = [torch.rand(4, device=device) for _ in Vectors._fields]
+    torch.library.opcheck(srat_forward, (features, logits, labels, *vectors, *settings))
+    torch.library.opcheck(srat_forward, (features, None, labels, *Vectors(), *settings))
+    torch.library.opcheck(srat_forward, (None, logits, labels, None, None, *vectors[:2], *settings))
+    torch.library.opcheck(srat_forward, (None, logits, labels, *Vectors(), *settings))
     with torch.no_grad():
-        saved = srat_forward(features, logits, labels, *vectors, *numbers)[3:]
+        saved = srat_forward(features, logits, labels, *vectors, *settings)[3:]
         one = torch.ones((), device=device)
-        rest = (2.0, 0.07, "tf32x3")
         torch.library.opcheck(
-            srat_backward, (features.detach(), labels, *saved, one, None, one, torch.float32, *rest)
+            srat_backward, (features.detach(), labels, *saved, one, None, one, torch.float32, *settings)
         )
-        torch.library.opcheck(srat_backward, (None, labels, *saved, None, one, None, torch.float32, *rest))
+        torch.library.opcheck(
+            srat_backward, (None, labels, *saved, None, one, None, torch.float32, *settings)
+        )
 
 
 def test_opcheck_of_the_step(device: torch.device) -> None:
@@ -183,9 +197,10 @@ def test_a_compiled_step_has_no_graph_break(inputs: tuple[Tensor, ...], device: 
     """Loss, both gradients and the image step in one graph; the kernels run inside of it, at every call."""
     features, logits, labels = inputs
     images, clean = torch.rand(2, 5, device=device), torch.rand(2, 5, device=device)
+    vectors = {name: torch.rand(4, device=device) + 0.5 for name in Vectors._fields}
 
     def both(z: Tensor, x: Tensor, image: Tensor, count: Tensor, backend: str) -> tuple[Tensor, ...]:
-        loss = srat_loss(z, x, labels, backend=backend)
+        loss = srat_loss(z, x, labels, **vectors, backend=backend)
         moved = linf_step(
             image, image - clean, clean, step_size=0.1, epsilon=0.2, nonfinite=count, backend=backend
         )

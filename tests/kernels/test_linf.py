@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from srat_kernels import kernel_launches, last_backend, linf_step
-from srat_kernels.linf.launch import CONFIGS, collapse, run_linf_step
+from srat_kernels.linf.kernel import CONFIGS, in_one_layout, run_linf_step
 from srat_kernels.linf.reference import linf_step_reference
 from srat_kernels.tuning import Config
 from tests.kernels import oracle
@@ -121,14 +121,19 @@ def test_views_write_their_own_elements_only(inplace: bool, device: torch.device
     assert (whole[untouched] == 7.0).all()
 
 
-def test_more_axes_than_the_kernel_walks(device: torch.device) -> None:
+@pytest.mark.parametrize("inplace", [False, True])
+def test_images_dense_in_no_format_of_torch(inplace: bool, device: torch.device) -> None:
     x, g, clean = images((2, 3, 2, 3, 2, 3), device)
-    clean = clean.permute(5, 3, 1, 0, 2, 4).contiguous().permute(3, 2, 4, 1, 5, 0)
+    x = x.permute(5, 3, 1, 0, 2, 4).contiguous().permute(3, 2, 4, 1, 5, 0)
+    clean = clean.permute(1, 0, 2, 3, 4, 5).contiguous().permute(1, 0, 2, 3, 4, 5)
     nonfinite = torch.zeros(1, dtype=torch.int64, device=device)
     g[0, 0, 0] = float("inf")
+    strides = x.stride()
     expected = step(x, g, clean, backend="torch")
-    assert torch.equal(step(x, g, clean, nonfinite=nonfinite, inplace=True), expected)
-    assert torch.equal(x, expected)
+    got = step(x, g, clean, nonfinite=nonfinite, inplace=inplace)
+    assert torch.equal(got, expected)
+    assert got.stride() == strides
+    assert (got is x) == inplace
     assert nonfinite.item() == 18
 
 
@@ -146,12 +151,17 @@ def test_every_configuration_fills_an_output_that_held_nan(
         assert count.item() == g[1].numel()
 
 
-def test_dense_tensors_of_one_format_are_walked_as_they_lie() -> None:
-    last = torch.empty(4, 3, 6, 5).contiguous(memory_format=torch.channels_last).stride()
-    plain = torch.empty(4, 3, 6, 5).stride()
-    assert collapse((4, 3, 6, 5), [plain, plain]) == ((360,), [(1,), (1,)])
-    assert collapse((4, 3, 6, 5), [last, last]) == ((360,), [(1,), (1,)])
-    assert collapse((4, 3, 6, 5), [plain, last]) == ((4, 30, 3), [(90, 1, 30), (90, 3, 1)])
+@pytest.mark.parametrize("shape", [(7,), (4, 3, 6, 5), (4, 1, 6, 5), (4, 3, 1, 1), (2, 3, 4, 3, 2)])
+def test_only_a_layout_unlike_the_images_is_copied(shape: tuple[int, ...]) -> None:
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape), torch.contiguous_format)
+    plain, other = torch.rand(shape), torch.rand(shape).contiguous(memory_format=last)
+    alike = plain.is_contiguous(memory_format=last)  # one channel, one pixel: one order has two names
+    for mine, theirs in ((plain, other), (other, plain)):
+        (first, second), target = in_one_layout((mine, theirs), mine)
+        assert first is mine
+        assert target is mine
+        assert (second is theirs) == alike
+        torch.testing.assert_close(second, theirs, rtol=0, atol=0)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

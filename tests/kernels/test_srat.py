@@ -11,7 +11,8 @@ from torch.nn.functional import normalize
 
 from srat_fast.training.capture import capturing
 from srat_kernels import SratLoss, kernel_launches, last_backend, srat_loss
-from srat_kernels.loss import launch
+from srat_kernels.loss import kernels
+from srat_kernels.loss.op import Settings, Vectors
 from srat_kernels.tuning import Config
 from tests.kernels import oracle
 from tests.kernels.accuracy import assert_as_accurate
@@ -36,6 +37,8 @@ def vectors(device: torch.device, classes: int = 10) -> dict[str, Tensor]:
     return {
         "class_weights": torch.logspace(0, 2, classes, device=device),
         "margins": torch.linspace(0.1, 0.5, classes, device=device),
+        "bias": torch.linspace(-1, -5, classes, device=device),
+        "inverse_temperature": torch.linspace(1, 0.3, classes, device=device),
     }
 
 
@@ -151,17 +154,11 @@ def run(
 ) -> dict[str, Tensor]:
     """Forward and backward by the launchers themselves, into memory full of NaN, with given configurations."""
     out = outputs(features, logits)
-    launch.run_forward(
-        features, logits, labels, None, None, out,
-        separation_weight=2.0, temperature=0.07, drop_empty=True, scale=1.0, focal_gamma=0.0,
-        focal_weighting="outside", weighted_mean=True, precision="tf32x3", config=forward,
-    )  # fmt: skip
+    settings = Settings(2.0, 0.07, weighted_mean=True, precision="tf32x3")
+    kernels.run_forward(features, logits, labels, Vectors(), out, settings, forward)
     gradients = torch.full_like(features, float("nan")), torch.full_like(logits, float("nan"))
     one = torch.ones((), device=features.device)
-    launch.run_backward(
-        features, labels, out[3:], (one, None, None), *gradients,
-        separation_weight=2.0, temperature=0.07, precision="tf32x3", config=backward,
-    )  # fmt: skip
+    kernels.run_backward(features, labels, out[3:], (one, None, None), *gradients, settings, backward)
     return {
         "total": out[0],
         "classification": out[1],
@@ -173,7 +170,7 @@ def run(
 
 @pytest.mark.parametrize(
     ("forward", "backward"),
-    [(None, None), *zip(launch.FORWARD, launch.BACKWARD, strict=True)],
+    [(None, None), *zip(kernels.FORWARD, kernels.BACKWARD, strict=True)],
     ids=lambda config: "tuned" if config is None else "-".join(map(str, config.tiles.values())),
 )
 def test_every_configuration_fills_outputs_that_held_nan(
@@ -195,8 +192,8 @@ def test_every_configuration_fills_outputs_that_held_nan(
 def test_candidates_fit_the_shape_class() -> None:
     for batch in (16, 128, 512, 4096):
         for dims in (16, 128, 512):
-            for configs in (launch.FORWARD, launch.BACKWARD):
-                found = launch.candidates(configs, batch, dims)
+            for configs in (kernels.FORWARD, kernels.BACKWARD):
+                found = kernels.candidates(configs, batch, dims)
                 assert found, "there is always a way to run"
                 assert all(config.tiles["BLOCK_M"] <= max(16, batch // 4) for config in found)
                 assert all(config.tiles["BLOCK_K"] <= dims for config in found)

@@ -101,9 +101,11 @@ def test_the_reference_losses_equal_the_oracle(base: str, where: str, reduction:
         logits, labels, weights, margins if base == "ldam" else None, 30.0 if base == "ldam" else 1.0,
         1.0 if base == "focal" else 0.0, where == "inside", reduction == "batch",
     )  # fmt: skip
+    none = torch.zeros(10)
     value = plain.classification(
         torch.from_numpy(logits), torch.from_numpy(labels), base=base, weights=torch.from_numpy(weights),
-        margins=torch.from_numpy(margins), scale=30.0, gamma=1.0, focal_weighting=where, reduction=reduction,
+        adjustment=plain.Adjustment(30.0, torch.from_numpy(margins), none, none + 1), gamma=1.0,
+        focal_weighting=where, reduction=reduction,
     )  # fmt: skip
     assert value.item() == pytest.approx(expected, rel=1e-12)
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -15,9 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 import srat_fast
+from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.shadow import Shadow
+from srat_fast.attacks.threat import LInfBall
 from srat_fast.errors import Interrupted, UserError
-from srat_fast.models.build import build_model, check_batch_norm, forward_flops, planned_flops
+from srat_fast.models.build import adjusted, build_model, check_batch_norm, forward_flops, planned_flops
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import load_model, save_model
 from srat_fast.models.resnet import resnet18
@@ -120,9 +123,10 @@ def test_a_second_network_from_training_to_export(changes, tmp_path) -> None:
 @pytest.mark.parametrize("network", ["plain", "partly", *BUILT_IN[1:]])
 @pytest.mark.parametrize("bn", ["batch", "running"])
 def test_both_engines_agree_on_other_networks(network, bn, device) -> None:
-    recipe = short(
-        network, attack__bn=bn, attack__epsilon=0.1, attack__step_size=0.05, optim__lr=0.01, model__width=2
-    ).resolve()
+    ball = {"attack__threat": "l2", "attack__epsilon": 0.8, "attack__step_size": 0.3}
+    if bn == "batch":
+        ball = {"attack__epsilon": 0.1, "attack__step_size": 0.05}
+    recipe = short(network, attack__bn=bn, **ball, optim__lr=0.01, model__width=2).resolve()
     model = build_model(recipe, classes=4, channels=3, moments=None).to(device, torch.float64)
     counts, under = [9, 5, 3, 3], [2, 3]
     fast = FastEngine(recipe, copy.deepcopy(model), counts, under)
@@ -156,6 +160,8 @@ def test_both_engines_agree_on_other_networks(network, bn, device) -> None:
         ("partly", 2),
         ("preactresnet18", 17),
         ("wrn-28-10", 25),
+        ("wrn-34-10", 31),
+        ("wrn-70-16", 67),
     ],
 )
 def test_folded_and_unfolded_logits_and_gradients_agree(network, norms, monkeypatch, device) -> None:
@@ -171,8 +177,8 @@ def test_folded_and_unfolded_logits_and_gradients_agree(network, norms, monkeypa
     monkeypatch.setattr(Classifier, "folds", lambda self: [])
     unfolded = Shadow(model, dtype=torch.float64, bn="running")
     left = [sum(isinstance(m, nn.BatchNorm2d) for m in each.modules()) for each in (folded, unfolded)]
-    unfoldable = {"partly": 1, "preactresnet18": norms, "wrn-28-10": norms}
-    assert left == [unfoldable.get(network, 0), norms]
+    pre_activation = network.startswith(("preact", "wrn"))
+    assert left == [1 if network == "partly" else norms if pre_activation else 0, norms]
     images = torch.rand(4, 3, 16, 16, dtype=torch.float64, device=device).requires_grad_(True)
     found = []
     for network_ in (folded, unfolded, model.eval()):
@@ -268,6 +274,125 @@ def test_a_file_says_what_network_it_is_of(tmp_path) -> None:
         )
     with pytest.raises(UserError, match=r"model\.name = 'partly'"):
         build_recipe(None, {"model.name": "partly"})
+
+
+def test_a_cosine_head_is_its_formula(tmp_path) -> None:
+    """RoBal's form: gamma on the weight's norm; under the backbone's name of the head, in float32, in its file."""
+    torch.manual_seed(0)
+    model = Classifier(
+        "wrn-28-10", 5, channels=1, width=4, head="cosine", head_scale=10, head_gamma=1 / 32
+    ).eval()
+    state, images = model.state_dict(), torch.rand(3, 1, 8, 8)
+    assert [name for name in state if name.startswith("fc.")] == ["fc.weight", "fc.shift"]
+    f = model.features(images).detach().double().numpy()
+    w = state["fc.weight"].double().numpy()
+    cosines = (f / np.linalg.norm(f, axis=1, keepdims=True)) @ (
+        w / (np.linalg.norm(w, axis=1, keepdims=True) + 1 / 32)
+    ).T
+    assert np.allclose(model(images).detach(), 10 * cosines, rtol=1e-5, atol=1e-5)
+    features = model.features(images)
+    expected = model.linear(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.classify(features), expected)
+    zeros = torch.zeros(2, model.feature_dim, requires_grad=True)
+    logits = model.classify(zeros)
+    logits.sum().backward()
+    assert torch.equal(logits, torch.zeros(2, 5))
+    assert zeros.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.linear.parameters())
+    save_model(tmp_path / "m.safetensors", model, {})
+    again = srat_fast.load(tmp_path / "m.safetensors")
+    assert again.arguments() == model.arguments()
+    assert torch.equal(again(images), model(images))
+    assert forward_flops(model, 8) == forward_flops(Classifier("wrn-28-10", 5, channels=1, width=4), 8)
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(UserError, match=r"those of wrn-28-10: a cosine head's scale is in the header of its"):
+        srat_fast.load(tmp_path / "m.pt", model="wrn-28-10")
+    with pytest.raises(
+        UserError, match=r"model\.head = 'cosinus': one of linear, cosine; did you mean cosine"
+    ):
+        Classifier("plain", 5, head="cosinus")
+
+
+@pytest.mark.parametrize("bn", ["batch", "running"])
+def test_the_attack_s_copy_has_the_cosine_head(bn, device) -> None:
+    model = (
+        Classifier("resnet18", 5, width=4, head="cosine", head_scale=3.0, head_gamma=0.1).train().to(device)
+    )
+    images = torch.rand(4, 3, 8, 8, device=device)
+    shadow = Shadow(model, dtype=torch.float32, bn=bn)
+    with torch.no_grad():
+        model.linear.weight.mul_(2.0)
+        shadow.refresh()
+        expected = model.train(bn == "batch")(images)
+        assert torch.allclose(shadow(images), expected, atol=1e-5)
+
+
+COUNTS = [50, 20, 8, 2]
+
+
+def adjusting(**changes: float) -> srat_fast.Recipe:
+    return short(
+        "plain", method="ce", **{f"model__{name}": value for name, value in changes.items()}
+    ).resolve()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inference_prior": 1.5},
+        {"inference_norm": 0.7},
+        {"inference_counts": 0.3},
+        {"inference_norm": 1.0, "inference_counts": 0.5, "inference_prior": 2.0},
+        {"inference_prior": 0.4, "head": "cosine", "head_scale": 2.0, "head_gamma": 0.25},
+        {"inference_scale": 5.0, "inference_prior": 0.4, "head": "cosine", "head_gamma": 0.25},
+    ],
+)
+def test_inference_adjustments_are_their_formulas(changes, tmp_path) -> None:
+    torch.manual_seed(0)
+    head = {name: value for name, value in changes.items() if name.startswith("head")}
+    model = Classifier("plain", 4, channels=1, width=4, **head)
+    raw = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    made = adjusted(model, adjusting(**changes), COUNTS)
+    assert all(torch.equal(tensor, raw[name]) for name, tensor in model.state_dict().items()), "a copy"
+    f = torch.randn(6, model.feature_dim)
+    w, n = raw["linear.weight"].double().numpy(), np.array(COUNTS, np.float64)
+    if head:
+        z = (
+            head.get("head_scale", 1.0)
+            * (f.double() / f.double().norm(dim=1, keepdim=True)).numpy()
+            @ (w / (np.linalg.norm(w, axis=1, keepdims=True) + 0.25)).T
+        )
+    else:
+        norms = np.linalg.norm(w, axis=1, keepdims=True)
+        z = f.double().numpy() @ (w / norms ** changes.get("inference_norm", 0.0)).T
+        if "inference_norm" not in changes:
+            z = z + raw["linear.bias"].double().numpy()
+    z = z / n ** changes.get("inference_counts", 0.0) * changes.get("inference_scale", 1.0)
+    z = z - changes.get("inference_prior", 0.0) * np.log(n / n.sum())
+    assert np.allclose(made.classify(f).detach(), z, rtol=1e-5, atol=1e-5)
+    save_model(tmp_path / "m.safetensors", made, {})
+    again = load_model(tmp_path / "m.safetensors")  # a plain network, with no further attribute
+    assert torch.equal(again.classify(f), made.classify(f))
+    assert set(again.arguments()) == set(model.arguments())
+
+
+def test_without_adjustment_the_network_itself_is_judged() -> None:
+    model = Classifier("plain", 4, channels=1, width=4)
+    assert adjusted(model, adjusting(), COUNTS) is model
+
+
+def test_an_attack_sees_the_adjustment() -> None:
+    torch.manual_seed(0)
+    model = Classifier("plain", 4, width=4).eval()
+    made = adjusted(model, adjusting(inference_prior=1.0), COUNTS).eval()
+    images, labels = torch.rand(8, 3, 8, 8), torch.arange(8) % 4
+    attack = {"ball": LInfBall(0.1), "steps": 5, "step_size": 0.05}
+    raw, seen = (pgd(each, images, labels, **attack) for each in (model, made))
+    assert not torch.equal(raw, seen)
+    with torch.no_grad():
+        on_raw, on_seen = (functional.cross_entropy(made(x), labels) for x in (raw, seen))
+    assert on_seen > on_raw
 
 
 def test_batch_norm_is_asked_of_the_network() -> None:

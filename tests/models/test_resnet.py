@@ -33,6 +33,30 @@ def test_work_of_a_training_image_is_counted_on_the_network() -> None:
     assert training_flops(100, natural) == 300
 
 
+@pytest.mark.parametrize(
+    ("method", "changes", "units"),
+    [
+        ("at-bsl", {}, 23),
+        ("robustlt:at-bsl", {}, 23),
+        ("reat", {}, 23),
+        ("trades", {}, 27),
+        ("trades", {"attack.loss": "ce"}, 26),
+        ("mart", {}, 26),
+        ("mart", {"loss.kl_target": "detached"}, 24),
+        ("awp", {}, 26),
+        ("awp", {"optim.epochs": 20, "optim.awp_epoch": 10}, 24.5),
+        ("trades-awp", {}, 33),
+        ("robal-r", {}, 26),
+        ("robal-r", {"attack.steps": 5}, 16),
+        ("srat:trades", {}, 27),
+        ("ce", {"loss.branch": "clean"}, 24),
+    ],
+)
+def test_passes_of_the_fields_methods(method, changes, units) -> None:
+    """TRADES costs 1.17 times PGD-10 training, MART and AT-AWP 1.13, TRADES-AWP 1.43."""
+    assert training_flops(100, build_recipe("paper", {"method": method} | changes)) == 100 * units
+
+
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (32, 3), (37, 3)])
 def test_any_image_size(size: int, channels: int) -> None:
     model = Classifier("resnet18", 7, channels=channels, width=4, projection_dim=6).eval()

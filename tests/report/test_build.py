@@ -25,7 +25,7 @@ def test_files_and_figures(study) -> None:
     names = {str(path.relative_to(made.directory)) for path in made.directory.rglob("*") if path.is_file()}
     figures = {f"figures/{name}{suffix}" for name in made.figures for suffix in (".svg", ".png")}
     assert names == {"report.html", "summary.md", "summary.csv", "summary.tex"} | figures
-    assert len(made.figures) == 6
+    assert len(made.figures) == 7
     for path in made.directory.glob("figures/*.svg"):
         xml.dom.minidom.parse(str(path))
     present = set(PAPER_FIGURES) - {name for name, _, _ in made.missing}
@@ -115,7 +115,7 @@ def test_the_command(study, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "srat_fast", "report", str(study), "--out", str(tmp_path / "out")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "6 figures" in result.stdout
+    assert "7 figures" in result.stdout
     assert (tmp_path / "out" / "report.html").is_file()
     subprocess.run([*command, "--print-only"], check=True, capture_output=True)
     bad = subprocess.run(

@@ -21,6 +21,7 @@ from srat_fast.models.classifier import Classifier
 from srat_fast.sharing.export import export
 from srat_fast.sharing.zoo import check_zoo
 from tests.sharing import zoo
+from tests.sharing.conftest import QUICK
 
 
 def images_of(run: Path, batch: int = 5) -> torch.Tensor:
@@ -101,6 +102,9 @@ def test_what_the_zoo_has_no_class_for_is_refused() -> None:
         "wrn-28-10", classes=10, width=5
     )
     assert "images of 29 to 32 pixels, this run's have 28" in refused("wrn-28-10", 28, classes=10, width=32)
+    assert "resnet18 needs model.head = linear, this run has cosine" in refused(
+        "resnet18", classes=10, head="cosine"
+    )
     check_zoo(Classifier("wrn-28-10", 100, width=32, **moments), 32)
     check_zoo(Classifier("resnet18", 7, **moments), 28)
 
@@ -152,10 +156,30 @@ def test_the_card_states_what_the_record_holds(digits_run, tmp_path) -> None:
     (run / "record.json").write_text(json.dumps(record))
     export(run, weights="ema", out=tmp_path / "ema")
     assert "Verdict: **reliable**" in (tmp_path / "ema/MODEL_CARD.md").read_text()
-    assert torch.equal(
+    torch.testing.assert_close(
         srat_fast.load(tmp_path / "ema")(images_of(digits_run)),
         srat_fast.load(run, weights="ema")(images_of(digits_run)),
+        rtol=0,
+        atol=0,
     )
+
+
+def test_a_cosine_head_and_its_adjustment_are_exported(tmp_path) -> None:
+    """RoBal's inference: s cos - tau ln pi, in the weights themselves; `export` compares each file with the run."""
+    settings = QUICK | {
+        "data.name": "digits", "model.width": 4, "model.head": "cosine", "model.head_gamma": 1 / 32,
+        "model.inference_scale": 10.0, "model.inference_prior": 0.1,
+    }  # fmt: skip
+    srat_fast.train(srat_fast.build_recipe(None, settings), tmp_path / "run")
+    made = export(tmp_path / "run", "safetensors,torch-export,onnx", out=tmp_path / "out")
+    assert max(file["difference"] for file in made["files"]) <= 1e-5
+    head = srat_fast.load(tmp_path / "out").linear
+    counts = torch.tensor(json.loads((tmp_path / "run/record.json").read_text())["counts"])
+    assert head.scale == 10.0
+    assert torch.allclose(head.shift, -0.1 * (counts / counts.sum()).log())
+    text = (tmp_path / "out/MODEL_CARD.md").read_text()
+    assert "| last layer | cosine, scale 1, gamma 0.03125 |" in text
+    assert "| after training, in these weights | cosines times 10; z_c - 0.1 ln(n_c / N) |" in text
 
 
 def test_an_export_is_replaced_as_a_whole(digits_run, digits_export, tmp_path) -> None:

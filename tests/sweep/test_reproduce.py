@@ -9,12 +9,13 @@ import pytest
 from srat_fast.console import Console
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.errors import UserError
-from srat_fast.published import paper_facts
+from srat_fast.methods import METHODS, rows
+from srat_fast.published import field_reports, paper_facts
 from srat_fast.recipe import Recipe, flatten
 from srat_fast.sweep.directory import SweepDirectory, requeue
 from srat_fast.sweep.driver import Driver, Options
 from srat_fast.sweep.plan import Plan, make_plan
-from srat_fast.sweep.reproduce import item_names, item_spec, load_item, share_runs
+from srat_fast.sweep.reproduce import field_names, item_names, item_spec, load_item, share_runs
 from srat_fast.sweep.status import SweepView, read_status
 from tests.report.conftest import make_record, write_run
 
@@ -102,6 +103,34 @@ def test_specs_are_what_the_paper_prints(name) -> None:
         assert facts["what"] == f"class counts of {', '.join(shapes)}"
 
 
+@pytest.mark.parametrize(
+    ("name", "total", "some"),
+    [
+        ("field-cifar10-lt50", 13996, [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100]),
+        ("field-cifar100-lt10", 19573, [500, 488, 477, 466, 455]),
+    ],
+)
+def test_comparisons_of_the_field(name, total, some) -> None:
+    """Counts as RoBal, REAT and AT-BSL train on; every method of the table, one protocol, published numbers apart."""
+    assert name in field_names()
+    plan = paper_plan(name)
+    recipe = plan.recipe(plan.trials[0])
+    counts = planned_counts(recipe, base_counts(recipe)[0])
+    assert (sum(counts), counts[: len(some)]) == (total, some)
+    assert {row.name for row in rows()} <= set(of(plan, "method"))
+    assert of(plan, "protocol") == ["srat"]
+    assert of(plan, "optim.epochs") == [200]
+    smoke = make_plan(item_spec(load_item(name), "smoke", 1), name)
+    assert of(smoke, "method") == of(plan, "method")
+    reports = field_reports(name)
+    assert reports
+    for entry in reports:
+        assert entry["method"] in METHODS
+        assert entry["source"]
+        assert entry["selected"] in ("test", "last")
+        assert entry["numbers"]["clean"] > entry["numbers"]["pgd-20"]
+
+
 def test_what_the_paper_leaves_open_is_said() -> None:
     noted = {name for name in NAMES if load_item(name).note}
     vague = {
@@ -127,6 +156,8 @@ def test_the_defaults_are_the_papers_settings() -> None:
 def test_bad_names_and_scales() -> None:
     with pytest.raises(UserError, match="one of table1, table2"):
         load_item("fig17")
+    with pytest.raises(UserError, match="field-cifar10-lt50"):
+        load_item("field-cifar10")
     with pytest.raises(UserError, match="one of smoke, paper"):
         item_spec(load_item("fig1"), "large", 1)
     with pytest.raises(UserError, match="an integer >= 1"):

@@ -272,12 +272,17 @@ def test_runs_that_are_missing_are_marked_and_left_out(tmp_path) -> None:
 def test_axes_and_settings(tmp_path) -> None:
     spec = (
         "seeds = 3\nbaseline = 'ce'\n[base]\ndataset = 'digits'\n[axes]\nratio = [5, 10]\n"
-        "method = ['ce', 'srat-ldam']\nloss.temperature = [0.1, 0.2]"
+        "method = ['ce', 'srat-ldam']\nattack.bn = ['batch', 'running']\nmodel.name = ['resnet18', 'wrn-28-10']"
     )
     table = build_table(finished_sweep(tmp_path / "s", spec, VALUES), per_class=True)
     assert list(table.settings()) == ["digits (exp, ratio 5)", "digits (exp, ratio 10)"]
     labels = [line.label for line in table.settings()["digits (exp, ratio 10)"]]
-    assert labels == [f"{m}, temperature = {t}" for m in ("ce", "srat-ldam") for t in (0.1, 0.2)]
+    assert labels == [
+        f"{method}, bn = {bn}, model = {network}"
+        for method in ("ce", "srat-ldam")
+        for bn in ("batch", "running")
+        for network in ("resnet18", "wrn-28-10")
+    ]
     assert all(line.entries[0].paper is None for line in table.lines)
     assert [(e.kind, e.part) for e in table.lines[0].entries[6:]] == [
         ("standard", "class:cat"), ("standard", "class:dog"), ("robust", "class:cat"), ("robust", "class:dog")
@@ -359,6 +364,7 @@ def test_further_attacks_stand_beside_one_another(tmp_path) -> None:
 
         def entry(overall: float, **changes: object) -> dict:
             row = {"overall": overall, "under": overall / 2, "images": 500, "epsilon": 8 / 255}
+            row["per_class"] = [overall, overall / 4, None]
             attacks = {"clean": row | {"epsilon": None}, "autoattack": row, "worst-case": row}
             return {"weights": "last", "same_data": True, "attacks": attacks} | changes
 
@@ -372,9 +378,9 @@ def test_further_attacks_stand_beside_one_another(tmp_path) -> None:
         if own or trial.seed == 0:
             path.write_text(json.dumps(record))
     text = to_markdown(build_table(sweep))
-    assert "robust accuracy under further attacks (srat-fast evaluate): overall; under" in text
+    assert "robust accuracy under further attacks (srat-fast evaluate): overall; under; worst class" in text
     heads = "autoattack eps 0.03137, 500 images | worst-case eps 0.03137, 500 images"
     assert f"| method | {heads} |" in re.sub(" +", " ", text)
-    assert re.search(r"\| ce +\| +20\.00; 10\.00 \|", text), text
-    assert re.search(r"\| srat-ldam +\| +31\.00 ± 1\.00; 15\.50 ± 0\.50 \|", text), text
+    assert re.search(r"\| ce +\| +20\.00; 10\.00; 5\.00 \|", text), text
+    assert re.search(r"\| srat-ldam +\| +31\.00 ± 1\.00; 15\.50 ± 0\.50; 7\.75 ± 0\.25 \|", text), text
     assert "further attacks" not in to_markdown(build_table(finished_sweep(tmp_path / "t", CIFAR, VALUES)))

@@ -51,7 +51,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one(boundary, engine, whole, tmp
     "changes",
     [
         {"run__precision": "bf16", "attack__bn": "running"},
-        {"optim__momentum": 0, "optim__ema_decay": 0, "data__val_fraction": 0, "model__normalize": "dataset"},
+        {
+            "optim__momentum": 0,
+            "optim__ema_decay": 0,
+            "data__val_fraction": 0,
+            "model__normalize": "dataset",
+            "data__policy": "randaugment",
+        },
     ],
 )
 def test_other_recipes_resume_too(changes, tmp_path) -> None:
@@ -59,6 +65,17 @@ def test_other_recipes_resume_too(changes, tmp_path) -> None:
     train(recipe, tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(recipe, tmp_path / "run", stops=StopAfter(3))
+    train(recipe, tmp_path / "run", resume="must")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("boundary", [3, 5, 8])
+def test_radius_weights_and_average_by_the_epoch_resume_too(boundary, tmp_path) -> None:
+    """At the end of an epoch, in its validation, and in the epoch in which weights begin to be perturbed."""
+    recipe = short(method="robustlt:trades-awp", optim__awp_epoch=1, optim__ema_every="epoch")
+    train(recipe, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", stops=StopAfter(boundary))
     train(recipe, tmp_path / "run", resume="must")
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
 

@@ -78,6 +78,18 @@ def test_tensors_stay_where_they_are(parts) -> None:
     assert all(torch.equal(weights[k], runner.ema.module.state_dict()[k]) for k in weights)
 
 
+def test_an_average_by_the_epoch_takes_the_weights_in_once_it_is_over(tmp_path) -> None:
+    setup = prepare(*resolve_hardware(short(optim__ema_every="epoch", optim__ema_decay=0.75).resolve()))
+    runner = EpochRunner(setup, ProgressView("", Console(quiet=True)), 1, tmp_path)
+    weight, average = setup.engine.model.linear.weight, runner.ema.module.linear.weight
+    first = average.clone()
+    runner.run()
+    assert torch.equal(average, first)
+    runner.advance()
+    assert torch.allclose(average, 0.75 * first + 0.25 * weight)
+    assert not torch.allclose(weight, first)
+
+
 def test_the_benchmark_of_saves_runs(tmp_path: Path) -> None:
     found = measure(2, tmp_path)
     assert found["bytes"] > 100_000

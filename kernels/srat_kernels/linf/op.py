@@ -1,4 +1,8 @@
-"""The public L-infinity step: check the arguments, choose the backend, run it."""
+"""The public L-infinity step and its torch operators, out of place and in place.
+
+The operators have fake implementations, so that `torch.compile(fullgraph=True)` and CUDA graph capture go through;
+triton is imported when one first runs, not here.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from torch import Tensor
 
 from srat_kernels.backends import choose_backend
 from srat_kernels.checks import check_float, check_positive, check_same_shape
-from srat_kernels.linf.fused import linf_step_inplace, linf_step_new
 from srat_kernels.linf.reference import linf_step_reference
 
 
@@ -80,3 +83,61 @@ def linf_step(
             linf_step_inplace(adversarial, gradient, clean, step_size, epsilon, nonfinite, zero)
             return adversarial
         return linf_step_new(adversarial, gradient, clean, step_size, epsilon, nonfinite, zero)
+
+
+@torch.library.custom_op("srat_kernels::linf_step", mutates_args=("nonfinite", "zero"))
+def linf_step_new(
+    adversarial: Tensor,
+    gradient: Tensor,
+    clean: Tensor,
+    step_size: float,
+    epsilon: float,
+    nonfinite: Tensor | None,
+    zero: Tensor | None,
+) -> Tensor:
+    """The next images in a new tensor of `adversarial`'s memory format."""
+    out = torch.empty_like(adversarial)
+    _run(adversarial, gradient, clean, out, step_size, epsilon, nonfinite, zero)
+    return out
+
+
+@linf_step_new.register_fake
+def _(adversarial: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(adversarial)
+
+
+@torch.library.custom_op("srat_kernels::linf_step_", mutates_args=("adversarial", "nonfinite", "zero"))
+def linf_step_inplace(
+    adversarial: Tensor,
+    gradient: Tensor,
+    clean: Tensor,
+    step_size: float,
+    epsilon: float,
+    nonfinite: Tensor | None,
+    zero: Tensor | None,
+) -> None:
+    """The next images, written into `adversarial`."""
+    _run(adversarial, gradient, clean, adversarial, step_size, epsilon, nonfinite, zero)
+
+
+@linf_step_inplace.register_fake
+def _(*_: object) -> None:
+    return None
+
+
+def _run(
+    adversarial: Tensor,
+    gradient: Tensor,
+    clean: Tensor,
+    out: Tensor,
+    step_size: float,
+    epsilon: float,
+    nonfinite: Tensor | None,
+    zero: Tensor | None,
+) -> None:
+    from srat_kernels.linf.kernel import run_linf_step
+
+    run_linf_step(
+        adversarial, gradient, clean, out,
+        step_size=step_size, epsilon=epsilon, nonfinite=nonfinite, zero=zero,
+    )  # fmt: skip

@@ -17,21 +17,7 @@ def linf_step_reference(
     zero: Tensor | None = None,
     inplace: bool = False,
 ) -> Tensor:
-    """x' <- clamp( project_{|x' - x| <= eps}( x' + alpha sign(g) ), 0, 1 ), with sign(0) = sign(NaN) = 0.
-
-    Args:
-        adversarial: the current x'.
-        gradient: g, same shape, any float dtype.
-        clean: x, same shape.
-        step_size: alpha > 0, or a tensor that broadcasts against the images.
-        epsilon: radius of the ball, likewise.
-        nonfinite: one-element int64 counter, increased by the number of non-finite entries of `gradient`.
-        zero: likewise, by the number of those that are exactly zero.
-        inplace: write into `adversarial`.
-
-    Returns:
-        The next x', in `adversarial`'s dtype.
-    """
+    """x' <- clamp( project_{|x' - x| <= eps}( x' + alpha sign(g) ), 0, 1 ), with sign(0) = sign(NaN) = 0."""
     if nonfinite is not None:
         nonfinite += (~torch.isfinite(gradient)).sum()
     if zero is not None:

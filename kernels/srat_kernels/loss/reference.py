@@ -18,17 +18,7 @@ def separation_loss_reference(
 ) -> Tensor:
     """Eq. 6: batch supervised-contrastive loss, one view, anchors without a positive left out.
 
-        L_sep(i) = -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p/tau) / sum_{a != i} exp(z_i.z_a/tau) )
-
-    Args:
-        features: [B, D] rows of unit length.
-        labels: [B] integers.
-        temperature: tau > 0.
-        empty_anchors: "drop" averages over the anchors that have a positive (0 where there is none);
-            "zero" averages over all B anchors.
-
-    Returns:
-        Scalar of at least float32.
+    L_sep(i) = -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p/tau) / sum_{a != i} exp(z_i.z_a/tau) )
     """
     z = _at_least_float32(features)
     batch = z.shape[0]
@@ -52,35 +42,29 @@ def margin_loss_reference(
     *,
     class_weights: Tensor | None = None,
     margins: Tensor | None = None,
+    bias: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
     scale: float = 1.0,
     focal_gamma: float = 0.0,
     focal_weighting: str = "outside",
     reduction: str = "weighted_mean",
 ) -> Tensor:
-    """Weighted cross-entropy, LDAM and focal loss in one formula (method.md "Losses").
+    """Weighted adjusted cross-entropy and focal loss in one formula (the README has the named ones).
 
-        u_ic = scale (logit_ic - margin_c [c = y_i]),  l_i = -log softmax(u_i)[y_i],  w_i = class_weights[y_i]
-        outside: f_i = w_i (1 - e^-l_i)^gamma l_i        inside: v_i = w_i l_i, f_i = (1 - e^-v_i)^gamma v_i
-        weighted_mean: sum f / sum w                     batch: sum f / B
-
-    Args:
-        logits: [B, C].
-        labels: [B] integers in [0, C).
-        class_weights: [C] or None for ones.
-        margins: [C] or None for zeros (LDAM's m_c).
-        scale: LDAM's s, 1 otherwise.
-        focal_gamma: gamma >= 0; 0 switches the focal factor off.
-        focal_weighting: "outside" (correct) or "inside" (the authors' code).
-        reduction: "weighted_mean" or "batch" (Eq. 7's 1/n).
-
-    Returns:
-        Scalar of at least float32.
+    u_ic = scale (logit_ic / T_c - margin_c [c = y_i]) + bias_c
+    l_i = -log softmax(u_i)[y_i],  w_i = class_weights[y_i]
+    outside: f_i = w_i (1 - e^-l_i)^gamma l_i        inside: v_i = w_i l_i, f_i = (1 - e^-v_i)^gamma v_i
+    weighted_mean: sum f / sum w                     batch: sum f / B
     """
     u = _at_least_float32(logits)
+    if inverse_temperature is not None:
+        u = u * inverse_temperature.to(u.dtype)
     index = labels.long()[:, None]
     if margins is not None:
         u = u - torch.zeros_like(u).scatter(1, index, margins.to(u.dtype)[labels.long()][:, None])
     u = u * scale
+    if bias is not None:
+        u = u + bias.to(u.dtype)
     loss = u.logsumexp(dim=1) - u.gather(1, index).squeeze(1)  # [B], >= 0 up to rounding
     weight = torch.ones_like(loss) if class_weights is None else class_weights.to(u.dtype)[labels.long()]
     weighted = weight * loss

@@ -10,7 +10,7 @@ from typing import Any
 
 from srat_fast.datasets import imbalance_label
 from srat_fast.figures.canvas import SERIES, UNDER, WELL, Figure, figure, named, style
-from srat_fast.methods import METHODS
+from srat_fast.methods import order
 from srat_fast.report.collect import Run
 from srat_fast.report.figures.axes import Sweep, conditions, find_sweeps, summary
 from srat_fast.report.figures.drawing import TRAINING, Drawing, stem
@@ -73,8 +73,7 @@ def _any(sweep: Sweep) -> Run:
 
 def _ordered(sweep: Sweep) -> list[str]:
     """Methods in the order of the paper's tables."""
-    order = list(METHODS)
-    return sorted(sweep.points, key=lambda m: (order.index(m) if m in order else len(order), m))
+    return sorted(sweep.points, key=order)
 
 
 def _curve(values: dict[Any, list[Run]], kind: str, part: str, **look: str) -> Curve:

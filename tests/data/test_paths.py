@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from srat_fast.data.cache import cache_directory, exclusive
+from srat_fast.data.paths import cache_directory, exclusive
 from srat_fast.errors import UserError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from srat_fast.data.cache import exclusive
+from srat_fast.data.paths import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -52,7 +52,7 @@ def test_a_killed_holder_gives_the_lock_back(tmp_path) -> None:
 COUNT = """
 import sys, time
 from pathlib import Path
-from srat_fast.data.cache import exclusive
+from srat_fast.data.paths import exclusive
 inside = Path(sys.argv[2])
 for _ in range(40):
     with exclusive(Path(sys.argv[1])):

@@ -1,7 +1,8 @@
-"""CIFAR's batches, from a verified archive or an unpacked folder.
+"""Readers of the published formats: CIFAR's pickled batches and SVHN's MATLAB files, from verified bytes.
 
-The archive is read member by member, by expected name; nothing is extracted to disk. The batches are Python pickles,
-so they are checked by MD5 first and then read by an unpickler that builds arrays, dictionaries, lists and text only.
+An archive is read member by member, by expected name, and nothing is extracted to disk; its pickles are read by an
+unpickler that builds arrays, dictionaries, lists and text only. (torchvision.datasets extracts, and its pickle.load
+runs what a pickle says.)
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from srat_fast.data.archives import CifarFacts
+from srat_fast.data.archives import CifarFacts, require_md5
 from srat_fast.data.arrays import ImageArrays, ImageSet
-from srat_fast.data.verify import one_line, require_md5
+from srat_fast.data.paths import one_line
 from srat_fast.errors import UserError
 
 #: The largest real member has 155 MB; a larger one is not the published file, whatever its name.
 _LARGEST_MEMBER = 512 * 2**20
-_SIZE, _PIXELS = 32, 3 * 32 * 32
 
 
 class _BatchUnpickler(pickle.Unpickler):
@@ -42,31 +42,22 @@ class _BatchUnpickler(pickle.Unpickler):
 
 
 def read_batch(content: bytes, label_key: str, classes: int, name: str) -> ImageSet:
-    """One batch.
+    """One batch; `name` of the member is for messages."""
 
-    Args:
-        content: of a member whose checksum was right.
-        label_key: "labels" or "fine_labels".
-        classes: labels are below it.
-        name: of the member, for messages.
+    def refused(problem: object) -> UserError:
+        return UserError("data.root", f"is not a batch of images: {problem}", name)
 
-    Returns:
-        Its images [N, 32, 32, 3] and labels.
-
-    Raises:
-        UserError: not a batch of images.
-    """
     try:
-        batch = _BatchUnpickler(io.BytesIO(content), encoding="latin1").load()
+        found = _BatchUnpickler(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # pickle raises whatever its opcodes lead to
-        raise UserError("data.root", f"is not a batch of images: {error}", name) from None
-    data = batch.get("data") if isinstance(batch, dict) else None
-    labels = np.asarray(batch.get(label_key) if isinstance(batch, dict) else None)
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_PIXELS,):
-        raise UserError("data.root", f"is not a batch of images: no rows of {_PIXELS} bytes", name)
+        raise refused(error) from None
+    batch = found if isinstance(found, dict) else {}
+    data, labels = np.asarray(batch.get("data")), np.asarray(batch.get(label_key))
+    if data.dtype != np.uint8 or data.shape[1:] != (3 * 32 * 32,):
+        raise refused(f"no rows of {3 * 32 * 32} bytes")
     if labels.shape != data.shape[:1] or labels.dtype.kind != "i" or not _within(labels, classes):
-        raise UserError("data.root", f"is not a batch of images: no labels 0..{classes - 1}", name)
-    images = data.reshape(-1, 3, _SIZE, _SIZE).transpose(0, 2, 3, 1)  # planes to [N, H, W, C]
+        raise refused(f"no labels 0..{classes - 1}")
+    images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # planes to [N, H, W, C]
     return ImageSet(np.ascontiguousarray(images), labels.astype(np.int64))
 
 
@@ -74,23 +65,12 @@ def _within(labels: np.ndarray, classes: int) -> bool:
     return bool(labels.size) and int(labels.min()) >= 0 and int(labels.max()) < classes
 
 
-def members_of_archive(path: Path, facts: CifarFacts) -> dict[str, bytes]:
-    """The expected members of an archive, by name; all others are passed over.
-
-    Args:
-        path: the archive, verified.
-        facts: what it should hold.
-
-    Returns:
-        Member -> its bytes, each verified by MD5.
-
-    Raises:
-        UserError: a member is missing, a link, there twice or damaged.
-    """
+def members_of_archive(content: bytes, path: Path, facts: CifarFacts) -> dict[str, bytes]:
+    """The expected members of an archive, by name and verified; all others are passed over."""
     sums = facts.train | facts.test
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path, "r:gz") as tar:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 if folder != facts.folder or name not in sums:
@@ -108,18 +88,7 @@ def members_of_archive(path: Path, facts: CifarFacts) -> dict[str, bytes]:
 
 
 def members_of_folder(path: Path, facts: CifarFacts) -> dict[str, bytes]:
-    """The batches of an archive that was unpacked, as torchvision leaves it.
-
-    Args:
-        path: the unpacked folder.
-        facts: what it should hold.
-
-    Returns:
-        Member -> its bytes, each verified by MD5.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
+    """The verified batches of an archive that was unpacked, as torchvision leaves it."""
     found = {}
     for name, md5 in (facts.train | facts.test).items():
         with one_line(path / name):
@@ -128,24 +97,28 @@ def members_of_folder(path: Path, facts: CifarFacts) -> dict[str, bytes]:
     return found
 
 
-def arrays_of(members: dict[str, bytes], facts: CifarFacts, classes: tuple[str, ...]) -> ImageArrays:
-    """The whole set.
-
-    Args:
-        members: as `members_of_archive` or `members_of_folder` give them.
-        facts: which are training images, and in which order.
-        classes: names in label order.
-
-    Returns:
-        Its images.
-
-    Raises:
-        UserError: a member is not a batch of images.
-    """
+def read_cifar(members: dict[str, bytes], facts: CifarFacts, classes: tuple[str, ...]) -> ImageArrays:
+    """The whole set."""
     parts = []
     for names in (facts.train, facts.test):
         sets = [read_batch(members[name], facts.label_key, len(classes), name) for name in names]
-        parts.append(
-            ImageSet(np.concatenate([s.images for s in sets]), np.concatenate([s.labels for s in sets]))
-        )
+        images, labels = [part.images for part in sets], [part.labels for part in sets]
+        parts.append(ImageSet(np.concatenate(images), np.concatenate(labels)))
     return ImageArrays(parts[0], parts[1], classes)
+
+
+def read_mat(content: bytes, name: str) -> ImageSet:
+    """One part of SVHN; X is [32, 32, 3, N], y is [N, 1] with the digit 0 as 10."""
+    from scipy.io import loadmat
+
+    try:
+        found = loadmat(io.BytesIO(content), variable_names=("X", "y"))
+        pixels, digits = found["X"], found["y"].reshape(-1).astype(np.int64)
+    except Exception as error:  # scipy raises several kinds for a damaged file
+        raise UserError("data.root", f"is no MATLAB file of digits: {error}", name) from None
+    if pixels.dtype != np.uint8 or pixels.shape != (32, 32, 3, len(digits)) or not len(digits):
+        found_instead = f"X is {pixels.dtype} {pixels.shape}"
+        raise UserError("data.root", f"is no set of 32 x 32 pictures: {found_instead}", name)
+    if digits.min() < 1 or digits.max() > 10:
+        raise UserError("data.root", "is no set of digits: y must lie in 1..10", name)
+    return ImageSet(np.ascontiguousarray(pixels.transpose(3, 0, 1, 2)), digits % 10)
