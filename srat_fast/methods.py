@@ -176,7 +176,7 @@ for _row in (
         {"loss.branch": "clean", "loss.kl_weight": 6.0, "optim.awp_gamma": 0.005},
         own=_attack("running", "gaussian") | _schedule(200, 99, 149, weight_decay=5e-4, awp_epoch=9),
         source="Wu et al. 2020; csdongxian/AWP a7acf5d",
-        notes="The perturbation begins at epoch 10 under its own protocol, at once under the paper's.",
+        notes="The perturbation begins at the tenth epoch under its own protocol, at once under the paper's.",
     ),
     Method(
         "he", "adjusted", "none", {}, True, "HE", "ce", ROBUST,
@@ -226,7 +226,7 @@ for _row in (
             "model.inference_prior": 1.5,
         }},
         _ROBAL, "Wu et al. 2021; wutong16/Adversarial_Long-Tail ab2f3a7",
-        "Its code multiplies the rate at every epoch from 60 on, which stops training near epoch 62: "
+        "Its code multiplies the rate at every epoch from the 60th on, which stops training near the 62nd: "
         "optim.schedule = step is the rule that was meant.",
     ),
     Method(
@@ -294,7 +294,8 @@ def _robustlt(name: str) -> Method:
         settings=dict(row.settings) | radius, by_data=dict(row.by_data) | {"cifar100": hundred},
         own=own | {"model.normalize": "dataset", "eval_attack.step_size": 1 / 255},
         source=f"RobustLT, CVPR 2026; zhang-lilin/RobustLT 2d63979; on {row.source or 'the SRAT paper'}",
-        notes="The radius of training only; evaluation has one for all classes.",
+        notes="The radius of training only; evaluation has one for all classes. Its code forwards each batch twice "
+        "more in train mode, which moves BatchNorm.",
     )  # fmt: skip
 
 

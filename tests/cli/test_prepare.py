@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import srat_fast.data
 from srat_fast import TrainingFailure, train
 from srat_fast.cli import main
 from srat_fast.errors import Interrupted
@@ -201,46 +201,33 @@ def test_training_refuses_what_the_loader_does_not_read(capsys, options, says) -
     assert err.startswith(f"error: {says}")
 
 
-BLOCKED = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == sys.argv[1]:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Block())
-from srat_fast.cli import main
-main(sys.argv[2:])
-"""
+def hide(monkeypatch, package: str) -> None:
+    """As where a package is not installed, also if this process has imported it."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "srat_fast.data.ffcv_library", raising=False)
+    monkeypatch.delattr(srat_fast.data, "ffcv_library", raising=False)
 
 
 @pytest.mark.parametrize(
     ("package", "command"), [("ffcv", ["train", "--out", "run"]), ("numba", ["data", "prepare"])]
 )
-def test_without_ffcv_one_line_says_how_to_install_it(tmp_path, command, package) -> None:
+def test_without_ffcv_one_line_says_how_to_install_it(
+    capsys, monkeypatch, tmp_path, command, package
+) -> None:
     if package != "ffcv":
         pytest.importorskip("ffcv")
-    arguments = [package, *command, "--dataset", "digits", "--loader", "ffcv"]
-    result = subprocess.run(
-        [sys.executable, "-c", BLOCKED, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ,
-    )
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith(f"error: --loader ffcv needs the package {package}")
-    assert "which is not installed: bash .ci/ffcv" in result.stderr
+    hide(monkeypatch, package)
+    code, out, err = call(capsys, *command, "--dataset", "digits", "--loader", "ffcv")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: --loader ffcv needs the package {package}")
+    assert "which is not installed: bash .ci/ffcv" in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_ffcv_the_memory_loader_trains(tmp_path) -> None:
-    arguments = ["ffcv", "train", "--dataset", "digits", "--epochs", "1", "--method", "natural", "--device", "cpu",
-                 "--set", "model.width=4", "--set", "eval_attack.steps=1", "--out", "run"]  # fmt: skip
-    result = subprocess.run(
-        [sys.executable, "-c", BLOCKED, *arguments], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
+def test_without_ffcv_the_memory_loader_trains(monkeypatch, tmp_path) -> None:
+    hide(monkeypatch, "ffcv")
+    train(tiny_recipe(method="natural", optim__epochs=1), tmp_path / "run")
 
 
 def test_ffcv_is_imported_only_when_asked_for() -> None:
