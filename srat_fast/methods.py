@@ -84,11 +84,12 @@ def settings(name: str, dataset: str, own: bool = False) -> dict[str, Any]:
     return brought | dict(row.own) if own else brought
 
 
-def order(name: str) -> tuple[int, str]:
-    """Sort key of methods: as in the table, a row's variants behind it, unknown ones last by name."""
+def order(name: str) -> tuple[int, int, str]:
+    """Sort key of methods: the table's rows as they stand, then those with a prefix, by their row; unknown ones last."""
     known = list(METHODS)
     base = name.rpartition(":")[2]
-    return (known.index(base) if base in known else len(known), name.count(":") * "~" + name)
+    place = known.index(base) if base in known else len(known)
+    return (0, place, name) if name == base and base in known else (1, place, name)
 
 
 class _Bases:
@@ -176,7 +177,7 @@ for _row in (
         {"loss.branch": "clean", "loss.kl_weight": 6.0, "optim.awp_gamma": 0.005},
         own=_attack("running", "gaussian") | _schedule(200, 99, 149, weight_decay=5e-4, awp_epoch=9),
         source="Wu et al. 2020; csdongxian/AWP a7acf5d",
-        notes="The perturbation begins at epoch 10 under its own protocol, at once under the paper's.",
+        notes="The perturbation begins at the tenth epoch under its own protocol, at once under the paper's.",
     ),
     Method(
         "he", "adjusted", "none", {}, True, "HE", "ce", ROBUST,
@@ -226,7 +227,7 @@ for _row in (
             "model.inference_prior": 1.5,
         }},
         _ROBAL, "Wu et al. 2021; wutong16/Adversarial_Long-Tail ab2f3a7",
-        "Its code multiplies the rate at every epoch from 60 on, which stops training near epoch 62: "
+        "Its code multiplies the rate at every epoch from the 60th on, which stops training near the 62nd: "
         "optim.schedule = step is the rule that was meant.",
     ),
     Method(
@@ -294,7 +295,8 @@ def _robustlt(name: str) -> Method:
         settings=dict(row.settings) | radius, by_data=dict(row.by_data) | {"cifar100": hundred},
         own=own | {"model.normalize": "dataset", "eval_attack.step_size": 1 / 255},
         source=f"RobustLT, CVPR 2026; zhang-lilin/RobustLT 2d63979; on {row.source or 'the SRAT paper'}",
-        notes="The radius of training only; evaluation has one for all classes.",
+        notes="The radius of training only; evaluation has one for all classes. Its code forwards each batch twice "
+        "more in train mode, which moves BatchNorm.",
     )  # fmt: skip
 
 

@@ -1,17 +1,22 @@
-"""Reference of the recipe: the dataclasses' fields, the methods, the data sets enter; Markdown leaves."""
+"""Reference of the recipe: its fields, the methods and the data sets as Markdown."""
 
 from __future__ import annotations
 
 import html
 import inspect
+import json
+from pathlib import Path
 from typing import Any
 
 from srat_fast.cli.options import OPTION_FIELDS
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import METHODS, PAPER, Method
 from srat_fast.methods import rows as all_rows
+from srat_fast.models.build import training_flops
 from srat_fast.recipe import FIELDS, NAMED_RECIPES, SECTIONS, Recipe, build_recipe, flatten
 from srat_fast.recipe.fields import Spec, allowed, kind_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -170,9 +175,24 @@ def _section(m: Method, name: str, source: str) -> str:
         lines.append(f"- Settings: {_fields(m.settings)}")
     lines += [f"- On {data}: {_fields(changes)}" for data, changes in m.by_data.items()]
     lines.append(f"- `--protocol own`: {_fields(m.own)}" if m.own else "- `--protocol own`: none is known")
+    lines.append(
+        f"- Cost of a step, PGD-10 training being 1: {_cost(m) if name == m.name else 'that of the row'}"
+    )
     if m.notes:
         lines.append(f"- Deviations: {prose(m.notes)}")
     return "\n".join(lines)
+
+
+def _cost(m: Method) -> str:
+    """By passes, and as measured where it was (benchmarks/field.py)."""
+    ce, own = (
+        training_flops(1, build_recipe("paper", {"method": name}).resolve()) for name in ("ce", m.name)
+    )
+    measured = json.loads((ROOT / "benchmarks/results/field-one-cpu-thread.json").read_text())["rows"]
+    text = f"{own / ce:.2f} by passes"
+    if m.name in measured:
+        text += f", {measured[m.name]['ratio']:.2f} measured on one thread of a CPU"
+    return text
 
 
 def _value(coefficient: Any) -> str:

@@ -72,8 +72,11 @@ def _memory(plan: Plan, slots: list[Slot]) -> str:
     model, together = recipe.model, size * share / 2**30
     text = (
         f"estimated memory: {size / 2**30:.1f} GiB a trial ({model.name} of width {model.width}, batches of "
-        f"{recipe.optim.batch_size}), {together:.1f} GiB {'a GPU' if gpu else 'in all'}"
+        f"{recipe.optim.batch_size})"
     )
+    if slots[0].name.startswith("ray"):  # its nodes' memory is not known here
+        return text
+    text += f", {together:.1f} GiB {'a GPU' if gpu else 'in all'}"
     free = None if gpu else free_memory()
     if free is not None and size * share > free:
         text += f"; only {free / 2**30:.1f} GiB are free"

@@ -12,11 +12,11 @@ import torch
 from rich.console import Console
 
 from benchmarks.checkpoints import measure
+from srat_fast.progress import ProgressView
 from srat_fast.record import RunDirectory
 from srat_fast.seeds import seed_for
 from srat_fast.training import resume
 from srat_fast.training.fit import EpochRunner
-from srat_fast.training.progress import ProgressView
 from srat_fast.training.setup import prepare, resolve_hardware
 from tests.training.short_runs import short
 
