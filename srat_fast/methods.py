@@ -77,7 +77,7 @@ def rows() -> Iterator[Method]:
 
 def settings(name: str, dataset: str, own: bool = False) -> dict[str, Any]:
     """Recipe field -> value that a method brings along; nothing for one that is not known here."""
-    if name not in METHODS:
+    if name.rpartition(":")[2] not in METHODS:  # also where a family's row is a plug-in's
         return {}
     row = METHODS[name]
     brought = {"attack.loss": row.inner} | dict(row.settings) | dict(row.by_data.get(dataset, {}))

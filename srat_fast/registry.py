@@ -75,11 +75,15 @@ class Registry(Mapping[str, T], Generic[T]):
             UserError: there is none of that name.
         """
         self._read()
-        if name not in self._entries:
-            family = self._family(name)
-            if family is not None:
-                return cast(Callable[[str], T], self[family])(name.partition(":")[2])
+        family = self._family(name)
+        if family is not None:
+            return cast(Callable[[str], T], self._loaded(family))(name.partition(":")[2])
+        if name not in self._entries or _is_family(name):
             raise UserError(self.field, one_of(self._entries, name), name)
+        return self._loaded(name)
+
+    def _loaded(self, name: str) -> T:
+        """An entry, its module imported where it was declared only."""
         if self._entries[name] is None:
             importlib.import_module(self._modules[name])
         entry = self._entries[name]
@@ -89,7 +93,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         self._read()
-        return name in self._entries or self._family(name) is not None
+        return (name in self._entries and not _is_family(name)) or self._family(name) is not None
 
     def __iter__(self) -> Iterator[str]:
         self._read()
@@ -103,12 +107,18 @@ class Registry(Mapping[str, T], Generic[T]):
         """The entry that stands for a name with a colon."""
         prefix, colon, rest = str(name).partition(":")
         family = f"{prefix}{colon}<name>"
-        return family if rest and family in self._entries else None
+        taken = name in self._entries or _is_family(name)
+        return family if rest and not taken and family in self._entries else None
 
     def _read(self) -> None:
         if not self._ready:
             self._ready = True  # before the import: the home registers while it is being read
             importlib.import_module(self._home)
+
+
+def _is_family(name: object) -> bool:
+    """Whether it is the placeholder of a family, such as "timm:<name>", and no member."""
+    return str(name).endswith(":<name>")
 
 
 #: rows of the method table (`srat_fast.methods.Method`).

@@ -3,7 +3,7 @@
 import pytest
 
 from srat_fast.errors import UserError
-from srat_fast.methods import METHODS, PAPER, rows
+from srat_fast.methods import METHODS, PAPER, rows, settings
 from srat_fast.recipe import FIELDS, build_recipe
 from srat_fast.recipe.recipe import flatten
 
@@ -66,6 +66,18 @@ def test_the_recipe_wins_over_the_row_and_over_its_protocol() -> None:
     assert recipe.fingerprint() != named.fingerprint()
 
 
+@pytest.mark.parametrize("epochs", ["1e1", 10, " 10 "])
+def test_the_authors_schedule_fits_epochs_however_they_are_written(epochs) -> None:
+    recipe = build_recipe(None, {"method": "at-bsl", "protocol": "own", "optim.epochs": epochs}).resolve()
+    assert recipe.optim.milestones == (7, 8, 9)
+    short = build_recipe(None, {"method": "ldam-drw", "protocol": "own", "optim.epochs": 3}).resolve()
+    assert short.optim.warmup_epochs == 1, "the authors' five would be longer than the training"
+
+
+def test_settings_of_a_row_that_a_missing_plugin_brings_are_unknown() -> None:
+    assert settings("robustlt:mine", "cifar10") == {}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -96,6 +108,13 @@ def test_the_recipe_wins_over_the_row_and_over_its_protocol() -> None:
             "a cosine head's weights have no length; 0 is needed",
         ),
         ({"method": "robustlt:nothing"}, "one of natural"),
+        ({"method": "robustlt:<name>"}, "one of natural"),
+        ({"attack.radius": "count"}, r"attack\.radius_strength = 0.0: a number > 0 is needed"),
+        ({"loss.base": "harl", "method": "ce"}, "are all 0: base loss harl needs one > 0"),
+        (
+            {"method": "trades", "protocol": "own", "optim.epochs": "many"},
+            "optim.epochs = 'many': an integer",
+        ),
     ],
 )
 def test_pieces_that_do_not_go_together(changes, says) -> None:

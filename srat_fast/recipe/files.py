@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 from srat_fast import plugins
 from srat_fast.errors import UserError, did_you_mean
 from srat_fast.methods import METHODS
-from srat_fast.recipe.recipe import SECTIONS, Recipe, flatten
+from srat_fast.recipe.fields import checked
+from srat_fast.recipe.recipe import FIELDS, SECTIONS, Recipe, flatten
 from srat_fast.recipe.sections import Attack
 from srat_fast.registry import threat
 
@@ -112,17 +114,21 @@ def _in_its_ball(named: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]
 
 
 def _own(own: Mapping[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """The authors' settings, their milestones at the same share of other epochs than theirs."""
-    epochs = int(own.get("optim.epochs", 1))
-    wanted = asked.get("optim.epochs", epochs)  # what is no number is refused later
-    fields = dict(own)
+    """The authors' settings; in other epochs than theirs milestones at the same share, and a warm-up that fits."""
+    epochs, fields = int(own.get("optim.epochs", 1)), dict(own)
+    annotation, spec = FIELDS["optim.epochs"]
+    wanted = checked("optim.epochs", asked.get("optim.epochs", epochs), annotation, spec)
+    if wanted == epochs:
+        return fields
     for name in ("optim.milestones", "optim.awp_epoch", "optim.defer_epoch"):
-        if name in own and str(wanted).isdecimal() and int(wanted) != epochs:
+        if name in own:
             at = own[name] if isinstance(own[name], tuple) else (own[name],)
             scaled = sorted(
-                {m * int(wanted) // epochs for m in at} - ({0} if name == "optim.milestones" else set())
+                {m * wanted // epochs for m in at} - ({0} if name == "optim.milestones" else set())
             )
             fields[name] = tuple(scaled) if isinstance(own[name], tuple) else scaled[0]
+    if "optim.warmup_epochs" in own:
+        fields["optim.warmup_epochs"] = min(own["optim.warmup_epochs"], math.ceil(wanted / 4))
     return fields
 
 

@@ -429,6 +429,12 @@ def _check_method(recipe: Recipe) -> None:
         raise UserError(
             name, f"{problem}; off suits every loader", loader if name == "data.loader" else policy
         )
+    if value("attack.radius") == "count" and value("attack.radius_strength") == 0:
+        problem = "a number > 0 is needed with attack.radius = count: at 0 all radii are the same"
+        raise UserError("attack.radius_strength", problem, 0.0)
+    shares = ("loss.harl_mean", "loss.harl_variance", "loss.harl_share")
+    if row.base == "harl" and not any(value(name) for name in shares):
+        raise UserError(shares[0], f"{', '.join(shares)} are all 0: base loss harl needs one > 0", 0.0)
     if row.base in UNWEIGHTED and row.weighting != "none":
         raise UserError(
             "loss.weighting", f"base loss {row.base} has no class weights; none is needed", row.weighting

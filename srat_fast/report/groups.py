@@ -19,6 +19,7 @@ from srat_fast.report.collect import Run
 #: What tells repetitions of one recipe apart; not part of it.
 _REPETITION = {"seed", "data.subset_seed"}
 _NETWORK = "model.name"
+_PROTOCOL = "protocol"
 #: How the images reach the network is not what they are.
 _SERVED = {"data.loader", "data.root"}
 
@@ -143,12 +144,13 @@ def _group(runs: tuple[Run, ...], several_norms: bool, several_networks: bool) -
     ]
     usual = {name: _usual([run.fields[name] for run in runs]) for name in compared}
     networks = {run.fields[_NETWORK] for run in runs}
-    for name in (_NETWORK, "attack.threat"):
+    protocols = {run.fields[_PROTOCOL] for run in runs}
+    for name in (_NETWORK, "attack.threat", _PROTOCOL):
         if len({run.fields[name] for run in runs}) > 1:
             usual[name] = None  # so that each row names its own
     rows: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        of_row = settings(run.method, str(run.fields["data.name"]), run.fields["protocol"] == "own")
+        of_row = settings(run.method, str(run.fields["data.name"]), run.fields[_PROTOCOL] == "own")
         different = [
             f"{n}={_short(run.fields[n])}"
             for n in compared
@@ -158,7 +160,9 @@ def _group(runs: tuple[Run, ...], several_norms: bool, several_networks: bool) -
     described = next((run.record for run in runs if run.record.get("counts")), None)
     ordered = sorted(rows.items(), key=lambda item: (order(item[0][0]), item[0]))
     return Group(
-        _title(runs[0], described, several_norms, several_networks and len(networks) == 1),
+        _title(
+            runs[0], described, several_norms, several_networks and len(networks) == 1, len(protocols) == 1
+        ),
         _name(runs[0]),
         runs,
         tuple(row for (method, variant), members in ordered for row in _rows(method, variant, members)),
@@ -189,14 +193,17 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _title(run: Run, record: dict[str, Any] | None, several_norms: bool, named: bool) -> str:
+def _title(
+    run: Run, record: dict[str, Any] | None, several_norms: bool, named: bool, one_protocol: bool
+) -> str:
     data, attack = run.recipe["data"], run.recipe["eval_attack"]
     shape = imbalance_title(data["imbalance"], data["ratio"], data.get("imbalance_base"))
     classes = f"; classes {chosen}" if (chosen := chosen_classes(data.get("classes"))) else ""
     images = f"; {sum(record['counts'])} training, {record['test_images']} test images" if record else ""
     network = f"{run.fields[_NETWORK]}, " if named else ""
+    protocol = f"protocol {run.fields[_PROTOCOL]}, " if one_protocol else ""
     return (
-        f"{data['name']} ({shape}{classes}{images}), {network}{run.recipe['optim']['epochs']} epochs, "
+        f"{data['name']} ({shape}{classes}{images}), {network}{run.recipe['optim']['epochs']} epochs, {protocol}"
         f"robust = PGD-{attack['steps']} at {radius_title(attack, always=several_norms)}"
     )
 

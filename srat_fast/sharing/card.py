@@ -12,6 +12,10 @@ from srat_fast.tables import Table, percent, visible
 
 #: The card's name beside the exported files.
 CARD = "MODEL_CARD.md"
+_PROTOCOLS = {
+    "srat": "srat: attack and schedule of the SRAT paper, but for what the recipe says",
+    "own": "own: attack and schedule of the method's authors, but for what the recipe says",
+}
 _WEIGHTS = {
     "last": "the last epoch",
     "best": "the best epoch by validation",
@@ -168,6 +172,7 @@ def model_card(
             "",
             rows=[
                 ["method, seed", f"{recipe['method']}, {recipe['seed']}"],
+                ["protocol", _PROTOCOLS[recipe.get("protocol", "srat")]],
                 *_last_layer(recipe["model"]),
                 ["training images", _training_images(recipe)],
                 [

@@ -102,6 +102,12 @@ def check_search(search: Search, recipe: Recipe, wrong: Callable[..., None]) -> 
         )
     if search.after and search.after >= recipe.optim.epochs:
         wrong("search: after", f"less than optim.epochs = {recipe.optim.epochs}", search.after)
+    for name in ("method", "protocol", "optim.epochs") if recipe.protocol == "own" else ("protocol",):
+        if name in search.space:  # a suggestion replaces fields of one recipe
+            problem = (
+                "cannot be searched: the settings of protocol = own follow from it; take one search each"
+            )
+            wrong(f"search.space: {name}", problem, search.space[name])
     for name, entry in search.space.items():
         for value in entry.get("choices") or (entry["low"], entry["high"]):
             try:

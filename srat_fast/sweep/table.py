@@ -156,11 +156,12 @@ class TableData:
         return groups
 
 
-def _setting(recipe: Recipe) -> str:
+def _setting(recipe: Recipe, axes: Sequence[str] = ()) -> str:
     data = recipe.data
     shape = imbalance_title(data.imbalance, data.ratio, data.imbalance_base)
     chosen = getattr(data, "classes", None)
-    return f"{data.name} ({shape}{f', classes {chosen}' if chosen not in (None, 'all') else ''})"
+    own = ", protocol own" if recipe.protocol == "own" and "protocol" not in axes else ""
+    return f"{data.name} ({shape}{f', classes {chosen}' if chosen not in (None, 'all') else ''}){own}"
 
 
 def _label(recipe: Recipe, axes: list[str]) -> str:
@@ -284,7 +285,7 @@ def build_table(
             family = METHODS[recipe.method].family
             lines.append(
                 Line(
-                    _setting(recipe),
+                    _setting(recipe, axes),
                     label,
                     said,
                     entries,

@@ -85,6 +85,7 @@ def test_training_evaluation_audit_and_titles_of_another_ball(tmp_path, capsys, 
     (alone,) = group_runs(find_runs([tmp_path / "b"]))
     assert alone.title.endswith("robust = PGD-3 at eps 0.1")
     card = model_card(record, weights="last", files=[], image=(1, 8), normalised=False, checked_on=["clean"])
+    assert "| protocol | srat: attack and schedule of the SRAT paper" in card
     assert "PGD-2 examples, L2 eps 1.5, step 0.375" in card
     assert "PGD-3, L2 eps 1.5 |" in card
     assert '| threat model | L2 eps 1.5; RobustBench: `threat_model="L2"` |' in card

@@ -172,6 +172,22 @@ def test_networks_are_named_where_there_are_several(tmp_path) -> None:
     assert "resnet18" not in group.title
 
 
+def test_the_protocol_is_in_the_title_or_in_every_row(tmp_path) -> None:
+    same = {
+        "method": "at-bsl",
+        "optim.epochs": 80,
+        "eval_attack.epsilon": 0.1,
+        "eval_attack.step_size": 0.025,
+    }
+    for protocol in ("own", "srat"):
+        record = make_record(**same)
+        record["recipe"]["protocol"] = protocol
+        write_run(tmp_path / protocol, record)
+    assert list(rows(tmp_path)) == ["at-bsl (protocol=own)", "at-bsl (protocol=srat)"]
+    (alone,) = group_runs(find_runs([tmp_path / "own"]))
+    assert "80 epochs, protocol own, robust" in alone.title
+
+
 def test_norms_of_training_are_named_where_there_are_several(tmp_path) -> None:
     judged = {"eval_attack.threat": "linf", "eval_attack.epsilon": 0.1, "eval_attack.step_size": 0.025}
     for name, fields in {"a": {}, "b": {"seed": 1}, "c": {"attack.threat": "l2"}}.items():

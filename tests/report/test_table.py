@@ -23,7 +23,9 @@ def printed(root, width: int = 140) -> list[str]:
 
 def test_layout(study) -> None:
     title, header, _, *rows = printed(study)
-    assert title.startswith("digits (exp, ratio 10; 74 training, 40 test images), 80 epochs, robust = PGD-20")
+    assert title.startswith(
+        "digits (exp, ratio 10; 74 training, 40 test images), 80 epochs, protocol srat, robust = PGD-20"
+    )
     assert [cell.strip() for cell in header.split("|")[1:-1]] == [
         "method", "seeds", "standard", "standard under", "robust", "robust under", "audit", "note",
     ]  # fmt: skip

@@ -52,6 +52,8 @@ method = ["srat-ce", "srat-ldam"]
         ("[base]", "seeds = 2\n[base]", "a search runs each suggestion with one seed"),
         ("[search]", "[axes]\nmethod = ['ce']\n[search]", "axes: has no place beside [search]"),
         ("[base]", "[base]\nmethod = 'ce'", "search.space: method: is in [base] too"),
+        ("loss.temperature = { low = 0.01, high = 1.0, log = true }", "protocol = ['srat', 'own']",
+         "cannot be searched: the settings of protocol = own follow from it"),
     ],
 )  # fmt: skip
 def test_bad_searches(old, new, says) -> None:
