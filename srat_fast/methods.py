@@ -121,7 +121,10 @@ for _row in (
 
 
 def _schedule(epochs: int, *milestones: int, decay: float = 0.1, **more: Any) -> dict[str, Any]:
-    """Epochs and milestones of a published code, without warm-up unless it has one."""
+    """Epochs and milestones of a published code, without warm-up unless it has one.
+
+    Milestones count from 0: of codes that number epochs from 1 (TRADES, MART, TRADES-AWP, RoBal, AT-BSL) one less.
+    """
     named = {f"optim.{name}": value for name, value in more.items()}
     return {
         "optim.epochs": epochs, "optim.milestones": milestones, "optim.decay": decay, "optim.lr": 0.1,
@@ -140,11 +143,11 @@ def _attack(
 
 _KL = {"kl": "loss.kl_weight"}
 _TRADES_ATTACK = _attack("running", "gaussian", step=0.007, radius=0.031)
-_TRADES = _TRADES_ATTACK | _schedule(76, 75, weight_decay=2e-4) | {"eval_attack.step_size": 0.003}
+_TRADES = _TRADES_ATTACK | _schedule(76, 74, weight_decay=2e-4) | {"eval_attack.step_size": 0.003}
 _BALANCED = {"loss.adjusted_prior": 1.0}
 _AT_BSL = _attack("running", "gaussian") | _schedule(100, 74, 89, 99, weight_decay=5e-4)
 _ROBAL_ATTACK = _attack("running", "half-uniform", 5, 0.0078, 0.031) | {"eval_attack.step_size": 0.0078}
-_ROBAL = _ROBAL_ATTACK | _schedule(80, 60, 75, weight_decay=2e-4, batch_size=64, schedule="compounding")
+_ROBAL = _ROBAL_ATTACK | _schedule(80, 59, 74, weight_decay=2e-4, batch_size=64, schedule="compounding")
 _COSINE = {"model.head": "cosine", "model.head_gamma": 1 / 32, "loss.adjusted_scale": 10.0}
 _BMS = "Ren et al. 2020 (balanced softmax)"
 
@@ -159,10 +162,11 @@ for _row in (
         "mart", "mart", "none", _KL, True, "MART", "ce", ROBUST,
         {"loss.kl_weight": 5.0, "loss.kl_factor": "wrongness"},
         own=_TRADES_ATTACK
-        | _schedule(120, 75, 90, 100, lr=0.01, weight_decay=3.5e-3)
+        | _schedule(120, 74, 89, 99, lr=0.01, weight_decay=3.5e-3)
         | {"eval_attack.step_size": 0.003},
         source="Wang et al. 2020; YisenWang/MART 2d83e17",
-        notes="beta 5 and the schedule are those of its ResNet-18; its WideResNet has 6.",
+        notes="beta 5 and the schedule are those of its ResNet-18; its WideResNet has 6. Its update forwards the clean "
+        "batch first, which BatchNorm's running statistics see in that order.",
     ),
     Method(
         "awp", "ce", "none", {}, True, "AWP", "ce", ROBUST, {"optim.awp_gamma": 0.01},
@@ -173,9 +177,9 @@ for _row in (
     Method(
         "trades-awp", "ce", "none", _KL, True, "TRADES-AWP", "kl", ROBUST,
         {"loss.branch": "clean", "loss.kl_weight": 6.0, "optim.awp_gamma": 0.005},
-        own=_attack("running", "gaussian") | _schedule(200, 100, 150, weight_decay=5e-4, awp_epoch=10),
+        own=_attack("running", "gaussian") | _schedule(200, 99, 149, weight_decay=5e-4, awp_epoch=9),
         source="Wu et al. 2020; csdongxian/AWP a7acf5d",
-        notes="The perturbation begins at epoch 10 under its own protocol, at once under the paper's.",
+        notes="The perturbation begins at the tenth epoch under its own protocol, at once under the paper's.",
     ),
     Method(
         "he", "adjusted", "none", {}, True, "HE", "ce", ROBUST,
@@ -225,7 +229,7 @@ for _row in (
             "model.inference_prior": 1.5,
         }},
         _ROBAL, "Wu et al. 2021; wutong16/Adversarial_Long-Tail ab2f3a7",
-        "Its code multiplies the rate at every epoch from 60 on, which stops training near epoch 62: "
+        "Its code multiplies the rate at every epoch from the 60th on, which stops training near the 62nd: "
         "optim.schedule = step is the rule that was meant.",
     ),
     Method(
@@ -365,7 +369,8 @@ def _robustlt(name: str) -> Method:
         settings=dict(row.settings) | radius, by_data=dict(row.by_data) | {"cifar100": hundred},
         own=own | {"model.normalize": "dataset", "eval_attack.step_size": 1 / 255},
         source=f"RobustLT, CVPR 2026; zhang-lilin/RobustLT 2d63979; on {row.source or 'the SRAT paper'}",
-        notes="The radius of training only; evaluation has one for all classes.",
+        notes="The radius of training only; evaluation has one for all classes. Its code forwards each batch twice "
+        "more in train mode, which moves BatchNorm.",
     )  # fmt: skip
 
 

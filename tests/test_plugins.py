@@ -23,6 +23,7 @@ from srat_fast.report.collect import Run
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.training.plugin_checks import check_plugin
 from srat_fast.training.trainer import train
+from tests.tiny import TINY, tiny_recipe
 
 HEAD = """\
 import torch
@@ -46,10 +47,6 @@ ROW = """
 method("poly1-srat")(Method("poly1-srat", "poly1", "deferred", SEPARATION, title="Poly1-SRAT"))
 """
 SOUND = HEAD + BODY + ROW
-TINY: dict[str, Any] = {
-    "data.name": "digits", "model.width": 4, "optim.epochs": 2, "attack.steps": 1, "eval_attack.steps": 1,
-    "data.limit": 128, "data.test_limit": 20, "run.tensorboard": False,
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +65,8 @@ def mine(tmp_path: Path) -> Path:
 
 
 def run(path: Path, out: Path, **more: Any) -> dict[str, Any]:
-    changes = TINY | {"plugin": [str(path)], "method": "poly1-srat"} | more
-    return train(build_recipe(None, changes), out, console=Console(quiet=True))
+    recipe = tiny_recipe({"plugin": [str(path)], "method": "poly1-srat"} | more)
+    return train(recipe, out, console=Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -253,15 +250,12 @@ def test_commands_say_so_in_one_line_and_take_the_file(
 
 def test_a_run_goes_on_bit_equally_with_its_plug_in_only(mine: Path, tmp_path: Path) -> None:
     whole = run(mine, tmp_path / "whole", **{"run.deterministic": True})
-    recipe = build_recipe(
-        None, TINY | {"plugin": [str(mine)], "method": "poly1-srat", "run.deterministic": True}
-    )
+    recipe = tiny_recipe(plugin=[str(mine)], method="poly1-srat", run__deterministic=True)
     part = tmp_path / "part"
     stop_after_an_epoch(recipe, part)
     plugins.forget()
     mine.write_text(SOUND + "\n# another\n")
-    other = build_recipe(None, TINY
-                         | {"plugin": [str(mine)], "method": "poly1-srat", "run.deterministic": True})  # fmt: skip
+    other = tiny_recipe(plugin=[str(mine)], method="poly1-srat", run__deterministic=True)
     with pytest.raises(UserError, match=r"made with plugin/mine\.py"):
         train(other, part, resume="must", console=Console(quiet=True))
     plugins.forget()
@@ -273,7 +267,7 @@ def test_a_run_goes_on_bit_equally_with_its_plug_in_only(mine: Path, tmp_path: P
     assert record["weights_checksums"] == whole["weights_checksums"]
     assert len(record["resumed"]) == 1
     assert "changes" not in record["resumed"][0]
-    plain = build_recipe(None, TINY | {"plugin": [str(copy)], "run.deterministic": True})
+    plain = tiny_recipe(plugin=[str(copy)], run__deterministic=True)
     with pytest.raises(UserError, match="another recipe: method is"):
         train(plain, part, resume="must", console=Console(quiet=True))
 

@@ -56,7 +56,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "fields": field_reference,
     "file": repository_file,
     "methods": methods,
-    "field methods": field_methods,
+    "field-methods": field_methods,
     "named-recipes": named_recipes,
 }
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import html
 import inspect
+import json
+from pathlib import Path
 from typing import Any
 
 from srat_fast.cli.options import OPTION_FIELDS
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import METHODS, PAPER, Method
 from srat_fast.methods import rows as all_rows
+from srat_fast.models.build import training_flops
 from srat_fast.recipe import FIELDS, NAMED_RECIPES, SECTIONS, Recipe, build_recipe, flatten
 from srat_fast.recipe.fields import Spec, allowed, kind_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -137,7 +142,8 @@ def field_methods() -> str:
     families = [METHODS[name.replace("<name>", "ce")] for name in METHODS if "<" in name]
     table_rows = [(f"[`{m.name}`](#{m.name})", m.title, m.family, prose(m.source)) for m in others]
     table_rows += [
-        (f"[`{_family(m)}`](#{_family(m)})", "any row, changed", m.family, _origin(m)) for m in families
+        (f"[`{_family(m)}`](#{_anchor(_family(m))})", "any row, changed", m.family, _origin(m))
+        for m in families
     ]
     parts = [table(("method", "title", "group", "source"), table_rows)]
     parts += [_section(m, m.name, prose(m.source)) for m in others]
@@ -149,14 +155,17 @@ def _family(member: Method) -> str:
     return member.name.partition(":")[0] + ":<name>"
 
 
+def _anchor(name: str) -> str:
+    return name.replace("<", "").replace(">", "").replace(":", "-")
+
+
 def _origin(member: Method) -> str:
     """The source without that of the row that stands for the family."""
     return prose(member.source.partition("; on ")[0].partition(" on its own")[0])
 
 
 def _section(m: Method, name: str, source: str) -> str:
-    anchor = name.replace("<", "").replace(">", "").replace(":", "-")
-    lines = [f"### `{name}` {{ #{anchor} }}", "", f"{source}.", ""]
+    lines = [f"### `{name}` {{ #{_anchor(name)} }}", "", f"{source}.", ""]
     objective = " + ".join([f"`{m.base}`", *(f"{_value(c)} x `{t}`" for t, c in m.terms.items())])
     if name == m.name:
         lines.append(f"- Objective: {objective}; the attack climbs `{m.inner}`; class weights: {m.weighting}")
@@ -166,9 +175,24 @@ def _section(m: Method, name: str, source: str) -> str:
         lines.append(f"- Settings: {_fields(m.settings)}")
     lines += [f"- On {data}: {_fields(changes)}" for data, changes in m.by_data.items()]
     lines.append(f"- `--protocol own`: {_fields(m.own)}" if m.own else "- `--protocol own`: none is known")
+    lines.append(
+        f"- Cost of a step, PGD-10 training being 1: {_cost(m) if name == m.name else 'that of the row'}"
+    )
     if m.notes:
         lines.append(f"- Deviations: {prose(m.notes)}")
     return "\n".join(lines)
+
+
+def _cost(m: Method) -> str:
+    """By passes, and as measured where it was (benchmarks/field.py)."""
+    ce, own = (
+        training_flops(1, build_recipe("paper", {"method": name}).resolve()) for name in ("ce", m.name)
+    )
+    measured = json.loads((ROOT / "benchmarks/results/field-one-cpu-thread.json").read_text())["rows"]
+    text = f"{own / ce:.2f} by passes"
+    if m.name in measured:
+        text += f", {measured[m.name]['ratio']:.2f} measured on one thread of a CPU"
+    return text
 
 
 def _value(coefficient: Any) -> str:

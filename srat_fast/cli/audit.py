@@ -1,4 +1,4 @@
-"""`srat-fast audit RUN`: checks and one verdict, which join the run's record."""
+"""`srat-fast audit RUN|FILE`: checks and one verdict, which join a run's record."""
 
 from __future__ import annotations
 
@@ -8,18 +8,38 @@ from typing import Annotated
 
 import typer
 
-from srat_fast.cli.options import AsJson, Device, PluginFiles, RunDataRoot, Weights, fields_given
+from srat_fast.cli.options import (
+    AsJson,
+    Device,
+    FileDataset,
+    FileModel,
+    Judged,
+    PluginFiles,
+    RunDataRoot,
+    Weights,
+    fields_given,
+    judged_fields,
+)
 from srat_fast.errors import Unrecorded, UserError
+from srat_fast.registry import threat as THREATS
 
 #: Exit code of an audit that found something.
 SUSPICIOUS = 3
 
 
 def audit(
-    run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")],
+    run: Judged,
     subset: Annotated[
         str, typer.Option(help="At most this many test images, evenly over the classes, or all.")
     ] = "200",
+    threat: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Of a weights file: {', '.join(THREATS)}.", show_default="the data set's recipe's"
+        ),
+    ] = None,
+    model: FileModel = None,
+    dataset: FileDataset = None,
     weights: Weights = "last",
     surrogate: Annotated[
         Path | None,
@@ -37,17 +57,21 @@ def audit(
     plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> int:
-    """Is the run's robust accuracy to be believed? Exit code 0: reliable, 3: suspicious.
+    """Is the robust accuracy of a saved model to be believed? Exit code 0: reliable, 3: suspicious.
 
     Fifteen or so checks, each with its figure, threshold and verdict; the verdict is stored in record.json and shown
     wherever the run's accuracies are.
+
+    RUN may be a weights file, somebody else's too: `audit FILE --model wrn-28-10 --dataset cifar10 --threat l2`.
+    Nothing is recorded then.
     """
     limit = None
     if subset != "all":
         if not subset.isdecimal() or int(subset) < 1:
             raise UserError("--subset", "an integer >= 1, or all", subset)
         limit = int(subset)
-    fields_given({"--subset": limit})
+    changes = judged_fields(run, {"--data-root": data_root}, dataset)
+    fields_given({"--subset": limit, "--threat": threat}, {"--threat": "attack.threat"})
 
     from srat_fast.cli.show import audit_table
     from srat_fast.cli.watch import Watch
@@ -64,7 +88,9 @@ def audit(
                 surrogate=surrogate,
                 autoattack=autoattack,
                 queries=queries,
-                changes=fields_given({"--data-root": data_root}),
+                threat=threat,
+                model=model,
+                changes=changes,
                 device=device,
                 plugin=plugin or (),
                 progress=watch,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,16 +11,18 @@ from srat_fast.attacks import NAMES
 from srat_fast.cli.options import (
     AsJson,
     Device,
+    FileDataset,
+    FileModel,
+    Judged,
     PluginFiles,
     RunDataRoot,
     Subset,
-    Text,
     Weights,
     fields_given,
-    of_field,
+    judged_fields,
 )
 from srat_fast.cli.show import accuracy_table, per_class_table
-from srat_fast.errors import Unrecorded, UserError
+from srat_fast.errors import Unrecorded
 from srat_fast.registry import threat as THREATS
 
 if TYPE_CHECKING:
@@ -30,10 +30,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: Annotated[
-        Path,
-        typer.Argument(help="A run directory, or a weights file: .safetensors, .pt, .pth.", metavar="RUN"),
-    ],
+    run: Judged,
     attack: Annotated[str, typer.Option(help=f"Comma-separated: {NAMES}.")] = "clean,pgd-20",
     eps: Annotated[
         str | None,
@@ -51,8 +48,8 @@ def evaluate(
             show_default="the run's",
         ),
     ] = None,
-    model: Annotated[Text, of_field("--model", "Of a weights file.", default="what the file says")] = None,
-    dataset: Annotated[Text, of_field("--dataset", "Of a weights file.")] = None,
+    model: FileModel = None,
+    dataset: FileDataset = None,
     subset: Subset = None,
     weights: Weights = "last",
     batch_size: Annotated[
@@ -75,12 +72,7 @@ def evaluate(
     killed continues where it stopped when the same command is given again.
     """
     given = {"--subset": subset, "--data-root": data_root, "--batch-size": batch_size}
-    changes = fields_given(given, {"--batch-size": "run.eval_batch_size"})
-    of_file = os.path.isfile(run)
-    if of_file:
-        changes |= fields_given({"--dataset": dataset})
-    elif dataset is not None:
-        raise UserError("--dataset", "is for weights files; a run has its own", dataset)
+    changes = judged_fields(run, given, dataset, **{"--batch-size": "run.eval_batch_size"})
     # for messages: one radius or several are no change of the recipe
     fields_given({"--eps": eps, "--threat": threat}, {"--threat": "eval_attack.threat"})
 
@@ -106,7 +98,7 @@ def evaluate(
                 plugin=plugin or (),
                 progress=watch,
             )
-            record = None if of_file else RunDirectory(run).read_json(RECORD)
+            record = None if run.is_file() else RunDirectory(run).read_json(RECORD)
         except Unrecorded as failure:
             unrecorded, results, record = failure, failure.result, failure.record
     if as_json:

@@ -97,6 +97,12 @@ Settings = Annotated[
 ]
 Weights = Annotated[str, typer.Option("--weights", help="last, best (by validation) or ema.")]
 RunDataRoot = Annotated[Text, of_field("--data-root", "Where the data set is.", default="the run's")]
+#: Of the commands that judge a run or a weights file.
+Judged = Annotated[
+    Path, typer.Argument(help="A run directory, or a weights file: .safetensors, .pt, .pth.", metavar="RUN")
+]
+FileModel = Annotated[Text, of_field("--model", "Of a weights file.", default="what the file says")]
+FileDataset = Annotated[Text, of_field("--dataset", "Of a weights file.")]
 Subset = Annotated[Text, of_field("--subset")]
 Device = Annotated[str, of_field("--device")]
 #: Of the commands that read a run.
@@ -115,6 +121,16 @@ def fields_given(options: dict[str, Any], fields: dict[str, str] | None = None) 
     given = {option: value for option, value in options.items() if value is not None}
     _given.update({fields[option]: option for option in given})
     return {fields[option]: value for option, value in given.items()}
+
+
+def judged_fields(run: Path, given: dict[str, Any], dataset: str | None, **names: str) -> dict[str, Any]:
+    """`fields_given` of a command that judges a run or a weights file: `--dataset` is for files only."""
+    changes = fields_given(given, names)
+    if os.path.isfile(run):
+        return changes | fields_given({"--dataset": dataset})
+    if dataset is not None:
+        raise UserError("--dataset", "is for weights files; a run has its own", dataset)
+    return changes
 
 
 def forget_given() -> None:

@@ -129,7 +129,7 @@ def run_spec(
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.driver import PAUSED, SAVING, STARTING, Options
     from srat_fast.sweep.local import LocalEngine, make_slots, mps_is_running
-    from srat_fast.sweep.plan import make_plan
+    from srat_fast.sweep.plan import make_plan, memory
     from srat_fast.sweep.process import cache_data
     from srat_fast.sweep.spec import BadSpec
     from srat_fast.sweep.status import SweepView, read_status
@@ -163,7 +163,7 @@ def run_spec(
                 raise UserError("--gpus", "the cluster's nodes say what they have", gpus)
             slots = cluster_slots(address or "auto", devices, slots_per_gpu, cpu_slots)
         else:
-            slots = make_slots(devices, gpus, slots_per_gpu, cpu_slots)
+            slots = make_slots(devices, gpus, slots_per_gpu, cpu_slots, memory=memory(plan, "cpu")[0])
         if dry_run:
             sweep_show.show_plan(console, plan, slots, images_per_second, None)
             return 0

@@ -6,8 +6,8 @@ from typing import Any
 
 from srat_fast.console import Console
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.local import Slot
-from srat_fast.sweep.plan import Plan, duration, estimate
+from srat_fast.sweep.local import Slot, free_memory
+from srat_fast.sweep.plan import Plan, duration, estimate, memory
 from srat_fast.sweep.status import STATUSES, Row, Status
 from srat_fast.tables import Table
 
@@ -61,7 +61,26 @@ def show_plan(
     names = ", ".join(slot.name for slot in slots[:4]) + (", ..." if len(slots) > 4 else "")
     console.say(f"{text}; {len(slots)} at a time ({names})")
     hours = f", {guess.seconds * gpus / 3600:.1f} GPU hours" if gpus and guess.seconds is not None else ""
+    console.say(_memory(plan, slots))
     console.say(f"estimated time: {duration(guess.seconds)}{hours} ({guess.source})")
+
+
+def _memory(plan: Plan, slots: list[Slot]) -> str:
+    """What the largest trial holds, and the trials of a processor together."""
+    gpu, share = slots[0].gpu is not None, slots[0].share
+    size, recipe = memory(plan, "cuda" if gpu else "cpu")
+    model, together = recipe.model, size * share / 2**30
+    text = (
+        f"estimated memory: {size / 2**30:.1f} GiB a trial ({model.name} of width {model.width}, batches of "
+        f"{recipe.optim.batch_size})"
+    )
+    if slots[0].name.startswith("ray"):  # its nodes' memory is not known here
+        return text
+    text += f", {together:.1f} GiB {'a GPU' if gpu else 'in all'}"
+    free = None if gpu else free_memory()
+    if free is not None and size * share > free:
+        text += f"; only {free / 2**30:.1f} GiB are free"
+    return text
 
 
 def _failure(row: Row) -> str:

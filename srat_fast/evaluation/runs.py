@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,20 +11,18 @@ import torch
 from torch import Tensor
 
 from srat_fast.attacks.named import NamedAttack, parse_attacks
-from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.notices import LOG
-from srat_fast.data.plan import resolve_recipe
 from srat_fast.errors import UserError
 from srat_fast.evaluation.accuracy import accuracies, collapsed_class
 from srat_fast.evaluation.intervals import intervals
 from srat_fast.evaluation.judge import eval_settings
 from srat_fast.evaluation.partial import load_partial, partial_path, remove_partials, save_partial
-from srat_fast.evaluation.subject import Judged, Subject, amend_record, open_file, open_subject
+from srat_fast.evaluation.subject import Judged, Subject, amend_record, is_file, open_file, open_subject
 from srat_fast.evaluation.survivors import Outcome, attack_images
 from srat_fast.hardware import device_name, neutral, numerics
 from srat_fast.plugins import Plugins, load_all
-from srat_fast.recipe import ResolvedRecipe, build_recipe, recipe_from_dict
+from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
 from srat_fast.record import RECORD, RunDirectory, git_commit, versions
 
 #: A state is written at most this often; a killed evaluation loses no more than this and the round under way.
@@ -89,17 +86,10 @@ def evaluate(
     load_all(plugin)
     changes, path = changes or {}, Path(run)
     subject: Judged | None = None
-    if os.path.isfile(path):  # False where even the question fails; the run's own check then says why
-        if weights != "last":
-            raise UserError("--weights", "is for run directories; a file holds one set of weights", weights)
-        fields = changes | ({} if threat is None else {"attack.threat": threat})
-        fields |= {} if data is None else {"data.name": "arrays"}
-        own = resolve_recipe(build_recipe(None, fields), None if data is None else arrays_from(data))
-        subject = open_file(path, model, own, device, data)
-        classes = len(subject.split.classes)
+    if is_file(path, model, weights):
+        subject = open_file(path, changes, model=model, threat=threat, device=device, data=data)
+        own, classes = subject.recipe, len(subject.split.classes)
     else:
-        if model is not None:
-            raise UserError("--model", "is for weights files; a run says what network it is", model)
         directory = RunDirectory.open(path)
         own = recipe_from_dict(directory.read_recipe()).replace(changes).resolve()
         classes = len(directory.read_json(RECORD)["classes"])

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.paths import exclusive
+from srat_fast.data.plan import resolve_recipe
 from srat_fast.data.split import DataSplit, load_split
 from srat_fast.errors import Unrecorded, UserError, is_full, require_one_of
 from srat_fast.evaluation.partial import FOLDER
 from srat_fast.hardware import resolve_device, use_device
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes
-from srat_fast.recipe import ResolvedRecipe, recipe_from_dict
+from srat_fast.recipe import ResolvedRecipe, build_recipe, recipe_from_dict
 from srat_fast.record import RECORD, WEIGHTS, RunDirectory
 from srat_fast.sharing.load import load
 
@@ -42,7 +43,7 @@ class Judged:
 
     recipe: ResolvedRecipe
     device: torch.device
-    model: nn.Module
+    model: Classifier
     weights: str
     weights_checksum: str
     split: DataSplit
@@ -57,7 +58,6 @@ class Subject(Judged):
         same_data: whether the images are the run's own; None where a subset leaves that open.
     """
 
-    model: Classifier
     directory: RunDirectory
     same_data: bool | None
 
@@ -95,11 +95,34 @@ def open_subject(
     return Subject(recipe, place, model, weights, checksum, split, directory, same)
 
 
-def open_file(file: Path, model: str | None, recipe: ResolvedRecipe, device: str, data: Any = None) -> Judged:
-    """Load the weights of a file, somebody else's maybe, and the images of a recipe."""
+def is_file(run: Path, model: str | None, weights: str) -> bool:
+    """Whether a weights file is to be judged, with what only a file or only a run may be given."""
+    if os.path.isfile(run):  # False where even the question fails; the run's own check then says why
+        if weights != "last":
+            raise UserError("--weights", "is for run directories; a file holds one set of weights", weights)
+        return True
+    if model is not None:
+        raise UserError("--model", "is for weights files; a run says what network it is", model)
+    return False
+
+
+def open_file(
+    file: Path,
+    changes: dict[str, Any],
+    *,
+    model: str | None,
+    threat: str | None,
+    device: str,
+    data: Any = None,
+) -> Judged:
+    """Load the weights of a file, somebody else's maybe, and the images of the data set's recipe with `changes`."""
+    fields = changes | ({} if threat is None else {"attack.threat": threat})
+    fields |= {} if data is None else {"data.name": "arrays"}
+    recipe = resolve_recipe(build_recipe(None, fields), None if data is None else arrays_from(data))
     place = resolve_device(device)
     use_device(place)
     network = load(file, device=str(place), model=model)
+    assert isinstance(network, Classifier)  # programs are refused without `trusted`
     split = load_split(recipe, None if data is None else arrays_from(data, recipe.data.image_size))
     images, classes = split.test.images, len(split.classes)
     example = torch.zeros(1, images.shape[3], *images.shape[1:3], device=place)

@@ -143,8 +143,9 @@ def _group(runs: tuple[Run, ...], several_norms: bool, several_networks: bool) -
     ]
     usual = {name: _usual([run.fields[name] for run in runs]) for name in compared}
     networks = {run.fields[_NETWORK] for run in runs}
-    if len(networks) > 1:
-        usual[_NETWORK] = None  # so that each row names its own
+    for name in (_NETWORK, "attack.threat"):
+        if len({run.fields[name] for run in runs}) > 1:
+            usual[name] = None  # so that each row names its own
     rows: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         of_row = settings(run.method, str(run.fields["data.name"]), run.fields["protocol"] == "own")

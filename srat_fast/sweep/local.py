@@ -20,8 +20,6 @@ from srat_fast.sweep.status import Running, Snapshot, SweepView
 
 #: The driver's list of GPUs, and where their device nodes are.
 _DRIVER, _DEVICES = Path("/proc/driver/nvidia/gpus"), Path("/dev")
-#: Memory that a trial on a CPU is given credit for: torch itself and a ResNet-18 of width 64 with its activations.
-_CPU_TRIAL_BYTES = 2 * 2**30
 _POLL = 0.02
 
 
@@ -71,22 +69,33 @@ def cores() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def _default_cpu_slots() -> int:
-    """A core each, as long as the memory lasts: small networks gain little from a second thread."""
+def free_memory() -> int | None:
+    """Bytes of this machine's memory that new processes may have; None where the system does not say."""
     try:
-        line = next(
-            line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
-        )
-        room = int(line.split()[1]) * 1024 // _CPU_TRIAL_BYTES
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
-        room = 1
-    return max(1, min(cores(), room))
+        return None
+
+
+def _default_cpu_slots(trial: int) -> int:
+    """A core each, as long as the memory lasts: small networks gain little from a second thread."""
+    free = free_memory()
+    return max(1, min(cores(), 1 if free is None else free // max(1, trial)))
 
 
 def make_slots(
-    devices: set[str], gpus: str | None = None, slots_per_gpu: int | None = None, cpu_slots: int | None = None
+    devices: set[str],
+    gpus: str | None = None,
+    slots_per_gpu: int | None = None,
+    cpu_slots: int | None = None,
+    *,
+    memory: int = 0,
 ) -> list[Slot]:
-    """The slots of this machine: `gpus` such as "0,2" or "none" (None: all visible), else CPU cores."""
+    """The slots of this machine: `gpus` such as "0,2" or "none" (None: all visible), else CPU cores.
+
+    `memory` is what the largest trial holds on a CPU, as `plan.memory` estimates it.
+    """
     for option, value in (("--slots-per-gpu", slots_per_gpu), ("--cpu-slots", cpu_slots)):
         if value is not None and value < 1:
             raise UserError(option, "an integer >= 1", value)
@@ -114,7 +123,7 @@ def make_slots(
         raise UserError(
             "--slots-per-gpu", "no trial runs on a GPU; --cpu-slots N is for the CPU", slots_per_gpu
         )
-    count = cpu_slots or _default_cpu_slots()
+    count = cpu_slots or _default_cpu_slots(memory)
     return [Slot(None, max(1, cores() // count), count, f"cpu {k}") for k in range(count)]
 
 

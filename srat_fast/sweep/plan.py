@@ -111,6 +111,19 @@ def work_of(recipe: Recipe, images: int) -> float:
     return float(planned_flops(recipe)) * images * recipe.optim.epochs
 
 
+def memory(plan: Plan, device: str) -> tuple[int, Recipe]:
+    """(Bytes that the largest run of a plan holds on a "cpu" or on "cuda", its recipe)."""
+    from srat_fast.models.build import planned_memory  # with torch, which takes seconds
+
+    found = [(plan.recipe(trial), trial.images) for trial in {t.cell: t for t in plan.trials}.values()]
+    if plan.search is not None:
+        base = Recipe().replace(plan.search["base"])
+        found.append((base, sum(planned_counts(base, base_counts(base)[0])) * base.optim.epochs))
+    sizes = [planned_memory(recipe, images // recipe.optim.epochs, device) for recipe, images in found]
+    largest = max(range(len(sizes)), key=sizes.__getitem__)
+    return sizes[largest], found[largest][0]
+
+
 def _readable(recipe: Recipe, cell: dict[str, Any]) -> str:
     data = recipe.data
     shape = imbalance_label(data.imbalance, data.ratio)

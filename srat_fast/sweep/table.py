@@ -168,7 +168,7 @@ def _setting(recipe: Recipe) -> str:
 def _label(recipe: Recipe, axes: list[str]) -> str:
     values = flatten(recipe)
     rest = [
-        f"{name.rpartition('.')[2]} = {values[name]}"
+        f"{'model' if name == 'model.name' else name.rpartition('.')[2]} = {values[name]}"
         for name in axes
         if name not in _SETTING and name != "method"
     ]

@@ -13,6 +13,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from srat_fast.errors import OutOfMemory
+from srat_fast.models.build import image_bytes
+from srat_fast.recipe import Recipe
 
 
 class Stopwatch:
@@ -129,14 +131,25 @@ _WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
 
 
 @contextmanager
-def memory_errors(where: str, lower: str) -> Iterator[None]:
-    """Turns an error for want of memory, of the GPU or of the machine, into one line."""
+def memory_errors(where: str, lower: str, recipe: Recipe | None = None) -> Iterator[None]:
+    """Turns an error for want of memory, of the GPU or of the machine, into one line; of a recipe's network, too."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise OutOfMemory(f"out of memory {where}; lower {lower}") from None
+        needs = "" if recipe is None else f": {what_it_needs(recipe)}"
+        raise OutOfMemory(f"out of memory {where}; lower {lower}{needs}") from None
+
+
+def to_lower(recipe: Recipe) -> str:
+    """The options that make a step smaller; networks named within a family (timm:...) have one width."""
+    return "--batch-size" if ":" in recipe.model.name else "--batch-size or --set model.width"
+
+
+def what_it_needs(recipe: Recipe) -> str:
+    """What one image costs the recipe's network."""
+    return f"{recipe.model.name} keeps about {image_bytes(recipe) / 2**20:.3g} MiB of each image in float32"
 
 
 def out_of_memory(error: BaseException) -> bool:

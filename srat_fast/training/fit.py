@@ -26,7 +26,7 @@ from srat_fast.recipe import Recipe
 from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
 from srat_fast.registry import term
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
-from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors
+from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors, to_lower
 from srat_fast.training.feedback import Feedback
 from srat_fast.training.parity import CompileFailure
 from srat_fast.training.progress import (
@@ -160,7 +160,7 @@ class EpochRunner:
                 break
             images, labels = batch
             self._before_step(self._may_compile(images))
-            with memory_errors(f"in epoch {self.epoch + 1}", "--batch-size or --set model.width"):
+            with memory_errors(f"in epoch {self.epoch + 1}", to_lower(setup.recipe), setup.recipe):
                 result = engine.step(images, labels)
                 if self.ema is not None and self._ema_every == "step":
                     self.ema.update(engine.guard.found)
@@ -461,7 +461,7 @@ class Fit:
     def _measure(self, epoch: int) -> dict[str, Any]:
         """The figures of the classes, after which the rest of training goes by them."""
         before, engine = time.monotonic(), self.setup.engine
-        with memory_errors("in the measurement of classes", "--set run.eval_batch_size"):
+        with memory_errors("in the measurement of classes", "--set run.eval_batch_size", self.setup.recipe):
             told = self.feedback.after(epoch, engine.model, self.setup.device, self._between_batches)
         engine.steer(self.feedback.rule.effects())
         self._history["evaluation"] += time.monotonic() - before
@@ -533,7 +533,7 @@ class Fit:
             progress(done)
             self._between_batches(done)
 
-        with memory_errors("in evaluation", "--set run.eval_batch_size"):
+        with memory_errors("in evaluation", "--set run.eval_batch_size", recipe):
             return judge(
                 model,
                 images,

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from srat_fast.errors import OutOfMemory, TrainingFailure
 from srat_fast.models.batch import Batch
+from srat_fast.recipe import Recipe
 from srat_fast.training.capture import Function, preserved
-from srat_fast.training.cost import out_of_memory
+from srat_fast.training.cost import out_of_memory, to_lower, what_it_needs
 
 if TYPE_CHECKING:
     from srat_fast.training.step import FastEngine
@@ -49,7 +50,7 @@ class CompileFailure(TrainingFailure):
 
 
 @contextmanager
-def compile_errors() -> Iterator[None]:
+def compile_errors(recipe: Recipe | None = None) -> Iterator[None]:
     """Turns what torch.compile, Triton or a capture raise into one line that names the way out.
 
     torch's advice to compute float32 in TF32 is not passed on: float32 means float32 here (`hardware.numerics`).
@@ -62,7 +63,8 @@ def compile_errors() -> Iterator[None]:
         raise
     except Exception as error:
         if out_of_memory(error):
-            raise OutOfMemory("out of memory; lower --batch-size or --set model.width") from None
+            advice = "--batch-size" if recipe is None else f"{to_lower(recipe)}: {what_it_needs(recipe)}"
+            raise OutOfMemory(f"out of memory; lower {advice}") from None
         # dynamo, inductor, triton and the CUDA runtime raise types of their own; all mean the same here
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CompileFailure(f"compiling the training step failed: {first}; {WAY_OUT}") from error

@@ -387,7 +387,7 @@ class FastEngine:
         """
         started = time.perf_counter()
         compiling = compile_settings(self.device) if self._compiled_size else nullcontext()
-        with compile_errors(), preserved(self.state()), compiling:
+        with compile_errors(self.recipe), preserved(self.state()), compiling:
             if (
                 not self._seen and self.recipe.plugin
             ):  # what is wrong with it is told of its line, not of a compiler's

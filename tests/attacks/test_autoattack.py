@@ -44,7 +44,7 @@ def test_the_parts_one_after_the_other_are_the_package_s_evaluation(ball: Threat
         whole.apgd_targeted.n_target_classes = whole.fab.n_target_classes = 4
         whole.square.n_queries = 200
         _, predictions = whole.run_standard_evaluation(images, labels, batch_size=12)
-    assert torch.equal(predictions == labels, right)
+    torch.testing.assert_close(predictions == labels, right, rtol=0, atol=0)
     assert 0 < after["square"] < 11, "some fall, some stand: or the comparison says nothing"
 
 
@@ -55,13 +55,19 @@ def test_nothing_else_changes(part, problem, capfd) -> None:
     before, clean = torch.get_rng_state(), images.clone()
     attack = PackageRound(LInfBall(0.03), part, 5, queries=20)
     first = attack.examples(model, last, labels, None, 3)
-    assert torch.equal(first, attack.examples(model, last, labels, None, 3)), "equal seeds, equal examples"
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(images, clean)
+    torch.testing.assert_close(
+        first,
+        attack.examples(model, last, labels, None, 3),
+        rtol=0,
+        atol=0,
+        msg="equal seeds, equal examples",
+    )
+    torch.testing.assert_close(torch.get_rng_state(), before, rtol=0, atol=0)
+    torch.testing.assert_close(images, clean, rtol=0, atol=0)
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not first.requires_grad
     assert capfd.readouterr() == ("", "")
-    assert torch.equal(first[0], images[0]), "wrong as it is: left as it is"
+    torch.testing.assert_close(first[0], images[0], rtol=0, atol=0, msg="wrong as it is: left as it is")
 
 
 def test_square_in_l2_on_images_that_are_too_small_for_its_grid() -> None:

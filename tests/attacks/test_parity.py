@@ -158,7 +158,9 @@ def test_kl_asks_for_the_clean_images_once_an_attack() -> None:
     found = pgd(forward, images, labels, start=start, **settings)
     assert len(passes) == 5
     assert sum(x is images for x in passes) == 1
-    assert torch.equal(found, pgd(forward, images, labels.flip(0), start=start, **settings)), "no labels"
+    torch.testing.assert_close(
+        found, pgd(forward, images, labels.flip(0), start=start, **settings), rtol=0, atol=0, msg="no labels"
+    )
     before, after = (kl(Batch(None, x, labels, images, forward=model)).item() for x in (start, found))
     assert after > 3 * before
     point = images.clone().requires_grad_(True)

@@ -68,7 +68,7 @@ def test_the_start_does_not_depend_on_the_memory_format() -> None:
     last = ball.random_start(
         images.contiguous(memory_format=torch.channels_last), torch.Generator().manual_seed(1)
     )
-    assert torch.equal(plain, last)
+    torch.testing.assert_close(plain, last, rtol=0, atol=0)
 
 
 def test_the_start_is_uniform() -> None:
@@ -92,7 +92,7 @@ def test_parameters_are_left_alone_and_more_steps_are_stronger() -> None:
         nn.functional.cross_entropy(model(images), labels).item() < losses[0] < losses[1] < losses[2] + 1e-4
     )
     assert all(p.grad is None for p in model.parameters())
-    assert torch.equal(images, clean)
+    torch.testing.assert_close(images, clean, rtol=0, atol=0)
 
 
 def test_the_step_of_zero_and_non_finite_gradients() -> None:
@@ -128,7 +128,13 @@ def test_radii_and_steps_of_each_image_are_those_of_runs_of_one_image() -> None:
     for name in ("random_start", "noise"):
         found = getattr(together, name)(images, generator())
         for i, ball in enumerate(alone):
-            assert torch.equal(found[i], getattr(ball, name)(images, generator())[i]), (name, i)
+            torch.testing.assert_close(
+                found[i],
+                getattr(ball, name)(images, generator())[i],
+                rtol=0,
+                atol=0,
+                msg=f"{name}, image {i}",
+            )
     start = together.random_start(images, generator())
     for k, step_size in ((0, steps), (1, 0.02)):
         gradient = torch.randn(4, 3, 8, 8)
@@ -137,11 +143,11 @@ def test_radii_and_steps_of_each_image_are_those_of_runs_of_one_image() -> None:
         for i, ball in enumerate(alone):
             one = step_size if isinstance(step_size, float) else step_size[i].item()
             theirs = ball.step(start[[i]].clone(), gradient[[i]], images[[i]], one)
-            assert torch.equal(moved[[i]], theirs), (k, i)
+            torch.testing.assert_close(moved[[i]], theirs, rtol=0, atol=0, msg=f"{k}, image {i}")
         assert int(zero) == 0
     far = together.overshoot(images + 0.1, images)
     for i, ball in enumerate(alone):
-        assert torch.equal(far[[i]], ball.overshoot(images[[i]] + 0.1, images[[i]]))
+        torch.testing.assert_close(far[[i]], ball.overshoot(images[[i]] + 0.1, images[[i]]), rtol=0, atol=0)
     found = pgd(model, images, labels, ball=together, steps=3, step_size=steps, start=start)
     for i, ball in enumerate(alone):
         theirs = pgd(

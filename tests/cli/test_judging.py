@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -17,15 +18,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from srat_fast import UserError, build_recipe, evaluate, train
+from srat_fast import UserError, evaluate, train
 from srat_fast.cli import main
 from srat_fast.data.arrays import ImageArrays, ImageSet
 from srat_fast.record import audit_verdict
+from tests.tiny import tiny_recipe
 
 RECIPE = {
-    "data.name": "digits", "method": "ce", "model.width": 4, "optim.epochs": 3, "attack.steps": 1,
-    "eval_attack.steps": 3, "run.device": "cpu", "run.tensorboard": False, "data.val_fraction": 0.1,
-    "data.test_limit": 100,
+    "method": "ce", "optim.epochs": 3, "attack.steps": 1, "eval_attack.steps": 3, "data.val_fraction": 0.1,
+    "data.limit": None, "data.test_limit": 100,
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ RECIPE = {
 def trained(tmp_path_factory) -> Path:
     """A run of a few seconds, with a validation split and no moving average."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    train(build_recipe(None, RECIPE), run)
+    train(tiny_recipe(RECIPE), run)
     return run
 
 
@@ -117,15 +118,15 @@ def test_the_worst_case_counts_images_that_every_attack_leaves_right(run, monkey
 
 
 def test_a_killed_evaluation_goes_on_and_gives_the_same_numbers(run) -> None:
-    whole = evaluate(run, "pgd-20x4", changes={"run.eval_batch_size": 20})
+    whole = evaluate(run, "pgd-20x2", changes={"run.eval_batch_size": 20})
     entries = len(record(run)["evaluations"])
     code = (
         "import sys; from srat_fast.evaluation import runs; runs.KEEP_EVERY = 0.0; "
-        "runs.evaluate(sys.argv[1], 'pgd-20x4', changes={'run.eval_batch_size': 20}, device='cpu')"
+        "runs.evaluate(sys.argv[1], 'pgd-20x2', changes={'run.eval_batch_size': 20}, device='cpu')"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(run)])
     deadline = time.monotonic() + 120
-    while not (kept := list((run / "evaluation").glob("pgd-20x4-*.npz"))):
+    while not (kept := list((run / "evaluation").glob("pgd-20x2-*.npz"))):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -135,12 +136,12 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_numbers(run) -> None:
     done: list[int] = []
     again = evaluate(
         run,
-        "pgd-20x4",
+        "pgd-20x2",
         changes={"run.eval_batch_size": 20},
         device="cpu",
         progress=lambda _, d, t: done.append(d),
     )
-    assert again["pgd-20x4"]["per_class"] == whole["pgd-20x4"]["per_class"]
+    assert again["pgd-20x2"]["per_class"] == whole["pgd-20x2"]["per_class"]
     assert done[-1] == 100
     assert not any(path.exists() for path in kept)
 
@@ -339,7 +340,7 @@ def test_the_caller_s_state_changes_no_number(state, run) -> None:
         assert numbers(evaluate(run, "clean,pgd-2", changes=changes)) == plain
         model = srat_fast.load(run)
         analysis = srat_fast.analyse(run, changes=changes, points=0)
-    assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
+    torch.testing.assert_close(model.state_dict(), weights, rtol=0, atol=0)
     assert all(
         p.requires_grad and p.dtype == torch.float32 and not p.is_inference() for p in model.parameters()
     )
@@ -352,7 +353,7 @@ def test_training_does_not_depend_on_the_caller_s_state(tmp_path) -> None:
 
     import torch
 
-    recipe = build_recipe(None, RECIPE | {"optim.epochs": 1, "data.limit": 100, "run.deterministic": True})
+    recipe = tiny_recipe(RECIPE, optim__epochs=1, data__limit=100, run__deterministic=True)
     train(recipe, tmp_path / "plain")
     torch.set_default_dtype(torch.float64)
     before = torch.get_rng_state(), random.getstate()
@@ -364,7 +365,7 @@ def test_training_does_not_depend_on_the_caller_s_state(tmp_path) -> None:
         torch.set_default_dtype(torch.float32)
     for name in ("model.safetensors", "best.safetensors"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
-    assert torch.equal(torch.get_rng_state(), before[0])
+    torch.testing.assert_close(torch.get_rng_state(), before[0], rtol=0, atol=0)
     assert random.getstate() == before[1]
 
 
@@ -460,8 +461,8 @@ def test_a_run_on_images_in_memory_is_judged_on_them(tmp_path) -> None:
     labels = np.repeat([0, 1], 40)
     images = (generator.integers(0, 60, (80, 8, 8)) + 150 * labels[:, None, None]).astype(np.uint8)
     data = {"train": (images, labels), "test": (images[::4], labels[::4])}
-    train(build_recipe("digits", {k: v for k, v in RECIPE.items() if k not in ("data.name", "data.test_limit")} | {
-        "data.imbalance": "none", "optim.batch_size": 16}), tmp_path / "r", data=data)  # fmt: skip
+    recipe = tiny_recipe(RECIPE, data__test_limit=None, data__imbalance="none", optim__batch_size=16)
+    train(recipe, tmp_path / "r", data=data)
     rows = evaluate(tmp_path / "r", "clean,pgd-3", data=data)
     assert rows["pgd-3"]["overall"] == record(tmp_path / "r")["robust"]["overall"]
     assert record(tmp_path / "r")["evaluations"][-1]["same_data"] is True
@@ -491,9 +492,19 @@ def test_a_weights_file_is_evaluated(run, tmp_path, capsys) -> None:
     code, out, err = call(capsys, "evaluate", file, "--attack", "clean", *options)
     assert code == 0, err
     assert "train n" in out or "class" in out
+    audit = ["audit", file, "--model", "resnet18", "--dataset", "digits", "--subset", 20, "--autoattack", 0,
+             "--queries", 1, "--surrogate", run, "--json"]  # fmt: skip
+    for threat, epsilon in (((), 0.1), (("--threat", "l2"), 0.5)):
+        code, out, err = call(capsys, *audit, *threat)
+        report = json.loads(out)
+        assert code in (0, 3), err
+        assert report["attack"]["epsilon"] == pytest.approx(epsilon)
+        assert report["weights_checksum"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert not {"recorded number", "choice of the epoch"} & {check["name"] for check in report["checks"]}
     assert list(file.parent.iterdir()) == [file]
 
 
+@pytest.mark.parametrize("command", ["evaluate", "audit"])
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -505,12 +516,19 @@ def test_a_weights_file_is_evaluated(run, tmp_path, capsys) -> None:
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
-def test_a_file_that_does_not_fit_is_one_line(arguments, line, run, tmp_path, capsys) -> None:
+def test_a_file_that_does_not_fit_is_one_line(arguments, line, command, run, tmp_path, capsys) -> None:
     given = [{"FILE": str(run / "model.safetensors"), "RUN": str(run)}.get(a, a) for a in arguments]
-    code, _, error = call(capsys, "evaluate", *given, "--attack", "clean", "--data-root", tmp_path / "none")
+    more = ["--attack", "clean"] if command == "evaluate" else ["--autoattack", 0]
+    code, _, error = call(capsys, command, *given, *more, "--data-root", tmp_path / "none")
     assert code == 2
     assert line in error
     assert len(error.strip().splitlines()) == 1, error
+
+
+def test_a_run_is_audited_in_its_own_ball(trained, capsys) -> None:
+    code, _, error = call(capsys, "audit", trained, "--threat", "l2")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "a run is audited in its own ball" in error
 
 
 def test_images_of_other_classes_or_channels_are_one_line(run) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -12,23 +11,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from srat_fast import TrainingFailure, build_recipe, train
+import srat_fast.data
+from srat_fast import TrainingFailure, train
 from srat_fast.cli import main
 from srat_fast.errors import Interrupted
+from tests.tiny import tiny_recipe
 from tests.training.short_runs import StopAfter
 
-SHORT = {
-    "data.name": "digits",
-    "optim.epochs": 2,
-    "model.width": 4,
-    "attack.steps": 2,
-    "eval_attack.steps": 2,
-    "data.test_limit": 50,
-    "run.device": "cpu",
-    "run.precision": "fp32",
-    "run.deterministic": True,
-    "run.tensorboard": False,
-}
+#: All 503 images: several batches an epoch.
+WHOLE = {"data.limit": None, "run.deterministic": True}
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -49,10 +40,10 @@ def in_a_fresh_directory(tmp_path, monkeypatch):
 def test_both_loaders_train_the_same_weights(tmp_path, augment) -> None:
     records = {}
     for loader in ("memory", "ffcv"):
-        recipe = build_recipe(None, SHORT | {"data.loader": loader, "data.augment": augment})
+        recipe = tiny_recipe(WHOLE, data__loader=loader, data__augment=augment)
         records[loader] = train(recipe, tmp_path / loader)
     weights = [safetensors.torch.load_file(tmp_path / loader / "model.safetensors") for loader in records]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
     assert set(records["memory"]) == set(records["ffcv"])
     for name in ("fingerprint", "robust", "standard", "counts", "data_checksum"):
         assert records["memory"][name] == records["ffcv"][name]
@@ -62,7 +53,7 @@ def test_both_loaders_train_the_same_weights(tmp_path, augment) -> None:
 
 @pytest.mark.usefixtures("ffcv")
 def test_a_run_stopped_in_an_epoch_goes_on_with_either_loader(tmp_path) -> None:
-    recipes = {name: build_recipe(None, SHORT | {"data.loader": name}) for name in ("memory", "ffcv")}
+    recipes = {name: tiny_recipe(WHOLE, data__loader=name) for name in ("memory", "ffcv")}
     train(recipes["memory"], tmp_path / "whole")
     whole = safetensors.torch.load_file(tmp_path / "whole" / "model.safetensors")
     for second in recipes:
@@ -71,15 +62,12 @@ def test_a_run_stopped_in_an_epoch_goes_on_with_either_loader(tmp_path) -> None:
             train(recipes["ffcv"], out, stops=StopAfter(3))
         train(recipes[second], out, resume="must")
         weights = safetensors.torch.load_file(out / "model.safetensors")
-        assert all(torch.equal(whole[name], weights[name]) for name in whole)
+        torch.testing.assert_close(whole, weights, rtol=0, atol=0)
 
 
 @pytest.mark.usefixtures("ffcv")
 def test_a_run_that_fails_leaves_no_thread(tmp_path) -> None:
-    recipe = build_recipe(
-        None,
-        SHORT | {"data.loader": "ffcv", "optim.lr": 1e30, "optim.warmup_epochs": 0, "optim.batch_size": 16},
-    )
+    recipe = tiny_recipe(data__loader="ffcv", optim__lr=1e30, optim__warmup_epochs=0, optim__batch_size=16)
     with pytest.raises(TrainingFailure):
         train(recipe, tmp_path / "run")
     assert [t for t in threading.enumerate() if type(t).__name__ == "_Epoch"] == []
@@ -108,7 +96,7 @@ def test_prepare_writes_what_training_then_reads(capsys, tmp_path) -> None:
         assert file["sha256"] in (tmp_path / f"{file['path']}.sha256").read_text()
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "betons").iterdir()}
     changes = {"data.ratio": 20, "data.loader": "ffcv", "data.prepared": "betons", "optim.epochs": 1}
-    record = train(build_recipe(None, SHORT | changes | {"data.test_limit": None}), tmp_path / "run")
+    record = train(tiny_recipe(changes, data__limit=None, data__test_limit=None), tmp_path / "run")
     assert record["counts"] == content["counts"]
     assert record["data_checksum"] == content["data_checksum"]
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "betons").iterdir()} == before
@@ -213,46 +201,33 @@ def test_training_refuses_what_the_loader_does_not_read(capsys, options, says) -
     assert err.startswith(f"error: {says}")
 
 
-BLOCKED = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == sys.argv[1]:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Block())
-from srat_fast.cli import main
-main(sys.argv[2:])
-"""
+def hide(monkeypatch, package: str) -> None:
+    """As where a package is not installed, also if this process has imported it."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "srat_fast.data.ffcv_library", raising=False)
+    monkeypatch.delattr(srat_fast.data, "ffcv_library", raising=False)
 
 
 @pytest.mark.parametrize(
     ("package", "command"), [("ffcv", ["train", "--out", "run"]), ("numba", ["data", "prepare"])]
 )
-def test_without_ffcv_one_line_says_how_to_install_it(tmp_path, command, package) -> None:
+def test_without_ffcv_one_line_says_how_to_install_it(
+    capsys, monkeypatch, tmp_path, command, package
+) -> None:
     if package != "ffcv":
         pytest.importorskip("ffcv")
-    arguments = [package, *command, "--dataset", "digits", "--loader", "ffcv"]
-    result = subprocess.run(
-        [sys.executable, "-c", BLOCKED, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ,
-    )
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith(f"error: --loader ffcv needs the package {package}")
-    assert "which is not installed: bash .ci/ffcv" in result.stderr
+    hide(monkeypatch, package)
+    code, out, err = call(capsys, *command, "--dataset", "digits", "--loader", "ffcv")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: --loader ffcv needs the package {package}")
+    assert "which is not installed: bash .ci/ffcv" in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_ffcv_the_memory_loader_trains(tmp_path) -> None:
-    arguments = ["ffcv", "train", "--dataset", "digits", "--epochs", "1", "--method", "natural", "--device", "cpu",
-                 "--set", "model.width=4", "--set", "eval_attack.steps=1", "--out", "run"]  # fmt: skip
-    result = subprocess.run(
-        [sys.executable, "-c", BLOCKED, *arguments], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
+def test_without_ffcv_the_memory_loader_trains(monkeypatch, tmp_path) -> None:
+    hide(monkeypatch, "ffcv")
+    train(tiny_recipe(method="natural", optim__epochs=1), tmp_path / "run")
 
 
 def test_ffcv_is_imported_only_when_asked_for() -> None:

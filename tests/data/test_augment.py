@@ -175,7 +175,7 @@ def test_a_policy_comes_before_crop_and_flip_and_any_batch_can_be_the_first(
         assert all(torch.equal(*pair) for pair in zip(epoch(name, 1, start), whole[start:], strict=True))
     assert not torch.equal(whole[0], epoch(name, 2)[0])
     # the same crop and flip as without a policy: those of images that drew no operation are as before
-    plain = list(loader("none").epoch(1))
+    plain = list(loader("off").epoch(1))
     order = torch.cat([labels for _, labels in plain]).cpu()
     drawn = Policy(name, 6, 6).draw(23, Augmentation(3).generator("policy", 1))
     varied = torch.cat([pixels for pixels, _ in loader(name).epoch(1)]).cpu()

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import tarfile
 from dataclasses import replace
 
@@ -32,6 +33,17 @@ def test_digits_are_real_and_split_by_class() -> None:
     assert np.bincount(arrays.test.labels).tolist() == [50] * 10
     assert tuple(np.bincount(arrays.train.labels)) == DATASETS["digits"].train_counts
     assert (arrays.train.images.min(), arrays.train.images.max()) == (0, 255)
+
+
+def test_digits_are_those_of_sklearn_which_is_not_imported_for_them(monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "sklearn.datasets", None)
+        ours = load_arrays("digits", None, 8)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    theirs = load_arrays("digits", None, 8)
+    for mine, other in ((ours.train, theirs.train), (ours.test, theirs.test)):
+        np.testing.assert_array_equal(mine.images, other.images, strict=True)
+        np.testing.assert_array_equal(mine.labels, other.labels, strict=True)
 
 
 def test_the_facts_are_whole() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from srat_fast import build_recipe, train
+from srat_fast import train
 from tests.docs import served
+from tests.tiny import tiny_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,12 +53,6 @@ def shell_environment(tmp_path_factory):
 def demo_run(tmp_path_factory) -> Path:
     """A finished run of two epochs on digits."""
     out = tmp_path_factory.mktemp("demo") / "run"
-    fields = {
-        "data.name": "digits",
-        "optim.epochs": 2,
-        "model.width": 4,
-        "data.val_fraction": 0.1,
-        "run.device": "cpu",
-    }
-    train(build_recipe(None, fields), out)
+    whole = {"data.limit": None, "data.test_limit": None}
+    train(tiny_recipe(whole, data__val_fraction=0.1, run__tensorboard=True), out)
     return out

@@ -12,6 +12,7 @@ import torch
 from benchmarks.engine.startup import FAULTS, applies
 from srat_fast.errors import TrainingFailure
 from srat_fast.hardware import numerics
+from srat_fast.registry import model as models
 from srat_fast.training import parity
 from srat_fast.training.capture import preserved
 from srat_fast.training.step import FastEngine
@@ -21,6 +22,8 @@ from tests.training.test_capture import engine_of, loader_of, no_recompilation, 
 # compiling takes 20 to 40 seconds a shape and mode on a CPU: one method that uses everything stands for all
 # one attack step: from the second on, the sign makes rounding into whole steps, and pixels say nothing any more
 FULL = {"method": "srat-ldam", "optim.clip_norm": 1.0, "attack.steps": 1, "optim.batch_size": 16}
+
+L2 = {"attack.threat": "l2", "attack.epsilon": 0.8, "attack.step_size": 0.3}
 
 
 def variants(device: torch.device) -> list[dict[str, object]]:
@@ -137,7 +140,7 @@ def first(device):
 def test_the_check_passes_for_equal_code_and_leaves_no_trace(engine, device) -> None:
     before = [t.clone() for t in engine.state()]
     parity.check_parity(engine, *first(device))
-    assert all(torch.equal(a, b) for a, b in zip(before, engine.state(), strict=True))
+    torch.testing.assert_close(before, list(engine.state()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -148,7 +151,8 @@ def test_the_check_fails_closed_on_every_planted_fault(method, precision, device
         engine = make_pair(device, torch.float32, **plain).fast
         if not applies(name, engine):
             continue
-        parity.check_parity(engine, *first(device))
+        if name == next(iter(FAULTS)):  # every engine here begins as this one does
+            parity.check_parity(engine, *first(device))
         plant(engine)
         with pytest.raises(
             TrainingFailure, match=r"the compiled .* is allowed\); --no-compile .*--engine reference"
@@ -229,10 +233,17 @@ def test_no_step_waits_for_the_gpu(device, variant) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-@pytest.mark.parametrize("bn", ["batch", "running"])
-def test_a_captured_run_equals_an_eager_one(device, bn) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attack.bn": "batch"},
+        {"attack.bn": "running"},
+        *({"model.name": name, "attack.bn": "running"} | L2 for name in models if ":" not in name),
+    ],
+)
+def test_a_captured_run_equals_an_eager_one(device, changes) -> None:
     """The same kernels in the same order: captured training follows eager training, partial batches included."""
-    changes = FULL | {"attack.bn": bn, "attack.steps": 3, "run.compile": "off"}
+    changes = FULL | {"attack.steps": 3, "run.compile": "off"} | changes
     eager, captured = (
         make_pair(device, torch.float32, **changes, **{"run.capture": choice}).fast
         for choice in ("off", "on")

@@ -32,7 +32,7 @@ from srat_fast.training.plain import ReferenceEngine
 from srat_fast.training.step import FastEngine
 
 COUNTS, UNDER = [60, 24, 9, 3], [2, 3]
-EPOCHS = 7  # of 3 batches: 21 steps
+EPOCHS = 3  # of 3 batches; weights and rate change at the second
 
 
 class Small(nn.Module):
@@ -153,6 +153,7 @@ FIELD = [{"method": row.name} for row in rows() if row.family != PAPER] + [
     {"method": "srat:robal-n"},
     {"method": "srat:trades", "attack.threat": "l2", "attack.start": "gaussian"},
     {"method": "srat-ldam", **COSINE},
+    {"method": "srat-focal"},
     {"method": "robal-r", "protocol": "own"},
     {"method": "robustlt:trades"},
     {"method": "robustlt:trades", "attack.threat": "l2"},
@@ -174,13 +175,17 @@ def test_trajectories_agree_in_float64(variant: dict[str, object], device: torch
 
 @pytest.mark.parametrize("variant", FIELD, ids=name_of)
 def test_trajectories_of_the_field_agree_in_float64(variant: dict[str, object], device: torch.device) -> None:
-    assert_equal_trajectories(make_pair(device, torch.float64, **{"model.name": "small"} | variant), device)
+    assert_equal_trajectories(
+        make_pair(device, torch.float64, **{"model.name": "small", "optim.epochs": 7} | variant), device
+    )
 
 
 def assert_equal_trajectories(pair: Pair, device: torch.device) -> None:
     # an L2 step carries rounding on where the sign forgets it: 1e-15 has become 1e-10 after 21 steps
     grown = 1e3 if pair.fast.recipe.attack.threat == "l2" else 1.0
-    for epoch in range(EPOCHS):  # weights are deferred to epoch 1, where the rate drops too
+    for epoch in range(
+        pair.fast.recipe.optim.epochs
+    ):  # weights are deferred to epoch 1, where the rate drops too
         pair.fast.start_epoch(epoch)
         pair.slow.start_epoch(epoch)
         for images, labels in batches(device, torch.float64, epoch):
@@ -218,7 +223,9 @@ def test_each_half_of_a_step_agrees_in_float32(method: str, network: str, device
                 assert (
                     float((ours - images).abs().max()) <= 0.05 * float(pair.slow.radii(labels).max()) + 1e-6
                 )
-                assert torch.equal(pair.fast.noise.get_state(), pair.slow.noise.get_state())
+                torch.testing.assert_close(
+                    pair.fast.noise.get_state(), pair.slow.noise.get_state(), rtol=0, atol=0
+                )
                 pair.fast.model.load_state_dict(pair.slow.model.state_dict())
             fast = pair.fast.update(common, labels, *pair.fast.clean(images))
             slow = pair.slow.update(common, labels, images)

@@ -21,16 +21,14 @@ from srat_fast.figures.analysis import draw_panels, panel, read_analysis
 from srat_fast.figures.canvas import render
 from srat_fast.recipe import build_recipe
 from srat_fast.training.trainer import train
+from tests.tiny import tiny_recipe
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("analysed") / "run"
-    changes = {
-        "data.name": "digits", "model.width": 4, "optim.epochs": 2, "method": "natural", "optim.ema_decay": 0.5,
-        "run.device": "cpu", "run.precision": "fp32", "run.tensorboard": False, "eval_attack.steps": 2,
-    }  # fmt: skip
-    train(build_recipe(None, changes), path)
+    whole = {"data.limit": None, "data.test_limit": None}
+    train(tiny_recipe(whole, method="natural", optim__ema_decay=0.5), path)
     analyse(path, points=60, device="cpu")
     return path
 

@@ -51,8 +51,8 @@ def right(model, loader, name) -> torch.Tensor:
 def test_pgd_is_what_training_s_evaluation_does(model, loader) -> None:
     trained, labels = predict(model, loader, PgdSettings(5, 0.02, 0.15), seed=3)
     outcome, same = attack_images(model, loader, attack("pgd-5"), seed=3)
-    assert torch.equal(trained, outcome.predictions)
-    assert torch.equal(labels, same)
+    torch.testing.assert_close(trained, outcome.predictions, rtol=0, atol=0)
+    torch.testing.assert_close(labels, same, rtol=0, atol=0)
 
 
 def test_restarts_begin_with_the_single_start_and_only_take_away(model, loader) -> None:
@@ -83,7 +83,7 @@ def test_stopping_anywhere_changes_nothing(name, model, loader, tmp_path) -> Non
         again, _ = attack_images(
             model, loader, attack(name), seed=1, outcome=load_partial(path, 50), progress=told.append
         )
-        assert torch.equal(again.predictions, whole.predictions)
+        torch.testing.assert_close(again.predictions, whole.predictions, rtol=0, atol=0)
         assert sum(told) == 50
 
 

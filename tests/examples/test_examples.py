@@ -67,6 +67,14 @@ def test_the_sweep_on_photographs(image_folder) -> None:
     assert recipe.optim.defer_epoch == 0.8 * recipe.optim.epochs, "as in the paper"
 
 
+def test_the_recipe_of_the_field_in_l2() -> None:
+    recipe = build_recipe(str(EXAMPLES[0].parent / "l2.toml")).resolve()
+    attacks = [(a.threat, a.epsilon, a.steps, a.step_size) for a in (recipe.attack, recipe.eval_attack)]
+    assert attacks == [("l2", 0.5, 7, 0.1), ("l2", 0.5, 20, 2.5 * 0.5 / 20)]
+    assert [recipe.optim.lr * recipe.optim.decay**n for n in (0, 2)] == pytest.approx([0.1, 0.001])
+    assert (recipe.model.name, recipe.method, recipe.data.imbalance) == ("resnet50", "ce", "none")
+
+
 def test_own_method(tmp_path, capsys, monkeypatch) -> None:
     (path,) = (p for p in EXAMPLES if p.stem == "own_method")
     monkeypatch.chdir(tmp_path)
@@ -105,7 +113,9 @@ def test_own_method(tmp_path, capsys, monkeypatch) -> None:
         with pytest.raises(UserError, match=r"its network plain is not registered: .* --plugin FILE\.py"):
             load_model("runs/whole/export/model.safetensors")
         logits = load_model("runs/whole/export/model.safetensors", plugin="moved.py")(images)
-        assert torch.equal(logits, load_model("runs/whole", plugin="moved.py")(images))
+        torch.testing.assert_close(
+            logits, load_model("runs/whole", plugin="moved.py")(images), rtol=0, atol=0
+        )
         command("sweep", "plan", str(spec_of_own(path)), "--out", "sweep")
         found = {f"{c.entry}: {c.what}": c for c in check_plugin(path, compiled=False)}
         assert {c.verdict for c in found.values()} == {"passed", "left out"}

@@ -40,8 +40,12 @@ def test_equals_oracle_and_reference(shape: tuple[int, ...], device: torch.devic
     x, g, clean = images(shape, device)
     got = step(x, g, clean)
     assert last_backend("linf_step") == "triton"
-    assert torch.equal(got, step(x, g, clean, backend="torch")), (
-        "the same float32 operations, hence the same bits"
+    torch.testing.assert_close(
+        got,
+        step(x, g, clean, backend="torch"),
+        rtol=0,
+        atol=0,
+        msg="the same float32 operations, hence the same bits",
     )
     expected = oracle.linf(x, g, clean, STEP, EPSILON)
     torch.testing.assert_close(got.cpu().double(), expected, rtol=0, atol=1e-7)
@@ -69,7 +73,7 @@ def test_pixels_at_the_ends_and_points_on_the_sphere_stay(device: torch.device) 
     clean = torch.tensor([0.0, 1.0, 0.5, 0.5], device=device)
     x = torch.tensor([0.0, 1.0, 0.5 + EPSILON, 0.5 - EPSILON], device=device)
     gradient = torch.tensor([-1.0, 1.0, 1.0, -1.0], device=device)
-    assert torch.equal(step(x, gradient, clean), x)
+    torch.testing.assert_close(step(x, gradient, clean), x, rtol=0, atol=0)
 
 
 def test_a_nan_pixel_stays_visible(device: torch.device) -> None:
@@ -86,7 +90,9 @@ def test_gradient_types(dtype: torch.dtype, device: torch.device) -> None:
     g[1, 1] = 0
     counts, zeros = ([torch.zeros((), dtype=torch.int64, device=device) for _ in range(2)] for _ in range(2))
     got = step(x, g, clean, nonfinite=counts[0], zero=zeros[0])
-    assert torch.equal(got, step(x, g, clean, nonfinite=counts[1], zero=zeros[1], backend="torch"))
+    torch.testing.assert_close(
+        got, step(x, g, clean, nonfinite=counts[1], zero=zeros[1], backend="torch"), rtol=0, atol=0
+    )
     assert got.dtype == torch.float32
     assert counts[0] == counts[1] == 1
     assert zeros[0] == zeros[1] == (g == 0).sum() >= 81
@@ -103,7 +109,7 @@ def test_channels_last_in_any_combination(
         tensors[position] = tensors[position].contiguous(memory_format=torch.channels_last)
     strides = tensors[0].stride()
     got = step(*tensors, inplace=inplace)
-    assert torch.equal(got, expected)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
     assert got.stride() == strides, "the memory format of the images is kept"
     assert (got is tensors[0]) == inplace
 
@@ -115,7 +121,7 @@ def test_views_write_their_own_elements_only(inplace: bool, device: torch.device
     x, g, clean = images(tuple(part.shape), device)
     part.copy_(x)
     got = step(part, g.transpose(0, 1).contiguous().transpose(0, 1), clean[:1].expand_as(x), inplace=inplace)
-    assert torch.equal(got, step(x, g, clean[:1].expand_as(x), backend="torch"))
+    torch.testing.assert_close(got, step(x, g, clean[:1].expand_as(x), backend="torch"), rtol=0, atol=0)
     untouched = torch.ones_like(whole, dtype=torch.bool)
     untouched[::2, :, 1:9, ::3] = False
     assert (whole[untouched] == 7.0).all()
@@ -131,7 +137,7 @@ def test_images_dense_in_no_format_of_torch(inplace: bool, device: torch.device)
     strides = x.stride()
     expected = step(x, g, clean, backend="torch")
     got = step(x, g, clean, nonfinite=nonfinite, inplace=inplace)
-    assert torch.equal(got, expected)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
     assert got.stride() == strides
     assert (got is x) == inplace
     assert nonfinite.item() == 18
@@ -147,7 +153,9 @@ def test_every_configuration_fills_an_output_that_held_nan(
         out = torch.full_like(x, float("nan"), memory_format=memory_format)
         count = torch.zeros(1, dtype=torch.int64, device=device)
         run_linf_step(x, g, clean, out, step_size=STEP, epsilon=EPSILON, nonfinite=count, config=config)
-        assert torch.equal(out, linf_step_reference(x, g, clean, step_size=STEP, epsilon=EPSILON))
+        torch.testing.assert_close(
+            out, linf_step_reference(x, g, clean, step_size=STEP, epsilon=EPSILON), rtol=0, atol=0
+        )
         assert count.item() == g[1].numel()
 
 
@@ -186,4 +194,4 @@ def test_stays_in_the_ball_and_in_range(size: int, step_size: float, epsilon: fl
     reference = clean
     for _ in range(3):
         reference = linf_step_reference(reference, gradient, clean, step_size=step_size, epsilon=epsilon)
-    assert torch.equal(x, reference)
+    torch.testing.assert_close(x, reference, rtol=0, atol=0)

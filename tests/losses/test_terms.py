@@ -14,9 +14,9 @@ from srat_fast.errors import UserError
 from srat_fast.losses.objective import Context, Objective
 from srat_fast.methods import METHODS, SEPARATION, Method
 from srat_fast.models.batch import Batch
-from srat_fast.recipe import build_recipe
 from srat_fast.training.trainer import train
 from tests.equivalence.test_step import COUNTS, UNDER, batches, make_pair
+from tests.tiny import tiny_recipe
 
 
 class Pair:
@@ -61,11 +61,7 @@ def test_a_term_reads_clean_and_adversarial_images(pair_row: str, device: torch.
 
 
 def test_columns_follow_the_terms(pair_row: str, tmp_path) -> None:
-    recipe = build_recipe(
-        "digits",
-        {"method": pair_row, "model.width": 4, "optim.epochs": 1, "attack.steps": 1, "eval_attack.steps": 1,
-         "data.limit": 128, "data.test_limit": 20},
-    )  # fmt: skip
+    recipe = tiny_recipe(method=pair_row, optim__epochs=1)
     record = train(recipe, tmp_path / "run", console=Console(quiet=True))
     assert record["recipe"]["attack"]["loss"] == "kl"
     assert record["terms"] == ["classification", "pair", "separation"]

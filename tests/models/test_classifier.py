@@ -123,9 +123,10 @@ def test_a_second_network_from_training_to_export(changes, tmp_path) -> None:
 @pytest.mark.parametrize("network", ["plain", "partly", *BUILT_IN[1:]])
 @pytest.mark.parametrize("bn", ["batch", "running"])
 def test_both_engines_agree_on_other_networks(network, bn, device) -> None:
-    recipe = short(
-        network, attack__bn=bn, attack__epsilon=0.1, attack__step_size=0.05, optim__lr=0.01, model__width=2
-    ).resolve()
+    ball = {"attack__threat": "l2", "attack__epsilon": 0.8, "attack__step_size": 0.3}
+    if bn == "batch":
+        ball = {"attack__epsilon": 0.1, "attack__step_size": 0.05}
+    recipe = short(network, attack__bn=bn, **ball, optim__lr=0.01, model__width=2).resolve()
     model = build_model(recipe, classes=4, channels=3, moments=None).to(device, torch.float64)
     counts, under = [9, 5, 3, 3], [2, 3]
     fast = FastEngine(recipe, copy.deepcopy(model), counts, under)
@@ -159,6 +160,8 @@ def test_both_engines_agree_on_other_networks(network, bn, device) -> None:
         ("partly", 2),
         ("preactresnet18", 17),
         ("wrn-28-10", 25),
+        ("wrn-34-10", 31),
+        ("wrn-70-16", 67),
     ],
 )
 def test_folded_and_unfolded_logits_and_gradients_agree(network, norms, monkeypatch, device) -> None:
@@ -174,8 +177,8 @@ def test_folded_and_unfolded_logits_and_gradients_agree(network, norms, monkeypa
     monkeypatch.setattr(Classifier, "folds", lambda self: [])
     unfolded = Shadow(model, dtype=torch.float64, bn="running")
     left = [sum(isinstance(m, nn.BatchNorm2d) for m in each.modules()) for each in (folded, unfolded)]
-    unfoldable = {"partly": 1, "preactresnet18": norms, "wrn-28-10": norms}
-    assert left == [unfoldable.get(network, 0), norms]
+    pre_activation = network.startswith(("preact", "wrn"))
+    assert left == [1 if network == "partly" else norms if pre_activation else 0, norms]
     images = torch.rand(4, 3, 16, 16, dtype=torch.float64, device=device).requires_grad_(True)
     found = []
     for network_ in (folded, unfolded, model.eval()):

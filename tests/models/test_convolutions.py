@@ -29,7 +29,7 @@ def results(layer, images, upstream):
     return out.detach(), *torch.autograd.grad(out, (images, layer.weight), upstream.to(out.dtype))
 
 
-for channels in range(1, 41):
+for channels in (*range(1, 19), 24, 31, 32, 33, 40):  # parts of a block of 8 or 16, and whole ones
     for stride in (1, 2):
         block = BasicBlock(channels, 2 * channels, stride)
         layers = [("3x3", block.conv1), ("1x1", block.shortcut[0])]

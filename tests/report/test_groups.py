@@ -172,6 +172,16 @@ def test_networks_are_named_where_there_are_several(tmp_path) -> None:
     assert "resnet18" not in group.title
 
 
+def test_norms_of_training_are_named_where_there_are_several(tmp_path) -> None:
+    judged = {"eval_attack.threat": "linf", "eval_attack.epsilon": 0.1, "eval_attack.step_size": 0.025}
+    for name, fields in {"a": {}, "b": {"seed": 1}, "c": {"attack.threat": "l2"}}.items():
+        write_run(tmp_path / name, make_record(**{"method": "ce", **judged, **fields}))
+    (group,) = group_runs(find_runs([tmp_path]))
+    assert [(len(row.runs), norm in row.label) for row, norm in zip(group.rows, ("=l2", "=linf"), strict=True)] == [
+        (1, True), (2, True)
+    ]  # fmt: skip
+
+
 def test_bad_directories(tmp_path, study) -> None:
     with pytest.raises(UserError, match="is not a directory"):
         find_runs([tmp_path / "nowhere"])

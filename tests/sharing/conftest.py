@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srat_fast.recipe import build_recipe
 from srat_fast.sharing.export import export
 from srat_fast.training.trainer import train
+from tests.tiny import tiny_recipe
 
+#: All test images, for the numbers of a card.
 QUICK = {
+    "data.limit": None,
+    "data.test_limit": None,
     "optim.epochs": 1,
     "method": "natural",
-    "run.device": "cpu",
-    "run.precision": "fp32",
-    "run.tensorboard": False,
     "eval_attack.steps": 1,
 }
 
@@ -26,9 +26,9 @@ QUICK = {
 def digits_run(tmp_path_factory) -> Path:
     """8 x 8 digits, width 4, normalisation inside, a projection head; best and averaged weights beside the last."""
     path = tmp_path_factory.mktemp("digits") / "run"
-    changes = {"data.name": "digits", "model.width": 4, "data.val_fraction": 0.1, "optim.ema_decay": 0.9,
-               "attack.examples": "clean", "method": "srat-ce", "model.normalize": "dataset"}  # fmt: skip
-    train(build_recipe(None, QUICK | changes), path)
+    changes = {"data.val_fraction": 0.1, "optim.ema_decay": 0.9, "attack.examples": "clean", "method": "srat-ce",
+               "model.normalize": "dataset"}  # fmt: skip
+    train(tiny_recipe(QUICK | changes), path)
     return path
 
 
@@ -47,9 +47,9 @@ def photographs(tmp_path_factory) -> Path:
 
 def _full_size(root: Path, path: Path, normalize: str) -> Path:
     changes = {"data.name": "folder", "data.root": str(root), "data.imbalance": "none", "data.image_size": 32,
-               "model.normalize": normalize, "optim.lr": 0.01, "method": "srat-ce",
+               "model.normalize": normalize, "model.width": 64, "optim.lr": 0.01, "method": "srat-ce",
                "attack.examples": "clean"}  # fmt: skip
-    train(build_recipe("paper", QUICK | changes), path)
+    train(tiny_recipe(QUICK | changes), path)
     return path
 
 
@@ -70,8 +70,8 @@ def wide_run(photographs, tmp_path_factory) -> Path:
     """WideResNet-70-1 at 32 x 32 pixels."""
     path = tmp_path_factory.mktemp("wide") / "run"
     changes = {"data.name": "folder", "data.root": str(photographs), "data.imbalance": "none", "data.image_size": 32,
-               "model.name": "wrn-70-16", "model.width": 4, "optim.lr": 0.01}  # fmt: skip
-    train(build_recipe("paper", QUICK | changes), path)
+               "model.name": "wrn-70-16", "optim.lr": 0.01}  # fmt: skip
+    train(tiny_recipe(QUICK | changes), path)
     return path
 
 

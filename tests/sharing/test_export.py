@@ -156,9 +156,11 @@ def test_the_card_states_what_the_record_holds(digits_run, tmp_path) -> None:
     (run / "record.json").write_text(json.dumps(record))
     export(run, weights="ema", out=tmp_path / "ema")
     assert "Verdict: **reliable**" in (tmp_path / "ema/MODEL_CARD.md").read_text()
-    assert torch.equal(
+    torch.testing.assert_close(
         srat_fast.load(tmp_path / "ema")(images_of(digits_run)),
         srat_fast.load(run, weights="ema")(images_of(digits_run)),
+        rtol=0,
+        atol=0,
     )
 
 

@@ -24,7 +24,7 @@ IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 def test_a_run_by_its_weights(digits_run, weights, file) -> None:
     model = srat_fast.load(digits_run, weights=weights)
     expected = load_model(digits_run / f"{file}.safetensors")
-    assert torch.equal(model(IMAGES), expected(IMAGES))
+    torch.testing.assert_close(model(IMAGES), expected(IMAGES), rtol=0, atol=0)
     assert not model.training
     assert all(p.requires_grad for p in model.parameters())
     assert model.features(IMAGES).shape == (3, 32)
@@ -96,7 +96,7 @@ def test_a_foreign_state_dict(prefix, under, tmp_path) -> None:
     names = {"mean": "mu", "std": "sigma"}
     state = OrderedDict((prefix + names.get(n, n), t) for n, t in model.state_dict().items())
     torch.save(state if under is None else {under: state}, tmp_path / "theirs.pt")
-    assert torch.equal(srat_fast.load(tmp_path / "theirs.pt")(IMAGES), model(IMAGES))
+    torch.testing.assert_close(srat_fast.load(tmp_path / "theirs.pt")(IMAGES), model(IMAGES), rtol=0, atol=0)
 
 
 class Danger:

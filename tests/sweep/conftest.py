@@ -14,17 +14,15 @@ from srat_fast.cli import main
 from srat_fast.sweep import process
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.status import read_status
+from tests.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = {
     "recipe": "digits",
     "seeds": [0, 1],
-    "base": {
-        "device": "cpu", "epochs": 2, "model.width": 4, "attack.steps": 2, "eval_attack.steps": 3, "data.limit": 120,
-        "data.test_limit": 50, "run.precision": "fp32", "run.tensorboard": False,
-    },
+    "base": TINY,
     "axes": {"method": ["ce", "srat-ldam"]},
-}  # fmt: skip
+}
 
 
 def toml(tree: dict) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from srat_fast.sweep.directory import SweepDirectory
-from tests.sweep.conftest import BASE
+from tests.tiny import TINY
 
 pytest.importorskip("ray")
 
@@ -116,7 +116,7 @@ def running_on(sweep: SweepDirectory) -> dict[str, str]:
 @pytest.mark.slow
 def test_a_node_that_dies_loses_little(stage, cluster) -> None:
     epochs = 150
-    base = BASE["base"] | {"epochs": epochs, "eval_attack.steps": 2}
+    base = TINY | {"optim.epochs": epochs}
     stage.spec(seeds=[0], axes={"method": ["ce", "ldam", "focal"]}, base=base)
     options = ("--engine", "ray", "--address", f"127.0.0.1:{cluster.port}", "--min-free", "0")
     driver = stage.start("sweep", "spec.toml", "--out", str(stage.out), *options, real=True)

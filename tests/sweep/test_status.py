@@ -101,7 +101,10 @@ def test_slots(monkeypatch) -> None:
     monkeypatch.setattr(local, "cores", lambda: 8)
     found = local.make_slots({"auto"}, cpu_slots=4)
     assert [(s.gpu, s.threads, s.share) for s in found] == [(None, 2, 4)] * 4
-    assert 1 <= len(local.make_slots({"cpu"})) <= 8
+    monkeypatch.setattr(local, "free_memory", lambda: 10 * 2**30)
+    assert [len(local.make_slots({"cpu"}, memory=n * 2**30)) for n in (0, 1, 3, 20)] == [8, 8, 3, 1]
+    monkeypatch.setattr(local, "free_memory", lambda: None)
+    assert len(local.make_slots({"cpu"}, memory=2**30)) == 1
     for arguments, says in (
         ({"slots_per_gpu": 2}, "no trial runs on a GPU"),
         ({"gpus": "0"}, "visible here: none"),

@@ -272,12 +272,17 @@ def test_runs_that_are_missing_are_marked_and_left_out(tmp_path) -> None:
 def test_axes_and_settings(tmp_path) -> None:
     spec = (
         "seeds = 3\nbaseline = 'ce'\n[base]\ndataset = 'digits'\n[axes]\nratio = [5, 10]\n"
-        "method = ['ce', 'srat-ldam']\nloss.temperature = [0.1, 0.2]"
+        "method = ['ce', 'srat-ldam']\nattack.bn = ['batch', 'running']\nmodel.name = ['resnet18', 'wrn-28-10']"
     )
     table = build_table(finished_sweep(tmp_path / "s", spec, VALUES), per_class=True)
     assert list(table.settings()) == ["digits (exp, ratio 5)", "digits (exp, ratio 10)"]
     labels = [line.label for line in table.settings()["digits (exp, ratio 10)"]]
-    assert labels == [f"{m}, temperature = {t}" for m in ("ce", "srat-ldam") for t in (0.1, 0.2)]
+    assert labels == [
+        f"{method}, bn = {bn}, model = {network}"
+        for method in ("ce", "srat-ldam")
+        for bn in ("batch", "running")
+        for network in ("resnet18", "wrn-28-10")
+    ]
     assert all(line.entries[0].paper is None for line in table.lines)
     assert [(e.kind, e.part) for e in table.lines[0].entries[6:]] == [
         ("standard", "class:cat"), ("standard", "class:dog"), ("robust", "class:cat"), ("robust", "class:dog")

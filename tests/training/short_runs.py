@@ -9,23 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from srat_fast import Recipe, build_recipe
+from srat_fast import Recipe
 from srat_fast.training.stops import Stops
+from tests.tiny import TINY, tiny_recipe
 
-SHORT = {
-    "data.name": "digits",
+#: All that a run may keep: several batches an epoch, a moving average, validation, curves.
+SHORT = TINY | {
     "optim.epochs": 3,
     "optim.batch_size": 32,
     "optim.ema_decay": 0.5,
-    "model.width": 4,
-    "attack.steps": 2,
-    "eval_attack.steps": 2,
-    "data.test_limit": 50,
-    "data.limit": 120,
     "data.val_fraction": 0.2,
-    "run.device": "cpu",
-    "run.precision": "fp32",
     "run.deterministic": True,
+    "run.tensorboard": True,
 }
 #: What of a line of metrics.jsonl does not depend on the clock.
 EXACT = ("epoch", "lr", "loss", "classification", "separation", "train_accuracy", "nonfinite_gradients",
@@ -49,7 +44,7 @@ class StopAfter(Stops):
 
 def short(**changes: Any) -> Recipe:
     """The short recipe with fields changed; "__" stands for the dot."""
-    return build_recipe(None, SHORT | {name.replace("__", "."): value for name, value in changes.items()})
+    return tiny_recipe(SHORT, **changes)
 
 
 def options(recipe: dict[str, Any] = SHORT) -> list[str]:

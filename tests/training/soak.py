@@ -1,7 +1,7 @@
 """Kills a run again and again: `python -m tests.training.soak KILLS DIRECTORY`; prints what was hit.
 
-Each attempt is a process of its own, forked from one that has imported torch (which takes longer than the run) and
-has computed nothing, and killed by SIGKILL from outside.
+Each attempt is a process of its own, forked from one that has imported torch and what an optimizer imports at its first
+step (which takes longer than the run) and has computed nothing, and killed by SIGKILL from outside.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import signal
 import sys
 import time
 from pathlib import Path
+
+import torch._dynamo  # noqa: F401
 
 from srat_fast import Recipe, train
 from tests.training.short_runs import short

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch.autograd import DeviceType
 
-from srat_fast import TrainingFailure, UserError, build_recipe, evaluate, train
+from srat_fast import TrainingFailure, UserError, evaluate, train
 from srat_fast.errors import Interrupted
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import load_model
@@ -20,30 +20,15 @@ from srat_fast.record import WEIGHTS
 from srat_fast.training.cost import busy_seconds
 from srat_fast.training.fit import MovingAverage
 from srat_kernels import resolve_backend
+from tests.tiny import tiny_recipe
 from tests.training.short_runs import StopAfter, assert_equal_runs, metrics
 from tests.training.short_runs import short as resumable
-
-SHORT = {
-    "data.name": "digits",
-    "optim.epochs": 2,
-    "model.width": 4,
-    "attack.steps": 2,
-    "eval_attack.steps": 3,
-    "data.test_limit": 50,
-    "data.limit": 120,
-    "run.device": "cpu",
-    "run.precision": "fp32",
-}
-
-
-def short(**changes: object):
-    return build_recipe(None, SHORT | {name.replace("__", "."): value for name, value in changes.items()})
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "one"
-    return out, train(short(optim__ema_decay=0.5, data__val_fraction=0.2), out)
+    return out, train(tiny_recipe(optim__ema_decay=0.5, data__val_fraction=0.2, run__tensorboard=True), out)
 
 
 def test_a_run_directory_is_complete(finished) -> None:
@@ -102,14 +87,14 @@ def test_tensorboard_reads_the_curves(finished) -> None:
 
 def test_evaluate_gives_the_recorded_numbers_again(finished) -> None:
     out, record = finished
-    results = evaluate(out, "clean,pgd-3", device="cpu")
-    for name, kind in (("clean", "standard"), ("pgd-3", "robust")):
+    results = evaluate(out, "clean,pgd-2", device="cpu")
+    for name, kind in (("clean", "standard"), ("pgd-2", "robust")):
         assert {k: results[name][k] for k in record[kind]} == record[kind]
     stored = json.loads((out / "record.json").read_text())
-    assert stored["evaluations"][-1]["attacks"]["pgd-3"]["overall"] == record["robust"]["overall"]
+    assert stored["evaluations"][-1]["attacks"]["pgd-2"]["overall"] == record["robust"]["overall"]
     assert stored["evaluations"][-1]["same_data"] is True
-    harmless = evaluate(out, "pgd-3", changes={"eval_attack.epsilon": 1e-7}, device="cpu")
-    assert harmless["pgd-3"]["per_class"] == record["standard"]["per_class"]
+    harmless = evaluate(out, "pgd-2", changes={"eval_attack.epsilon": 1e-7}, device="cpu")
+    assert harmless["pgd-2"]["per_class"] == record["standard"]["per_class"]
     with pytest.raises(UserError, match="a comma-separated list of clean, fgsm, pgd-K"):
         evaluate(out, "pgd-0")
     with pytest.raises(UserError, match="not a finished run"):
@@ -125,7 +110,7 @@ def test_saved_weights_load_without_the_recipe(finished) -> None:
 def test_equal_seeds_give_byte_equal_files(method: str, tmp_path) -> None:
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        recipe = short(method=method, seed=seed, run__deterministic=True, optim__epochs=1,
+        recipe = tiny_recipe(method=method, seed=seed, run__deterministic=True, optim__epochs=1,
                        optim__ema_decay=0.5, data__val_fraction=0.2)  # fmt: skip
         record = train(recipe, tmp_path / name)
         weights.append(safetensors.torch.load_file(tmp_path / name / "model.safetensors"))
@@ -179,7 +164,7 @@ def test_both_engines_learn_alike(tmp_path) -> None:
     """Chaotic in float32 (see equivalence/test_step.py): first losses are compared closely, later ones loosely."""
     lines = {}
     for engine in ("fast", "reference"):
-        record = train(short(run__engine=engine, optim__epochs=2, method="srat-ce"), tmp_path / engine)
+        record = train(tiny_recipe(run__engine=engine, optim__epochs=2, method="srat-ce"), tmp_path / engine)
         assert record["recipe"]["run"]["engine"] == engine
         assert record["backend"] == ("reference" if engine == "reference" else "torch")
         text = (tmp_path / engine / "metrics.jsonl").read_text()
@@ -189,7 +174,12 @@ def test_both_engines_learn_alike(tmp_path) -> None:
 
 
 def test_bf16_trains_too(tmp_path) -> None:
-    record = train(short(run__precision="bf16", run__tensorboard=False), tmp_path / "run")
+    record = train(
+        tiny_recipe(
+            run__precision="bf16",
+        ),
+        tmp_path / "run",
+    )
     assert record["recipe"]["run"]["precision"] == "bf16"
     assert record["final_epoch"]["nonfinite_gradients"] == 0
     assert not list((tmp_path / "run").glob("events*"))
@@ -200,7 +190,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_recorded(tmp_path) -> Non
     with pytest.raises(
         TrainingFailure, match=r"the loss is nan in epoch 2, step 1 \(before its update\); try a lower"
     ):
-        train(short(method="ce", optim__lr=1e12, optim__clip_norm=0, optim__epochs=2), out)
+        train(tiny_recipe(method="ce", optim__lr=1e12, optim__clip_norm=0, optim__epochs=2), out)
     record = json.loads((out / "record.json").read_text())
     assert record["status"] == "failed"
     assert "lower optim.lr" in record["problem"]
@@ -212,18 +202,18 @@ def test_an_output_directory_is_never_overwritten(tmp_path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):
-        train(short(), tmp_path / "full")
+        train(tiny_recipe(), tmp_path / "full")
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
 def test_bad_data_leave_nothing_behind(tmp_path) -> None:
     with pytest.raises(UserError, match="is not a directory"):
-        train(short(data__name="folder", data__root=str(tmp_path / "none")), tmp_path / "deep" / "run")
+        train(tiny_recipe(data__name="folder", data__root=str(tmp_path / "none")), tmp_path / "deep" / "run")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_is_plain_lines_where_the_output_is_no_terminal(tmp_path, capsys) -> None:
-    train(short(method="natural"), tmp_path / "run", console=Console(width=60))
+    train(tiny_recipe(method="natural"), tmp_path / "run", console=Console(width=60))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("natural on digits (exp 10: 120 images, 10 classes), 2 epochs")
     assert [line.split()[:3] for line in lines[1:3]] == [["natural", "epoch", f"{n}/2"] for n in (1, 2)]
@@ -235,20 +225,22 @@ def test_progress_is_a_bar_on_a_terminal(tmp_path) -> None:
 
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, width=140)
-    train(short(method="ce"), tmp_path / "run", console=console)
+    train(tiny_recipe(method="ce"), tmp_path / "run", console=console)
     text = output.getvalue()
     assert "img/s" in text
     assert "epoch 2/2" in text
 
 
 def test_a_collapsed_model_is_named(tmp_path) -> None:
-    record = train(short(method="natural", optim__lr=1e-9, optim__epochs=1), tmp_path / "run")
+    record = train(tiny_recipe(method="natural", optim__lr=1e-9, optim__epochs=1), tmp_path / "run")
     assert record["collapsed"] is not None  # an untrained network names one class for everything
     assert record["standard"]["per_class"][record["collapsed"]] == 1.0
 
 
 def test_normalisation_and_validation_options(tmp_path) -> None:
-    record = train(short(model__normalize="dataset", optim__epochs=1, method="natural"), tmp_path / "run")
+    record = train(
+        tiny_recipe(model__normalize="dataset", optim__epochs=1, method="natural"), tmp_path / "run"
+    )
     state = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
     assert 0 < float(state["mean"]) < 1
     assert "best" not in record
@@ -271,7 +263,7 @@ def test_shares_of_time_zero_gradients_and_memory_are_recorded_each_epoch(finish
 
 
 def test_a_natural_run_has_no_gradients_to_count(tmp_path) -> None:
-    record = train(short(method="natural", optim__epochs=1), tmp_path / "run")
+    record = train(tiny_recipe(method="natural", optim__epochs=1), tmp_path / "run")
     assert record["final_epoch"]["zero_gradient_share"] is None
 
 
@@ -298,7 +290,7 @@ def test_a_profile_counts_a_kernel_once() -> None:
 
 
 def test_profile(tmp_path, capsys) -> None:
-    train(short(run__profile=True, optim__epochs=12), tmp_path / "run", console=Console(width=300))
+    train(tiny_recipe(run__profile=True, optim__epochs=12), tmp_path / "run", console=Console(width=300))
     text = capsys.readouterr().out
     assert "5 steps in" in text
     assert "share outside of operators" in text
@@ -312,14 +304,14 @@ def test_out_of_memory_says_what_to_lower(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr("srat_fast.training.step.FastEngine.step", full)
     with pytest.raises(TrainingFailure, match="out of memory in epoch 1; lower --batch-size"):
-        train(short(), tmp_path / "run")
+        train(tiny_recipe(), tmp_path / "run")
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert (record["status"], record["failure"]) == ("failed", "memory")
 
 
 def test_capture_needs_cuda(tmp_path) -> None:
     with pytest.raises(UserError, match="CUDA graphs need a CUDA device"):
-        train(short(run__capture="on"), tmp_path / "run")
+        train(tiny_recipe(run__capture="on"), tmp_path / "run")
 
 
 def test_the_moving_average_is_one() -> None:

@@ -1,4 +1,4 @@
-"""The audit of a finished run, which joins its record."""
+"""The audit of a finished run, which joins its record, or of a weights file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from srat_fast.evaluation.audit.evidence import Progress
 from srat_fast.evaluation.audit.surrogate import train_surrogate
 from srat_fast.evaluation.audit.verdict import AUTOATTACK_IMAGES, QUERIES, audit, check_counts, concluded
 from srat_fast.evaluation.judge import eval_settings
-from srat_fast.evaluation.subject import Subject, amend_record, open_subject
+from srat_fast.evaluation.subject import Judged, Subject, amend_record, is_file, open_file, open_subject
 from srat_fast.hardware import neutral
 from srat_fast.models.files import model_from_bytes
 from srat_fast.plugins import Plugins, load_all
@@ -30,6 +30,8 @@ def audit_run(
     run: str | Path,
     *,
     subset: int | None = SUBSET,
+    threat: str | None = None,
+    model: str | None = None,
     weights: str = "last",
     surrogate: str | Path | None = None,
     autoattack: int = AUTOATTACK_IMAGES,
@@ -40,11 +42,14 @@ def audit_run(
     plugin: Plugins = (),
     progress: Progress = lambda name, done, total: None,
 ) -> dict[str, Any]:
-    """Whether a run's robust accuracy is to be believed.
+    """Whether the robust accuracy of a run, or of somebody else's model, is to be believed.
 
     Args:
-        run: a run directory.
+        run: a run directory; or a weights file as `srat_fast.load` reads it, of which nothing is recorded: its images
+            and attack are those of the data set's recipe with `changes`, such as {"data.name": "cifar100"}.
         subset: at most this many test images, evenly over the classes; None for all.
+        threat: of a weights file: its threat model, with that one's usual radius; None for the recipe's.
+        model: of a weights file: its network, such as "wrn-28-10", where the file does not say it.
         weights: "last", "best" or "ema".
         surrogate: another run of the same classes to transfer from; None trains a small network on the run's images.
         autoattack: images for AutoAttack; 0 leaves it out.
@@ -56,7 +61,7 @@ def audit_run(
         progress: told (attack, images done, images in all).
 
     Returns:
-        As `srat_fast.evaluation.audit.verdict.audit`, with the weights' checksum. It becomes `audit` in the run's
+        As `srat_fast.evaluation.audit.verdict.audit`, with the weights' checksum. Of a run it becomes `audit` in its
         record.json (in its part `best` or `ema` for those weights).
 
     Raises:
@@ -67,8 +72,14 @@ def audit_run(
     check_counts(autoattack=autoattack, queries=queries)  # before a surrogate is trained
     load_all(plugin)
     limit = {} if subset is None else {"data.test_limit": subset}
-    subject = open_subject(run, (changes or {}) | limit, weights=weights, device=device, data=data)
-    record = subject.directory.read_json(RECORD)
+    fields, path = (changes or {}) | limit, Path(run)
+    subject: Judged
+    if is_file(path, model, weights):
+        subject = open_file(path, fields, model=model, threat=threat, device=device, data=data)
+    else:
+        if threat is not None:
+            raise UserError("--threat", "is for weights files; a run is audited in its own ball", threat)
+        subject = open_subject(run, fields, weights=weights, device=device, data=data)
     settings = eval_settings(subject.recipe)
     other, origin = _surrogate(subject, surrogate, progress)
     batch_size = subject.recipe.run.eval_batch_size
@@ -92,7 +103,9 @@ def audit_run(
         progress=progress,
     )
     checks = [Check(**check) for check in report["checks"]]
-    checks += [_choice(record, weights), _recorded(record, weights, report)]
+    if isinstance(subject, Subject):
+        record = subject.directory.read_json(RECORD)
+        checks += [_choice(record, weights), _recorded(record, weights, report)]
     facts = {name: report[name] for name in ("accuracy", "subset", "attack", "device", "versions")}
     report = concluded(checks, facts) | {
         "weights": weights,
@@ -107,11 +120,12 @@ def audit_run(
             return current | {"audit": report}
         return current | {weights: (current.get(weights) or {}) | {"audit": report}}
 
-    amend_record(subject.directory, amended, report)
+    if isinstance(subject, Subject):
+        amend_record(subject.directory, amended, report)
     return report
 
 
-def _surrogate(subject: Subject, run: str | Path | None, progress: Progress) -> tuple[nn.Module, str]:
+def _surrogate(subject: Judged, run: str | Path | None, progress: Progress) -> tuple[nn.Module, str]:
     """The model to transfer from, and what it is."""
     own, split = subject.model, subject.split
     if run is not None:
@@ -122,7 +136,7 @@ def _surrogate(subject: Subject, run: str | Path | None, progress: Progress) -> 
         if shapes[0] != shapes[1]:
             needed = f"a run with {shapes[0][0]} classes and {shapes[0][1]} channels is needed"
             raise UserError("--surrogate", needed, str(run))
-        if directory.path.resolve() == subject.directory.path.resolve():
+        if isinstance(subject, Subject) and directory.path.resolve() == subject.directory.path.resolve():
             raise UserError("--surrogate", "another run than the audited one is needed", str(run))
         return other, f"the run {directory.path.name}"
     # a network named within a family (timm:...) has the width of its name
