@@ -399,6 +399,7 @@ def _check_method(recipe: Recipe) -> None:
         "attack.radius_strength": (value("attack.radius") == "count", "attack.radius = count"),
         "attack.radius_factors": (value("attack.radius") == "vector", "attack.radius = vector"),
         "attack.start": (recipe.attack.random_start, "attack.random_start = true"),
+        "optim.select": (recipe.data.val_fraction > 0, "data.val_fraction > 0"),
         "optim.awp_epoch": (perturbed, "optim.awp_gamma > 0"),
         "optim.ema_every": (recipe.optim.ema_decay > 0, "optim.ema_decay > 0"),
         "optim.nesterov": (recipe.optim.momentum > 0, "optim.momentum > 0"),

@@ -548,6 +548,11 @@ class Optim(Section):
     ema_every: str = setting(
         "step", "how often the average takes the weights in", choices=("step", "epoch"), before="step"
     )
+    select: str = setting(
+        "balanced", "what the best epoch is best in, on attacked held-out images: balanced, the mean "
+        "of the classes' robust accuracies; overall, that of all images; worst, the smallest of a class",
+        choices=("balanced", "overall", "worst"), before="balanced",
+    )  # fmt: skip
     nesterov: bool = setting(False, "Nesterov momentum", before=False, source="RobustLT, code")
     schedule: str = setting(
         "step", "step: the rate times decay at each milestone; compounding: times decay at every epoch from the first "

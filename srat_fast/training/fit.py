@@ -451,8 +451,9 @@ class Fit:
         before, best = time.monotonic(), self._history["best"]
         model = self._adjusted(self.setup.engine.model)
         verdict = self._judge(model, self.setup.split.validation, lambda images: None)
-        if best is None or verdict["robust"]["balanced"] > best["validation"]["robust"]["balanced"]:
-            self._history["best"] = {"epoch": epoch, "validation": verdict}
+        by = self.setup.recipe.optim.select
+        if best is None or selected(verdict, by) > selected(best["validation"], by):
+            self._history["best"] = {"epoch": epoch, "by": by, "validation": verdict}
             about = label(self.setup.recipe) | {"epoch": str(epoch)}
             save_model(self.run_directory.path / BEST, model, about)
         self._history["evaluation"] += time.monotonic() - before
@@ -545,6 +546,13 @@ class Fit:
                 seed=recipe.seed,
                 progress=between_batches,
             )
+
+
+def selected(verdict: dict[str, Any], by: str) -> float:
+    """The robust accuracy that decides which epoch is the best; classes without held-out images have no say."""
+    if by == "worst":
+        return min(value for value in verdict["robust"]["per_class"] if not math.isnan(value))
+    return verdict["robust"][by]
 
 
 def label(recipe: Recipe) -> dict[str, str]:

@@ -17,6 +17,7 @@ from srat_fast.methods import RULES as NAMES
 from srat_fast.recipe import build_recipe
 from srat_fast.reference import feedback as plain
 from srat_fast.training.feedback import RULES, Facts, Feedback, Figures, Frl, _rates, measure, sets
+from srat_fast.training.fit import selected
 from srat_fast.training.trainer import train
 from tests.equivalence.test_step import COUNTS, Small, batches, make_pair
 from tests.training.short_runs import StopAfter, assert_equal_runs, short
@@ -295,3 +296,27 @@ def test_the_reference_trains_by_its_own_rule(tmp_path) -> None:
 def test_what_does_not_go_together_is_refused(changes, says) -> None:
     with pytest.raises(UserError, match=says):
         build_recipe(None, changes)
+
+
+def test_the_best_epoch_is_best_in_what_the_recipe_says() -> None:
+    verdict = {"robust": {"overall": 0.6, "balanced": 0.4, "per_class": [0.9, 0.2, math.nan, 0.1]}}
+    assert [selected(verdict, by) for by in ("overall", "balanced", "worst")] == [0.6, 0.4, 0.1]
+    with pytest.raises(
+        UserError, match=r"optim\.select = 'worst': has an effect with data\.val_fraction > 0 only"
+    ):
+        build_recipe(None, {"optim.select": "worst"})
+    assert build_recipe().fingerprint() == build_recipe(None, {"optim.select": "balanced"}).fingerprint()
+
+
+@pytest.mark.parametrize("by", ["overall", "worst"])
+def test_a_selection_is_on_record_by_its_rule(by, tmp_path) -> None:
+    small = {"data__limit": 60, "data__test_limit": 10, "attack__steps": 1, "eval_attack__steps": 1}
+    record = train(short(method="ce", optim__select=by, optim__epochs=2, **small), tmp_path / "run")
+    assert record["best"]["by"] == by
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+
+    def figure(line: dict) -> float:
+        robust = line["validation"]["robust"]
+        return robust["overall"] if by == "overall" else min(v for v in robust["per_class"] if v is not None)
+
+    assert figure(lines[record["best"]["epoch"]]) == max(map(figure, lines))
