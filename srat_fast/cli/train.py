@@ -115,7 +115,7 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     }
     for name in ("best", "ema"):
         if name in record:
-            title = name
+            title: str = name
             if name == "best":
                 by = record[name].get("by", "balanced")  # of earlier versions
                 shown = {"balanced": "", "overall": " overall", "worst": " worst class"}[by]
