@@ -9,8 +9,10 @@ from typing import Any
 from srat_fast.registry import method as METHODS
 
 WEIGHTINGS = ("none", "balanced", "deferred")
-#: base losses whose published code takes the plain mean over the batch, not the weighted one
-PLAIN_MEAN = ("focal",)
+#: feedback rules: what they set is in `training/feedback.py`, faal's in `losses/objective.py`
+RULES = ("frl", "cfa", "wat", "dafa", "cgr", "faal")
+#: base losses and feedback rules whose published code takes the plain mean over the batch, not the weighted one
+PLAIN_MEAN = ("focal", "cfa", "wat", "dafa", "cgr", "faal")
 #: base losses without class weights: they weigh classes by themselves
 UNWEIGHTED = ("harl",)
 #: L_sep with the coefficient lambda
@@ -63,10 +65,11 @@ class Method:
 
 #: family of the rows of Table 4
 PAPER = "SRAT paper"
-ROBUST, LONG_TAILED, JOINT = (
+ROBUST, LONG_TAILED, JOINT, FAIR = (
     "adversarial training",
     "long-tailed learning",
     "long-tailed adversarial training",
+    "class-wise adversarial training",
 )
 
 
@@ -85,7 +88,7 @@ def settings(name: str, dataset: str, own: bool = False) -> dict[str, Any]:
 
 
 def order(name: str) -> tuple[int, int, str]:
-    """Sort key of methods: the table's rows as they stand, then those with a prefix, by their row; unknown ones last."""
+    """Sort key of methods: the rows as they stand, then those with a prefix, by their row; unknown ones last."""
     known = list(METHODS)
     base = name.rpartition(":")[2]
     place = known.index(base) if base in known else len(known)
@@ -275,6 +278,78 @@ for _row in (
         own=_attack("running", "gaussian", step=0.003, radius=0.031) | _schedule(100, 75, 90, weight_decay=5e-4),
         source="Wang et al. 2025 (TAET); BuhuiOK/TAET-Two-Stage-... a374adf",
         notes="TAET's second stage from the first epoch on; a class that is absent from a batch counts with loss 0.",
+    ),
+):  # fmt: skip
+    METHODS(_row.name)(_row)
+
+_FROM_TRADES = {"loss.branch": "clean", "loss.kl_weight": 6.0}
+_FRL = {"loss.branch": "clean", "loss.kl_weight": 1.5, "feedback.rule": "frl"}
+_HELD_OUT = {"feedback.split": "validation", "data.val_fraction": 0.06}
+_FROM_SCRATCH = "Published as a fine-tuning of a robust network; here it trains from the first epoch. "
+
+for _row in (
+    Method(
+        "frl", "ce", "none", _KL, True, "FRL", "kl", FAIR, _FRL | {"feedback.frl_slack": 0.1},
+        source="Xu et al. 2021; hannxu123/fair_robust a80547d",
+        notes=f"{_FROM_SCRATCH}Reweighting alone; its classes are measured on held-out images and by PGD-20, which "
+        "feedback.split and feedback.steps give.",
+    ),
+    Method(
+        "frl-remargin", "ce", "none", _KL, True, "FRL-Remargin", "kl", FAIR,
+        _FRL | {"feedback.frl_slack": 0.07, "feedback.frl_radius_rate": 0.2},
+        source="Xu et al. 2021; hannxu123/fair_robust a80547d",
+        notes=f"{_FROM_SCRATCH}A class's step follows its radius; the published one is a quarter of the largest radius "
+        "for all.",
+    ),
+    Method(
+        "cfa", "ce", "none", _KL, True, "CFA", "kl", FAIR,
+        _FROM_TRADES | {"feedback.rule": "cfa", "feedback.start": 0.05},
+        own=_attack("running", "gaussian") | _schedule(200, 100, 150, weight_decay=5e-4)
+        | {"model.normalize": "dataset", "feedback.rates": "balanced"},
+        source="Wei et al. 2023; PKU-ML/CFA 071f333",
+        notes="Its TRADES form, radius (CCM) and regularisation (CCR) by class. Robust accuracy is measured after an "
+        "epoch and not summed up over it; the published one is C times right over all, which is wrong for classes of "
+        "different size and comes with protocol = own. Start and BatchNorm mode of its own protocol are TRADES's.",
+    ),
+    Method(
+        "wat", "ce", "none", _KL, True, "WAT", "kl", FAIR, _FROM_TRADES | {"feedback.rule": "wat"},
+        own=_TRADES_ATTACK | _schedule(100, 75, 90, weight_decay=2e-4) | _HELD_OUT
+        | {"feedback.rates": "balanced", "eval_attack.step_size": 0.003},
+        source="Li and Liu 2023; the file worst_class_adversarial_train.py",
+        notes="Weights of classes and of their mean add up, so that the loss is about twice that of TRADES, as "
+        "published. Its own protocol takes held-out images for balanced; their share there is ours.",
+    ),
+    Method(
+        "dafa", "ce", "none", _KL, True, "DAFA", "kl", FAIR,
+        _FROM_TRADES | {"feedback.rule": "dafa", "feedback.start": 70 / 110},
+        own=_TRADES_ATTACK | _schedule(110, 100, 105, weight_decay=5e-4),
+        source="Lee et al. 2024; rucy74/DAFA c60ba83",
+        notes="Once, after 64 % of the epochs. A class that gives more than it has is held at 0: among balanced "
+        "classes none does, a frequent class that draws many rare ones can.",
+    ),
+    Method(
+        "cgr", "adjusted", "none", {"graph": "loss.graph_weight"}, True, "CGR", "objective", FAIR,
+        _BALANCED | {
+            "attack.radius": "count", "attack.radius_strength": 0.3, "attack.radius_ramp": 0.8,
+            "loss.graph_weight": 0.05, "feedback.rule": "cgr", "feedback.every": 10, "feedback.steps": 20,
+        },
+        source="arXiv 2608.09688, the file CGR_LT.py",
+        notes="Its form on the balanced softmax. Published scores and graph come from the test images: here from "
+        "training or held-out ones. Distances are those of the classes' mean features on clean images.",
+    ),
+    Method(
+        "faal", "ce", "none", _KL, True, "FAAL", "ce", FAIR, {"feedback.rule": "faal"},
+        source="Zhang et al. 2024; TrustAI/FAAL b20ee9d",
+        notes=f"{_FROM_SCRATCH}On cross-entropy; on TRADES with attack.loss kl, loss.branch clean, loss.kl_weight 6. "
+        "The weights that its solver finds have a closed form. A class counts by its mean margin, not by the sum over "
+        "its images, which is feedback.rates balanced.",
+    ),
+    Method(
+        "mcat", "ce", "none", {"etf": "loss.etf_weight"}, True, "MCAT", "ce", ROBUST, {"loss.etf_weight": 1.0},
+        own=_schedule(200) | {"attack.random_start": False},
+        source="MCAT 2026; yneversky/MCAT f19c2af",
+        notes="Its manifold term has no gradient as published and is left out: PGD training and the term on the head. "
+        "Its rate never falls.",
     ),
 ):  # fmt: skip
     METHODS(_row.name)(_row)

@@ -115,7 +115,11 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     }
     for name in ("best", "ema"):
         if name in record:
-            title = f"best (epoch {record[name]['epoch'] + 1})" if name == "best" else name
+            title: str = name
+            if name == "best":
+                by = record[name].get("by", "balanced")  # of earlier versions
+                shown = {"balanced": "", "overall": " overall", "worst": " worst class"}[by]
+                title = f"best{shown} (epoch {record[name]['epoch'] + 1})"
             rows[f"{title}: clean"], rows[f"{title}: robust"] = (
                 record[name]["standard"],
                 record[name]["robust"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.losses.weighting import class_balanced_weights, inverse_weights, ratio_weights
@@ -29,6 +31,8 @@ class Context:
         under: labels of the under-represented half.
         device: of the model.
         class_weights: [C] float32, ones while the method's weighting rests; it changes in place.
+        pair_weights: [C] float32 on the term kl, changed in place by `feedback.rule`; None where the rule has none.
+        graph: [C, C] float32 of rule cgr, likewise.
     """
 
     recipe: ResolvedRecipe
@@ -36,6 +40,8 @@ class Context:
     under: Sequence[int]
     device: torch.device
     class_weights: Tensor
+    pair_weights: Tensor | None = None
+    graph: Tensor | None = None
 
     @property
     def reduction(self) -> str:
@@ -52,7 +58,11 @@ class Context:
         Returns:
             Scalar.
         """
-        weights = self.class_weights.to(losses.dtype)[labels]
+        return self.mean_by(self.class_weights, losses, labels)
+
+    def mean_by(self, class_weights: Tensor, losses: Tensor, labels: Tensor) -> Tensor:
+        """The same with other weights [C]."""
+        weights = class_weights.to(losses.dtype)[labels]
         total = (weights * losses).sum()
         return total / (weights.sum() if self.reduction == "weighted_mean" else len(labels))
 
@@ -94,7 +104,18 @@ class Objective:
         self._weighting, self._defer_epoch = row.weighting, recipe.optim.defer_epoch
         self._full = torch.from_numpy(full_weights(recipe, counts, under)).float().to(device)
         self.class_weights = torch.ones_like(self._full)
-        context = Context(recipe, counts, under, device, self.class_weights)
+        rule, classes = recipe.feedback.rule, len(counts)
+        self._by_batch = rule == "faal"
+        self._divergence, self._summed = recipe.feedback.faal_divergence, recipe.feedback.rates == "balanced"
+        #: what `feedback.rule` has found: it changes in place between epochs, with faal in each update
+        self.found: dict[str, Tensor] = {}
+        if rule != "off":
+            self.found = {"weights": torch.ones_like(self._full), "pair": torch.ones_like(self._full)}
+        if rule == "cgr":
+            self.found["graph"] = torch.zeros(classes, classes, device=device)
+        context = Context(
+            recipe, counts, under, device, self.class_weights, self.found.get("pair"), self.found.get("graph")
+        )
         self._base: Any = term[row.base](context)
         self._terms: dict[str, tuple[Any, float]] = {
             name: (term[name](context), coefficient) for name, coefficient in row.terms.items()
@@ -119,6 +140,8 @@ class Objective:
             self.class_weights.copy_(self._full)
         else:
             self.class_weights.fill_(1.0)
+        if self.found:
+            self.class_weights.mul_(self.found["weights"])
 
     def raw_classification(self, batch: Batch) -> Tensor:
         """What an attack climbs with `attack.loss = objective`: the weighted L_cls, without margins and scale."""
@@ -132,8 +155,18 @@ class Objective:
             raise TrainingFailure(f"{where}: the term returns {shape}; a scalar is needed, shape ()")
         return value
 
+    def _weigh(self, batch: Batch) -> None:
+        """Put FAAL's weights of a batch in force."""
+        if getattr(self._base, "clean", False):
+            _ = batch.clean_logits  # BatchNorm sees first what L_cls reads
+        weights = margin_weights(batch.logits.detach(), batch.labels, self._divergence, self._summed)
+        self.class_weights.copy_(weights)
+        self.found["pair"].copy_(weights)
+
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """The scalars by name, in the order of `names`; "total" is the one to differentiate."""
+        if self._by_batch:
+            self._weigh(batch)
         if self._fused:
             part, weight = self._terms["separation"]
             found = srat_loss(
@@ -163,6 +196,44 @@ def full_weights(recipe: Recipe, counts: Sequence[int], under: Sequence[int]) ->
         assert loss.weight_ratio is not None, "the recipe's own check"
         return ratio_weights(under, len(counts), loss.weight_ratio)
     return class_balanced_weights(counts, loss.beta)
+
+
+def margin_weights(logits: Tensor, labels: Tensor, divergence: float, summed: bool) -> Tensor:
+    """[C], sum C: FAAL's weights of a batch, the worst distribution p over classes with KL(uniform || p) <= r.
+
+    p maximises sum p_c a_c, a_c the mean of max_k!=y p'_k - p'_y over the class's images; an absent class has -1. As
+    published (`summed`) a_c is the sum over them, 0 for an absent class.
+    """
+    p = logits.softmax(dim=1)
+    own = p.gather(1, labels[:, None]).squeeze(1)
+    margins = p.scatter(1, labels[:, None], -1.0).amax(dim=1) - own  # [B]
+    member = functional.one_hot(labels, logits.shape[1]).to(p.dtype)  # [B, C]
+    sums, sizes = margins @ member, member.sum(dim=0)
+    scores = sums if summed else torch.where(sizes > 0, sums / sizes.clamp(min=1.0), -1.0)
+    return len(scores) * worst_distribution(scores, divergence)
+
+
+#: of log((nu - max a) / (max a - min a)): outside of it weights are one class's, or equal
+_LOG_RANGE, _PARTS, _ROUNDS = 40.0, 64, 8
+
+
+def worst_distribution(scores: Tensor, divergence: float) -> Tensor:
+    """[C], sum 1: argmax of p . a with KL(uniform || p) <= r, without a solver and without waiting for the device.
+
+    p_c is proportional to 1 / (nu - a_c); KL falls as nu > max a grows, and nu is found by sections of its logarithm.
+    """
+    gaps = scores.amax() - scores  # [C] >= 0
+    gaps = gaps / gaps.amax().clamp(min=torch.finfo(gaps.dtype).tiny)  # p does not depend on the scale
+    steps = torch.linspace(0.0, 1.0, _PARTS, dtype=scores.dtype, device=scores.device)
+    low, width = scores.new_full((), -_LOG_RANGE), 2 * _LOG_RANGE
+    for _ in range(_ROUNDS):
+        tried = low + width * steps  # [P]
+        logs = -torch.log(tried.exp()[:, None] + gaps)  # [P, C]: log p up to a constant
+        kl = logs.logsumexp(dim=1) - logs.mean(dim=1) - math.log(len(scores))
+        beyond = (kl > divergence).sum().clamp(max=_PARTS - 1)  # sections whose lower end is too sharp
+        width = width / (_PARTS - 1)
+        low = low + width * (beyond - 1).clamp(min=0).to(low.dtype)
+    return (-torch.log((low + width / 2).exp() + gaps)).softmax(dim=0)
 
 
 def class_vector(

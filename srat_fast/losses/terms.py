@@ -159,9 +159,10 @@ class PairDivergence:
         loss, classes = context.recipe.loss, len(context.counts)
         self._wrongness, self._detached = loss.kl_factor == "wrongness", loss.kl_target == "detached"
         self._factors = class_vector("loss.kl_factors", loss.kl_factors, classes, context.device)
+        self._context = context
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Mean over the batch."""
+        """Mean over the batch; with a feedback rule the one of `loss.reduction` by its factors."""
         clean = batch.clean_logits.detach() if self._detached else batch.clean_logits
         target = clean.log_softmax(dim=1)
         each = (target.exp() * (target - batch.logits.log_softmax(dim=1))).sum(dim=1)  # [B]
@@ -169,6 +170,8 @@ class PairDivergence:
             each = each * (1.0000001 - target.exp().gather(1, batch.labels[:, None]).squeeze(1))
         if self._factors is not None:
             each = each * self._factors.to(each.dtype)[batch.labels]
+        if self._context.pair_weights is not None:
+            return self._context.mean_by(self._context.pair_weights, each, batch.labels)
         return each.mean()
 
 
@@ -203,6 +206,41 @@ class Tail:
         pull = (sign * (weight[:, None] + weight[None])).mean(dim=1)
         rare = self._rare.to(features.dtype)[labels]
         return self._sign * (rare * spread * pull).sum() / rare.sum().clamp(min=1.0)
+
+
+@term("graph")
+class Graph:
+    """CGR's margins between confused classes: w_y sum_k G_yk relu(0.5 - z_y + z_k), G of `feedback.rule = cgr`."""
+
+    def __init__(self, context: Context) -> None:
+        self._graph, self._weights = context.graph, context.class_weights
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Mean over the batch."""
+        if self._graph is None:  # the rule is off
+            return batch.logits.sum() * 0.0
+        logits, labels = batch.logits, batch.labels
+        short = functional.relu(0.5 - logits.gather(1, labels[:, None]) + logits)  # [B, C]
+        each = (self._graph.to(logits.dtype)[labels] * short).sum(dim=1)
+        return (self._weights.to(logits.dtype)[labels] * each).mean()
+
+
+@term("etf")
+class SimplexFrame:
+    """MCAT's term on the head: the mean square between the cosines of its weights and those of a simplex.
+
+    Of C classes in a simplex, an equiangular tight frame, any two have cosine -1 / (C - 1).
+    """
+
+    def __init__(self, context: Context) -> None:
+        classes = len(context.counts)
+        frame = (torch.eye(classes, dtype=torch.float64) * classes - 1.0) / (classes - 1)
+        self._frame = frame.to(context.device)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Of the network's present weights."""
+        unit = functional.normalize(batch.model.linear.weight, dim=1)
+        return (unit @ unit.T - self._frame.to(unit.dtype)).square().mean()
 
 
 @term("separation")

@@ -14,18 +14,20 @@ from typing import Any, TypeVar
 from srat_fast import plugins
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError, did_you_mean
-from srat_fast.methods import METHODS, PLAIN_MEAN, UNWEIGHTED, Method
+from srat_fast.methods import METHODS, PLAIN_MEAN, RULES, UNWEIGHTED, Method
 from srat_fast.recipe.fields import Section, checked, fields_of, setting
 from srat_fast.recipe.sections import (
     Attack,
     Data,
     EvalAttack,
+    Feedback,
     Loss,
     Model,
     Optim,
     ResolvedAttack,
     ResolvedData,
     ResolvedEvalAttack,
+    ResolvedFeedback,
     ResolvedLoss,
     ResolvedModel,
     ResolvedOptim,
@@ -66,6 +68,7 @@ class Recipe(Section):
     attack: Attack = field(default_factory=Attack)
     eval_attack: EvalAttack = field(default_factory=EvalAttack)
     loss: Loss = field(default_factory=Loss)
+    feedback: Feedback = field(default_factory=Feedback)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
 
@@ -112,10 +115,11 @@ class Recipe(Section):
 
     @property
     def reduction(self) -> str:
-        """`loss.reduction` with "method" spelled out: the authors take the plain mean for focal loss only."""
+        """`loss.reduction` with "method" spelled out: that of the base loss's or the feedback rule's authors."""
         if self.loss.reduction != "method":
             return self.loss.reduction
-        return "batch" if self.row.base in PLAIN_MEAN else "weighted_mean"
+        plain = self.row.base in PLAIN_MEAN or self.value("feedback.rule") in PLAIN_MEAN
+        return "batch" if plain else "weighted_mean"
 
     def resolve(self) -> ResolvedRecipe:
         """The recipe with every "auto" that other fields decide replaced by its value.
@@ -216,6 +220,7 @@ class ResolvedRecipe(Recipe):
     attack: ResolvedAttack
     eval_attack: ResolvedEvalAttack
     loss: ResolvedLoss
+    feedback: ResolvedFeedback
     optim: ResolvedOptim
 
     def resolve(self) -> ResolvedRecipe:
@@ -248,6 +253,7 @@ SECTIONS: dict[str, type] = {
     "attack": Attack,
     "eval_attack": EvalAttack,
     "loss": Loss,
+    "feedback": Feedback,
     "optim": Optim,
     "run": Run,
 }
@@ -257,6 +263,7 @@ _RESOLVED: dict[str, type] = {
     "attack": ResolvedAttack,
     "eval_attack": ResolvedEvalAttack,
     "loss": ResolvedLoss,
+    "feedback": ResolvedFeedback,
     "optim": ResolvedOptim,
 }
 
@@ -378,6 +385,7 @@ def _check_method(recipe: Recipe) -> None:
         raise UserError("protocol", f"no other one is known of {recipe.method}; srat is possible", "own")
     cosine, prior = value("model.head") == "cosine", row.base == "adjusted"
     perturbed, pair = value("optim.awp_gamma") > 0, "kl" in METHODS[recipe.method].terms
+    rule = value("feedback.rule")
     needs = {
         "model.head_": (cosine, "model.head = cosine"),
         "model.inference_scale": (cosine, "model.head = cosine"),
@@ -385,14 +393,22 @@ def _check_method(recipe: Recipe) -> None:
         "loss.kl_": (pair, "a method that has the term kl"),
         "loss.harl_": (row.base == "harl", "base loss harl"),
         "loss.tail_": ("tail" in METHODS[recipe.method].terms, "a method that has the term tail"),
+        "loss.graph_": (rule == "cgr", "feedback.rule = cgr"),
+        "loss.etf_": ("etf" in METHODS[recipe.method].terms, "a method that has the term etf"),
         "loss.branch": (row.adversarial, "adversarial training"),
         "attack.radius_strength": (value("attack.radius") == "count", "attack.radius = count"),
         "attack.radius_factors": (value("attack.radius") == "vector", "attack.radius = vector"),
         "attack.start": (recipe.attack.random_start, "attack.random_start = true"),
+        "optim.select": (recipe.data.val_fraction > 0, "data.val_fraction > 0"),
         "optim.awp_epoch": (perturbed, "optim.awp_gamma > 0"),
         "optim.ema_every": (recipe.optim.ema_decay > 0, "optim.ema_decay > 0"),
         "optim.nesterov": (recipe.optim.momentum > 0, "optim.momentum > 0"),
     }
+    measured = ", ".join(name for name in RULES if name != "faal")
+    for name in ("split", "images", "steps", "every", "start"):
+        needs["feedback." + name] = (rule not in ("off", "faal"), f"feedback.rule = {measured}")
+    needs["feedback.rates"] = (rule != "off", "a feedback.rule")
+    needs |= {f"feedback.{name}_": (rule == name, f"feedback.rule = {name}") for name in RULES}
     for start, (useful, needed) in needs.items():
         for name in () if useful else _starting(start):
             section, _, leaf = name.rpartition(".")
@@ -416,6 +432,7 @@ def _check_method(recipe: Recipe) -> None:
             "the term kl compares adversarial with clean images: adversarial is needed",
             "clean",
         )
+    _check_feedback(recipe, row)
     if not row.adversarial and value("attack.radius") != "same":
         raise UserError(
             "attack.examples", "a radius by class is one of attacks: adversarial is needed", "clean"
@@ -439,6 +456,27 @@ def _check_method(recipe: Recipe) -> None:
         raise UserError(
             "loss.weighting", f"base loss {row.base} has no class weights; none is needed", row.weighting
         )
+
+
+def _check_feedback(recipe: Recipe, row: Method) -> None:
+    """A rule that has what it measures and what it sets."""
+    rule, value = recipe.value("feedback.rule"), recipe.value
+    if rule == "off":
+        return
+    if not row.adversarial:
+        problem = f"feedback.rule = {rule} goes by attacked images: adversarial is needed"
+        raise UserError("attack.examples", problem, "clean")
+    if row.weighting != "none":
+        problem = f"feedback.rule = {rule} has class weights of its own; none is needed"
+        raise UserError("loss.weighting", problem, row.weighting)
+    if row.base in UNWEIGHTED:
+        raise UserError("feedback.rule", f"base loss {row.base} has no class weights; off is needed", rule)
+    if rule != "faal" and value("feedback.split") == "validation" and recipe.data.val_fraction == 0:
+        problem = "data.val_fraction > 0 is needed with validation; training is possible"
+        raise UserError("feedback.split", problem, "validation")
+    if rule == "faal" and (recipe.attack.loss or row.inner) == "objective":
+        problem = "the weights of feedback.rule = faal come after the attack; ce is possible"
+        raise UserError("attack.loss", problem, "objective")
 
 
 def _check_serving(data: Data) -> None:

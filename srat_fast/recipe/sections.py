@@ -8,7 +8,7 @@ from typing import Any
 
 from srat_fast import registry
 from srat_fast.datasets import DATASETS
-from srat_fast.methods import BASES, WEIGHTINGS
+from srat_fast.methods import BASES, RULES, WEIGHTINGS
 from srat_fast.recipe.fields import Section, by_method, setting
 
 
@@ -405,6 +405,14 @@ class Loss(Section):
         "coded", "coded: nearer to other classes, farther from the own, as the published code minimises it; reversed",
         choices=("coded", "reversed"), source="REAT, code",
     )  # fmt: skip
+    graph_weight: float | None = by_method(
+        0.0, "coefficient of the term graph: margins of 0.5 to the classes that rule cgr found confused", low=0.0,
+        source="CGR, code",
+    )  # fmt: skip
+    etf_weight: float | None = by_method(
+        0.0, "coefficient of the term etf: cosines of the head's weights against those of a simplex", low=0.0,
+        source="MCAT, code",
+    )  # fmt: skip
 
 
 class ResolvedLoss(Loss):
@@ -425,6 +433,81 @@ class ResolvedLoss(Loss):
     harl_share: float
     tail_weight: float
     tail_sign: str
+    graph_weight: float
+    etf_weight: float
+
+
+@dataclass(frozen=True)
+class Feedback(Section):
+    """What training learns of its classes between epochs, and does about it."""
+
+    prefix = "feedback."
+    rule: str | None = by_method(
+        "off", "what turns the figures of each class into class weights, factors on the term kl or radii; faal: of "
+        "each batch by itself; the others: of images that are measured after an epoch",
+        choices=("off", *RULES),
+    )  # fmt: skip
+    split: str | None = by_method(
+        "training", "images that are measured: training images as they are, or held-out ones (data.val_fraction)",
+        choices=("training", "validation"),
+    )  # fmt: skip
+    images: int | None = by_method(100, "at most so many of them a class, drawn once", unit="images", low=1)
+    steps: int | None = by_method(
+        0,
+        "PGD steps on them, with the radius and step of attack and cross-entropy; 0 for attack.steps",
+        low=0,
+    )
+    every: int | None = by_method(1, "measured after every so many epochs", unit="epochs", low=1)
+    start: float | None = by_method(
+        0.0, "share of the epochs before the first measurement", low=0.0, high=1.0
+    )
+    rates: str | None = by_method(
+        "count", "figure of a class: count, sum over its own images / their number; balanced, C times the sum / all "
+        "images, as published code that assumes equal classes",
+        choices=("count", "balanced"), source="balanced: CFA and WAT, code",
+    )  # fmt: skip
+    frl_slack: float | None = by_method(
+        0.1, "d of rule frl: what a class's error may exceed the mean by", low=0.0, source="FRL, code"
+    )
+    frl_radius_rate: float | None = by_method(
+        0.0, "rate at which rule frl moves the radii (remargin); 0 is off", low=0.0, source="FRL, code"
+    )
+    cfa_base: float | None = by_method(
+        0.5, "lambda of rule cfa: radius and beta of a class times lambda + its robust accuracy", low=0.0,
+        source="CFA, code",
+    )  # fmt: skip
+    wat_rate: float | None = by_method(
+        0.1, "eta of rule wat: weights by exp(eta x summed losses)", low=0.0, source="WAT, code"
+    )
+    dafa_strength: float | None = by_method(
+        1.0, "lambda of rule dafa: what similar classes give each other", low=0.0, source="DAFA, code"
+    )
+    cgr_momentum: float | None = by_method(
+        0.8, "share of the old scores and graph that rule cgr keeps", low=0.0, high=1.0, high_open=True,
+        source="CGR, code",
+    )  # fmt: skip
+    faal_divergence: float | None = by_method(
+        0.5, "r of rule faal: largest KL(uniform || weights)", low=0.0, low_open=True, source="FAAL, code"
+    )
+
+
+class ResolvedFeedback(Feedback):
+    """With the settings of the method's row."""
+
+    rule: str
+    split: str
+    images: int
+    steps: int
+    every: int
+    start: float
+    rates: str
+    frl_slack: float
+    frl_radius_rate: float
+    cfa_base: float
+    wat_rate: float
+    dafa_strength: float
+    cgr_momentum: float
+    faal_divergence: float
 
 
 @dataclass(frozen=True)
@@ -465,6 +548,11 @@ class Optim(Section):
     ema_every: str = setting(
         "step", "how often the average takes the weights in", choices=("step", "epoch"), before="step"
     )
+    select: str = setting(
+        "balanced", "what the best epoch is best in, on attacked held-out images: balanced, the mean "
+        "of the classes' robust accuracies; overall, that of all images; worst, the smallest of a class",
+        choices=("balanced", "overall", "worst"), before="balanced",
+    )  # fmt: skip
     nesterov: bool = setting(False, "Nesterov momentum", before=False, source="RobustLT, code")
     schedule: str = setting(
         "step", "step: the rate times decay at each milestone; compounding: times decay at every epoch from the first "

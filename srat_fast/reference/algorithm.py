@@ -7,8 +7,9 @@ Written to be read against the paper: no autocast, no channels_last, no fused an
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch.nn import functional
 from srat_fast.errors import UserError
 from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import ResolvedRecipe
-from srat_fast.reference import losses
+from srat_fast.reference import feedback, losses
 from srat_fast.seeds import seed_for
 
 
@@ -58,6 +59,8 @@ class Reference:
         ).to(self.device)
         self.weights = torch.ones_like(self.full_weights)
         self.counts, self.epoch = counts, 0
+        #: what the feedback rule has found, class by class; as the class weights, in float32 but for the radii
+        self.found: dict[str, Tensor] = {}
         self.adjustment = losses.Adjustment.of(self.row.base, loss, counts, self.device)
         optim = recipe.optim
         self.optimizer = torch.optim.SGD(
@@ -86,6 +89,18 @@ class Reference:
         if self.row.weighting == "deferred":
             reweight = epoch >= optim.defer_epoch
         self.weights = self.full_weights if reweight else torch.ones_like(self.full_weights)
+        if "weights" in self.found:
+            self.weights = self.weights * self.found["weights"]
+
+    def rule(self, facts: Any) -> feedback.PlainRule:
+        """The recipe's feedback rule, of a run's recipe and counts."""
+        return feedback.PlainRule(facts.recipe, list(facts.counts))
+
+    def steer(self, effects: Mapping[str, Any]) -> None:
+        """Take over what the feedback rule has found."""
+        for name, values in effects.items():
+            given = torch.as_tensor(values, dtype=torch.float64, device=self.device)
+            self.found[name] = given if name == "radii" else given.float()
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """One batch: attack, objective, gradient, update. Losses by name, logits, and the images trained on."""
@@ -106,7 +121,11 @@ class Reference:
         ramp = 1.0
         if attack.radius_ramp > 0:
             ramp = min(self.epoch / (attack.radius_ramp * optim.epochs), 1.0)
-        return torch.tensor([ramp * factors[y] for y in labels.tolist()], dtype=torch.float64)
+        found = self.found["radii"].tolist() if "radii" in self.found else [1.0 for _ in self.counts]
+        most = {"linf": 1.0, "l2": 400.0}[attack.threat] / attack.epsilon  # what the balls have room for
+        return torch.tensor(
+            [min(ramp * factors[y] * found[y], most) for y in labels.tolist()], dtype=torch.float64
+        )
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
         """PGD on the training model."""
@@ -208,6 +227,12 @@ class Reference:
         if "kl" in terms and clean is None:
             clean = self.logits(model.features(images), model)
         branch = clean if clean is not None and loss.branch == "clean" else logits
+        chosen = self.recipe.feedback
+        if chosen.rule == "faal":
+            predicted = torch.softmax(logits.detach(), dim=1).tolist()
+            weights = feedback.faal(predicted, labels.tolist(), chosen.faal_divergence, chosen.rates)
+            self.weights = torch.tensor(weights, dtype=torch.float64, device=self.device).float()
+            self.found["pair"] = self.weights
         found = {"classification": self._classification(branch, labels)}
         if "separation" in terms:
             z = hidden if model.projection is None else model.projection(hidden)
@@ -215,7 +240,18 @@ class Reference:
             found["separation"] = losses.separation(z, labels, loss.temperature, loss.empty_anchors)
         if "kl" in terms and clean is not None:
             factor, target, factors = loss.kl_factor, loss.kl_target, loss.kl_factors
-            found["kl"] = losses.pair(clean, logits, labels, factor=factor, target=target, factors=factors)
+            pair = self.found.get("pair")
+            plain = losses.pair(
+                clean, logits, labels, factor=factor, target=target, factors=factors, found=pair
+            )
+            if pair is not None and self.recipe.reduction == "weighted_mean":
+                plain = plain * len(labels) / pair.to(plain)[labels].sum()
+            found["kl"] = plain
+        if "graph" in terms:
+            edges = self.found.get("graph", torch.zeros(len(self.counts), len(self.counts)))
+            found["graph"] = losses.graph(logits, labels, edges.to(logits), self.weights.to(logits))
+        if "etf" in terms:
+            found["etf"] = losses.frame(model.linear.weight)
         if "tail" in terms:
             found["tail"] = losses.tail(hidden, labels, self.counts, loss.tail_sign)
         total = found["classification"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from srat_fast.recipe.sections import ResolvedLoss
 
 #: terms, inner losses and threat models that have a formula here or in the algorithm
-TERMS = ("ce", "focal", "ldam", "adjusted", "mart", "harl", "separation", "kl", "tail")
+TERMS = ("ce", "focal", "ldam", "adjusted", "mart", "harl", "separation", "kl", "tail", "graph", "etf")
 INNER = ("ce", "objective", "margin", "kl")
 THREATS = ("linf", "l2")
 
@@ -123,9 +123,19 @@ def balance(losses: Tensor, mean: float, variance: float, share: float) -> Tenso
 
 
 def pair(
-    clean: Tensor, logits: Tensor, labels: Tensor, *, factor: str, target: str, factors: tuple[float, ...]
+    clean: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    factor: str,
+    target: str,
+    factors: tuple[float, ...],
+    found: Tensor | None = None,
 ) -> Tensor:
-    """Mean over images of KL(p(x) || p(x')), times 1 - p_y(x) where that is the factor, times the class's own."""
+    """Mean over images of KL(p(x) || p(x')), times 1 - p_y(x) where that is the factor, times the class's own.
+
+    `found` are further factors by class.
+    """
     if target == "detached":
         clean = clean.detach()
     values = []
@@ -136,7 +146,28 @@ def pair(
             value = (1.0000001 - p[y]) * value  # as MART's code has it
         if factors:
             value = factors[y] * value
+        if found is not None:
+            value = found.to(value)[y] * value
         values.append(value)
+    return torch.stack(values).mean()
+
+
+def graph(logits: Tensor, labels: Tensor, edges: Tensor, weights: Tensor) -> Tensor:
+    """CGR: mean of w_y sum_k G_yk max(0, 0.5 - z_y + z_k)."""
+    values = []
+    for row, y in zip(logits, labels.tolist(), strict=True):
+        short = [edges[y, k] * torch.relu(0.5 - row[y] + row[k]) for k in range(len(row))]
+        values.append(weights[y] * torch.stack(short).sum())
+    return torch.stack(values).mean()
+
+
+def frame(weight: Tensor) -> Tensor:
+    """MCAT: mean square of the cosines of any two class weights less those of a simplex, 1 or -1 / (C - 1)."""
+    values = []
+    for i, w in enumerate(weight):
+        for j, v in enumerate(weight):
+            cosine = (w @ v) / (w.norm() * v.norm())
+            values.append((cosine - (1.0 if i == j else -1 / (len(weight) - 1))) ** 2)
     return torch.stack(values).mean()
 
 

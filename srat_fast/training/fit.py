@@ -35,6 +35,7 @@ from srat_fast.training.curves import (
     epoch_line,
     overfitting_verdict,
 )
+from srat_fast.training.feedback import Feedback
 from srat_fast.training.parity import CompileFailure
 from srat_fast.training.resume import restore, snapshot
 from srat_fast.training.setup import Result, Setup
@@ -333,6 +334,8 @@ class Fit:
         self._history: dict[str, Any] = {
             "best": None, "metrics": {}, "evaluation": 0.0, "elapsed": 0.0, "saves": 0, "saving": 0.0, "bytes": 0,
         }  # fmt: skip
+        self.feedback = Feedback(setup.recipe, setup.split, setup.engine.rule)
+        setup.engine.steer(self.feedback.rule.effects())
         #: what every checkpoint says of its run.
         self._about = {
             "recipe": setup.recipe.to_dict(),
@@ -352,6 +355,9 @@ class Fit:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Stand where the checkpoint was saved."""
         self._history = restore(self.setup, self.runner, self.run_directory, checkpoint.files)
+        if "feedback" in self._history:
+            self.feedback.load_state_dict(self._history.pop("feedback"))
+            self.setup.engine.steer(self.feedback.rule.effects())
         self._saved = (self.runner.epoch, self.runner.batch)
 
     def run(self) -> dict[str, Any]:
@@ -377,6 +383,8 @@ class Fit:
                 metrics["validation"] = verdict = self._validate(runner.epoch)
                 overfitted = catastrophic_overfitting(recipe, metrics["train_accuracy"], verdict["robust"])
                 metrics["catastrophic_overfitting"] = overfitted
+            if self.feedback.due(runner.epoch):
+                metrics["feedback"] = self._measure(runner.epoch)
             self._history["metrics"] = metrics
             self.run_directory.append_metrics(metrics)
             curves.epoch(runner.epoch, curve_points(metrics, self.setup.engine.terms))
@@ -396,9 +404,10 @@ class Fit:
         started, recipe = time.monotonic(), self.setup.recipe
         self._watchdog.beat(COMPILING)  # a slow file system is no hang
         elapsed = self._history["elapsed"] + started - self._started
-        files = snapshot(
-            self.setup, self.runner, self.run_directory, self._history | {"elapsed": elapsed}, label(recipe)
-        )
+        history = self._history | {"elapsed": elapsed}
+        if recipe.feedback.rule != "off":
+            history["feedback"] = self.feedback.state_dict()
+        files = snapshot(self.setup, self.runner, self.run_directory, history, label(recipe))
         about = {"epoch": position[0], "batch": position[1], "step": self.step} | self._about
         saved = self.checkpoints.save(f"{position[0]:06d}-{position[1]:07d}", files, about)
         self._saved, self._saved_at = position, time.monotonic()
@@ -442,12 +451,29 @@ class Fit:
         before, best = time.monotonic(), self._history["best"]
         model = self._adjusted(self.setup.engine.model)
         verdict = self._judge(model, self.setup.split.validation, lambda images: None)
-        if best is None or verdict["robust"]["balanced"] > best["validation"]["robust"]["balanced"]:
-            self._history["best"] = {"epoch": epoch, "validation": verdict}
+        by = self.setup.recipe.optim.select
+        if best is None or selected(verdict, by) > selected(best["validation"], by):
+            self._history["best"] = {"epoch": epoch, "by": by, "validation": verdict}
             about = label(self.setup.recipe) | {"epoch": str(epoch)}
             save_model(self.run_directory.path / BEST, model, about)
         self._history["evaluation"] += time.monotonic() - before
         return verdict
+
+    def _measure(self, epoch: int) -> dict[str, Any]:
+        """The figures of the classes, after which the rest of training goes by them."""
+        before, engine = time.monotonic(), self.setup.engine
+        with memory_errors("in the measurement of classes", "--set run.eval_batch_size", self.setup.recipe):
+            told = self.feedback.after(epoch, engine.model, self.setup.device, self._between_batches)
+        engine.steer(self.feedback.rule.effects())
+        self._history["evaluation"] += time.monotonic() - before
+        return told
+
+    def _between_batches(self, images: int) -> None:
+        """A stop is possible between the batches of an evaluation."""
+        self._watchdog.beat()
+        if self._stops.requested:
+            self.save()
+            raise self._interrupted()
 
     def _evaluate(self) -> dict[str, Any]:
         """The last weights, the best by validation and the moving average, each judged on the test images."""
@@ -506,10 +532,7 @@ class Fit:
 
         def between_batches(done: int) -> None:
             progress(done)
-            self._watchdog.beat()
-            if self._stops.requested:
-                self.save()
-                raise self._interrupted()
+            self._between_batches(done)
 
         with memory_errors("in evaluation", "--set run.eval_batch_size", recipe):
             return judge(
@@ -523,6 +546,13 @@ class Fit:
                 seed=recipe.seed,
                 progress=between_batches,
             )
+
+
+def selected(verdict: dict[str, Any], by: str) -> float:
+    """The robust accuracy that decides which epoch is the best; classes without held-out images have no say."""
+    if by == "worst":
+        return min(value for value in verdict["robust"]["per_class"] if not math.isnan(value))
+    return verdict["robust"][by]
 
 
 def label(recipe: Recipe) -> dict[str, str]:

@@ -19,6 +19,7 @@ from srat_fast.models.build import build_model, check_batch_norm
 from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import ResolvedRecipe
 from srat_fast.registry import inner
+from srat_fast.training.feedback import Effects, Facts, Rule
 from srat_fast.training.step import FastEngine
 
 
@@ -77,6 +78,12 @@ class Engine(Protocol):
 
     def start_epoch(self, epoch: int) -> None:
         """Set the epoch's rate and weights."""
+
+    def rule(self, facts: Facts) -> Rule:
+        """Its feedback rule."""
+
+    def steer(self, effects: Effects) -> None:
+        """Take over what the feedback rule has found."""
 
     def step(self, images: Tensor, labels: Tensor) -> Result:
         """Train on one batch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from srat_fast.registry import inner, threat
 from srat_fast.seeds import seed_for
 from srat_fast.training.capture import Captured, Function, layout, preserved
 from srat_fast.training.cost import Stopwatch
+from srat_fast.training.feedback import RULES, Facts, Rule, sets
 from srat_fast.training.parity import WAY_OUT, check_parity, compile_errors
 
 
@@ -102,7 +103,7 @@ def _flat(tensors: list[Tensor]) -> Tensor:
 
 
 class ClassRadii:
-    """Radius and step of each image by its class (`attack.radius`, `attack.radius_ramp`).
+    """Radius and step of each image by its class (`attack.radius`, `attack.radius_ramp`, `feedback.rule`).
 
     The factors lie in one tensor that changes in place with the epoch, so that a captured attack sees them.
     """
@@ -110,8 +111,10 @@ class ClassRadii:
     def __init__(self, recipe: ResolvedRecipe, counts: Sequence[int], device: torch.device) -> None:
         self._attack = attack = recipe.attack
         field, value = "attack.radius", attack.radius
-        if value == "same":
+        if value == "same" and attack.radius_ramp > 0:
             field, value = "attack.radius_ramp", str(attack.radius_ramp)
+        elif value == "same":
+            field, value = "feedback.rule", recipe.feedback.rule
         require_radii(attack.threat, field, value)
         factors = {
             "same": [1.0] * len(counts),
@@ -125,12 +128,16 @@ class ClassRadii:
             problem = f"makes a radius of {largest:.3g}; at most {most:g} is possible in {attack.threat}"
             raise UserError(field, problem, value)
         self._full, self._rising = found, attack.radius_ramp * recipe.optim.epochs
+        self._most = most / attack.epsilon
+        #: [C]: what `feedback.rule` has found
+        self.found = torch.ones_like(found)
         #: [C] on epsilon and step_size, of the present epoch
         self.factors = found.clone()
 
     def start_epoch(self, epoch: int) -> None:
         """Put the epoch's factors in force; a ramp begins at 0."""
-        self.factors.copy_(self._full * (min(epoch / self._rising, 1.0) if self._rising > 0 else 1.0))
+        ramp = min(epoch / self._rising, 1.0) if self._rising > 0 else 1.0
+        self.factors.copy_((self._full * self.found * ramp).clamp(max=self._most))
 
     def of(self, images: Tensor, labels: Tensor) -> tuple[Threat, Tensor]:
         """The ball and the step size of each image."""
@@ -252,6 +259,7 @@ class FastEngine:
         self.objective = Objective(recipe, counts, under, self.device)
         self.ball = threat[recipe.attack.threat](recipe.attack.epsilon)
         one_radius = recipe.attack.radius == "same" and recipe.attack.radius_ramp == 0
+        one_radius = one_radius and "radii" not in sets(recipe)
         self.radii = None if one_radius else ClassRadii(recipe, counts, self.device)
         self.climbed = inner[recipe.attack.loss]
         self.noise = torch.Generator(self.device).manual_seed(seed_for(recipe.seed, "attack"))
@@ -323,7 +331,18 @@ class FastEngine:
 
     def by_epoch(self) -> list[Tensor]:
         """Every tensor that the beginning of an epoch changes in place, the rate aside."""
-        return [self.objective.class_weights, *([] if self.radii is None else [self.radii.factors])]
+        radii = [] if self.radii is None else [self.radii.factors]
+        return [self.objective.class_weights, *self.objective.found.values(), *radii]
+
+    def rule(self, facts: Facts) -> Rule:
+        """The recipe's feedback rule."""
+        return RULES[self.recipe.feedback.rule](facts)
+
+    def steer(self, effects: Mapping[str, Sequence[float] | Tensor]) -> None:
+        """Take over what the feedback rule has found; weights and radii are in force from the next `start_epoch`."""
+        found = self.objective.found | ({} if self.radii is None else {"radii": self.radii.found})
+        for name, values in effects.items():
+            found[name].copy_(torch.as_tensor(values, dtype=torch.float64))
 
     def start_epoch(self, epoch: int) -> None:
         """Set the epoch's learning rate, class weights and radii, in place.

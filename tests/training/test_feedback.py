@@ -1,0 +1,322 @@
+"""Class feedback: each rule against its second formula, what is measured, and runs that go by it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from srat_fast.data.arrays import ImageSet
+from srat_fast.data.split import load_split
+from srat_fast.errors import Interrupted, UserError
+from srat_fast.losses.objective import margin_weights, worst_distribution
+from srat_fast.methods import RULES as NAMES
+from srat_fast.recipe import build_recipe
+from srat_fast.reference import feedback as plain
+from srat_fast.training.feedback import RULES, Facts, Feedback, Figures, Frl, _rates, measure, sets
+from srat_fast.training.fit import selected
+from srat_fast.training.trainer import train
+from tests.equivalence.test_step import COUNTS, Small, batches, make_pair
+from tests.training.short_runs import StopAfter, assert_equal_runs, short
+
+MEASURED = [name for name in NAMES if name != "faal"]
+ROWS = ["frl", "frl-remargin", "cfa", "wat", "dafa", "cgr"]
+
+
+def figures(seed: int, classes: int = 5) -> Figures:
+    """Random ones."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    clean = draw(classes)
+    return Figures(
+        images=torch.full((classes,), 7.0, dtype=torch.float64),
+        clean=clean,
+        robust=clean * draw(classes),
+        loss=draw(classes),
+        attacked_loss=1 + draw(classes),
+        divergence=draw(classes),
+        margin=2 * draw(classes) - 1,
+        probability=(4 * draw(classes, classes)).softmax(dim=1),
+        confusion=(4 * draw(classes, classes)).softmax(dim=1),
+        centres=draw(classes, 3),
+    )
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_each_rule_agrees_with_its_second_formula(method) -> None:
+    recipe = build_recipe(None, {"method": method}).resolve()
+    counts = [90, 40, 20, 9, 3]
+    fast = RULES[recipe.feedback.rule](Facts(recipe, counts))
+    slow = plain.PlainRule(recipe, counts)
+    for epoch in range(4):
+        ours, theirs = fast.effects(), slow.effects()
+        assert ours.keys() == theirs.keys()
+        assert ("radii" in ours) == ("radii" in sets(recipe))
+        for name, values in ours.items():
+            assert np.asarray(values) == pytest.approx(np.array(theirs[name]), rel=1e-12), (epoch, name)
+        fast.update(figures(epoch))
+        slow.update(figures(epoch))
+
+
+def test_the_rules_are_those_that_a_recipe_can_name() -> None:
+    assert set(RULES) == set(plain.FORMULAS) == {"off", *NAMES}
+
+
+def test_dafa_moves_weight_between_similar_classes() -> None:
+    """P = [[.6, .3, .1], [.2, .7, .1], [.05, .05, .9]] gives 1.30, 0.88 and 0.82."""
+    recipe = build_recipe(None, {"method": "dafa"}).resolve()
+    seen = figures(0, 3)
+    p = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.05, 0.05, 0.9]], dtype=torch.float64)
+    seen = Figures(**(vars(seen) | {"probability": p}))
+    for rule in (RULES["dafa"](Facts(recipe, [1, 1, 1])), plain.PlainRule(recipe, [1, 1, 1])):
+        rule.update(seen)
+        effects = rule.effects()
+        assert list(effects["weights"]) == pytest.approx([1.30, 0.88, 0.82], abs=1e-9)
+        assert sum(effects["weights"]) == pytest.approx(3)
+        assert list(effects["radii"]) == list(effects["weights"])
+
+
+@pytest.mark.parametrize(
+    ("divergence", "expected"), [(0.5, [0.0581, 0.1888, 0.7531]), (0.05, [0.2053, 0.3461, 0.4486])]
+)
+def test_faal_finds_the_worst_distribution(divergence, expected) -> None:
+    scores = torch.tensor([-0.5, 0.1, 0.3], dtype=torch.float64)
+    found = worst_distribution(scores, divergence)
+    assert found.tolist() == pytest.approx(expected, abs=6e-5)
+    assert plain.worst(scores.tolist(), divergence) == pytest.approx(found.tolist(), rel=1e-12)
+    assert -float((3 * found).log().mean()) == pytest.approx(divergence, rel=1e-9)
+    assert worst_distribution(scores.float(), divergence).tolist() == pytest.approx(expected, abs=6e-5)
+    assert worst_distribution(torch.zeros(4), divergence).tolist() == [0.25] * 4
+
+
+@pytest.mark.parametrize("rates", ["count", "balanced"])
+def test_faal_weighs_a_batch_by_its_margins(rates) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 5, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 4, (20,), generator=generator)  # class 4 is absent
+    found = margin_weights(logits, labels, 0.5, rates == "balanced")
+    again = plain.faal(logits.softmax(1).tolist(), labels.tolist(), 0.5, rates)
+    assert found.tolist() == pytest.approx(again, rel=1e-11)
+    assert float(found.sum()) == pytest.approx(5)
+    if rates == "count":
+        assert int(found.argmin()) == 4
+
+
+def pixels(count: int = 40) -> ImageSet:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (count, 12, 12, 3), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 3  # none of class 3
+    return ImageSet(images.numpy(), labels.numpy())
+
+
+def test_figures_are_those_of_each_image(device, small) -> None:
+    changes = {"method": "cfa", "model.name": "small", "run.eval_batch_size": 16}
+    pair = make_pair(device, torch.float64, **changes)
+    recipe, model = pair.fast.recipe, pair.fast.model
+    images = pixels()
+    seen = measure(model, images, recipe, seed=5, device=device)
+    assert model.training
+    assert all(torch.equal(a, b) for a, b in zip(vars(seen).values(), vars(
+        measure(model, images, recipe, seed=5, device=device)).values(), strict=True))  # fmt: skip
+    assert seen.images.tolist() == [14, 13, 13, 0]
+    model.eval()
+    x = torch.from_numpy(images.images).permute(0, 3, 1, 2).double().to(device) / 255
+    labels = torch.from_numpy(images.labels)
+    logits = model(x).detach().cpu()
+    features = model.features(x).detach().cpu()
+    model.train()
+    for c in range(3):
+        own = labels == c
+        wrong = (logits.argmax(1) != labels)[own].double().mean()
+        assert float(seen.clean[c]) == pytest.approx(1 - float(wrong))
+        loss = torch.nn.functional.cross_entropy(logits[own], labels[own])
+        assert float(seen.loss[c]) == pytest.approx(float(loss), rel=1e-6)  # pixels are float32 on their way
+        assert torch.allclose(seen.centres[c], features[own].mean(0).double(), rtol=1e-5, atol=1e-6)
+        assert float(seen.probability[c].sum()) == pytest.approx(1)
+        assert float(seen.confusion[c, c]) == pytest.approx(float(seen.robust[c]))
+    assert float(seen.clean[3]) == pytest.approx(float(seen.clean[:3].mean())), "absent: as the others"
+    assert bool((seen.attacked_loss > seen.loss).all())
+    assert bool((seen.divergence > 0).all())
+
+
+def test_rates_are_over_a_class_of_its_own_unless_asked_otherwise() -> None:
+    sums = {
+        "images": torch.tensor([8.0, 2.0]),
+        "clean": torch.tensor([4.0, 2.0]),
+        "centres": torch.ones(2, 1),
+    }
+    rest = {name: torch.zeros(2) for name in ("robust", "loss", "attacked_loss", "divergence", "margin")}
+    rest |= {"probability": torch.zeros(2, 2), "confusion": torch.zeros(2, 2)}
+    assert _rates(sums | rest, balanced=False).clean.tolist() == [0.5, 1.0]
+    published = _rates(sums | rest, balanced=True)
+    assert published.clean.tolist() == pytest.approx([0.8, 0.4]), "2 x 4 / 10: wrong, as published"
+    assert published.centres.flatten().tolist() == [0.125, 0.5]
+
+
+@pytest.fixture
+def small():
+    from srat_fast.registry import model as models
+
+    models("small")(Small)
+    yield
+    models.remove("small")
+
+
+@pytest.mark.parametrize("method", [*ROWS, "faal", "mcat"])
+def test_trajectories_agree_in_float64_across_measurements(method, device, small) -> None:
+    """Each engine's network is measured, and each goes on by its own rule."""
+    changes = {"feedback.every": 1} if method == "cgr" else {}
+    if method == "faal":
+        changes = {"attack.loss": "kl", "loss.branch": "clean", "loss.kl_weight": 6.0}
+    pair = make_pair(device, torch.float64, method=method, **{"model.name": "small"} | changes)
+    images, recipe = pixels(), pair.fast.recipe
+    facts = Facts(recipe, COUNTS)
+    rules = [(engine, engine.rule(facts)) for engine in (pair.fast, pair.slow)]
+    for epoch in range(3):
+        for engine, rule in rules:
+            engine.steer(rule.effects())
+            engine.start_epoch(epoch)
+        for x, labels in batches(device, torch.float64, epoch):
+            fast, slow = pair.fast.step(x, labels), pair.slow.step(x, labels)
+            assert torch.allclose(fast.images, slow.images, rtol=0, atol=1e-12)
+            for name, ours in fast.losses.items():
+                assert torch.allclose(ours, slow.losses[name], rtol=1e-9, atol=1e-12), name
+            for name, ours, theirs in pair.states():
+                assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10), name
+        for engine, rule in rules:
+            rule.update(measure(engine.model, images, recipe, seed=epoch, device=device))
+    weights = pair.fast.objective.class_weights
+    moves = float((weights - weights[0]).abs().max()) > 0
+    assert moves == (method != "mcat")
+    if pair.fast.radii is not None:
+        assert bool((pair.fast.radii.factors != pair.fast.radii.factors[0]).any())
+
+
+def test_what_a_rule_finds_changes_in_place(device, small) -> None:
+    """Compiled and captured steps keep pointing at these tensors."""
+    engine = make_pair(device, torch.float32, method="frl-remargin", **{"model.name": "small"}).fast
+    places = [t.data_ptr() for t in engine.by_epoch()]
+    effects = {"weights": [1.0, 2.0, 3.0, 4.0], "pair": [4.0, 3.0, 2.0, 1.0], "radii": [1.0, 0.5, 2.0, 900.0]}
+    engine.steer(effects)
+    engine.start_epoch(0)
+    assert [t.data_ptr() for t in engine.by_epoch()] == places
+    assert engine.objective.class_weights.tolist() == effects["weights"]
+    assert engine.objective.found["pair"].tolist() == effects["pair"]
+    assert engine.radii.factors.tolist() == [1.0, 0.5, 2.0, 20.0], "at most the whole range of pixels"
+
+
+def due(**changes) -> list[int]:
+    recipe = build_recipe(
+        "digits", {"optim.epochs": 20} | {n.replace("__", "."): v for n, v in changes.items()}
+    )
+    feedback = Feedback(recipe.resolve(), load_split(recipe.resolve()), lambda facts: Frl(facts))
+    return [epoch for epoch in range(20) if feedback.due(epoch)]
+
+
+def test_when_classes_are_measured() -> None:
+    assert due(method="frl") == [*range(19)], "after the last epoch it would change nothing"
+    assert due(method="cfa", feedback__start=0.3) == [*range(5, 19)]
+    assert due(method="cgr", feedback__every=6) == [5, 11, 17]
+    assert due(method="faal") == due(method="trades") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "boundary"),
+    [
+        ({"method": "frl-remargin"}, 4),  # between two batches of an epoch
+        ({"method": "cgr", "feedback.every": 1, "feedback.images": 2, "feedback.split": "validation"}, 6),
+        ({"method": "dafa", "feedback.start": 0.3}, 8),
+    ],
+    ids=str,
+)
+def test_a_resumed_run_equals_the_uninterrupted_one(changes, boundary, tmp_path) -> None:
+    small = {
+        "data.limit": 60,
+        "data.test_limit": 10,
+        "attack.steps": 1,
+        "eval_attack.steps": 1,
+        "feedback.steps": 1,
+    }
+    recipe = short(**{name.replace(".", "__"): value for name, value in (small | changes).items()})
+    train(recipe, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", stops=StopAfter(boundary))
+    train(recipe, tmp_path / "run", resume="must")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+    lines = [
+        [
+            json.loads(line).get("feedback")
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
+        for name in ("whole", "run")
+    ]
+    assert lines[0] == lines[1]
+    expected = [True, changes["method"] != "dafa", False]
+    assert [line is not None for line in lines[0]] == expected
+    for line in filter(None, lines[0]):
+        assert line["split"] == changes.get("feedback.split", "training")
+        assert max(line["images"]) <= changes.get("feedback.images", 100)
+        assert len(line["weights"]) == len(line["robust"]) == 10
+        assert all(math.isfinite(w) for w in line["weights"])
+
+
+def test_the_reference_trains_by_its_own_rule(tmp_path) -> None:
+    record = train(short(method="cfa", run__engine="reference", optim__epochs=2), tmp_path / "run")
+    assert record["status"] == "finished"
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["feedback"]["radii"] == pytest.approx([0.5 + r for r in line["feedback"]["robust"]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"method": "frl", "feedback.split": "validation"},
+            r"feedback\.split = 'validation': data\.val_fraction > 0 is needed with validation",
+        ),
+        (
+            {"method": "srat-ldam", "feedback.rule": "cfa"},
+            r"loss\.weighting = 'deferred': feedback\.rule = cfa has class weights of its own; none is needed",
+        ),
+        ({"method": "harl", "feedback.rule": "wat"}, "base loss harl has no class weights; off is needed"),
+        ({"method": "ce", "feedback.rule": "wat", "attack.examples": "clean"}, "adversarial is needed"),
+        ({"method": "faal", "attack.loss": "objective"}, "the weights of feedback.rule = faal come after the attack"),
+        ({"method": "faal", "feedback.every": 2}, "has an effect with feedback.rule = frl, cfa, wat, dafa, cgr only"),
+        ({"method": "frl", "feedback.wat_rate": 0.5}, "has an effect with feedback.rule = wat only"),
+        ({"method": "frl", "feedback.rule": "frll"}, "did you mean frl"),
+        ({"method": "ce", "loss.graph_weight": 1.0}, "has an effect with feedback.rule = cgr only"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused(changes, says) -> None:
+    with pytest.raises(UserError, match=says):
+        build_recipe(None, changes)
+
+
+def test_the_best_epoch_is_best_in_what_the_recipe_says() -> None:
+    verdict = {"robust": {"overall": 0.6, "balanced": 0.4, "per_class": [0.9, 0.2, math.nan, 0.1]}}
+    assert [selected(verdict, by) for by in ("overall", "balanced", "worst")] == [0.6, 0.4, 0.1]
+    with pytest.raises(
+        UserError, match=r"optim\.select = 'worst': has an effect with data\.val_fraction > 0 only"
+    ):
+        build_recipe(None, {"optim.select": "worst"})
+    assert build_recipe().fingerprint() == build_recipe(None, {"optim.select": "balanced"}).fingerprint()
+
+
+@pytest.mark.parametrize("by", ["overall", "worst"])
+def test_a_selection_is_on_record_by_its_rule(by, tmp_path) -> None:
+    small = {"data__limit": 60, "data__test_limit": 10, "attack__steps": 1, "eval_attack__steps": 1}
+    record = train(short(method="ce", optim__select=by, optim__epochs=2, **small), tmp_path / "run")
+    assert record["best"]["by"] == by
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+
+    def figure(line: dict) -> float:
+        robust = line["validation"]["robust"]
+        return robust["overall"] if by == "overall" else min(v for v in robust["per_class"] if v is not None)
+
+    assert figure(lines[record["best"]["epoch"]]) == max(map(figure, lines))
