@@ -152,7 +152,7 @@ def reproduce(
         for name in item_names():
             asked.spec(load_item(name))  # bad options end it before anything is written
         if scale == "paper":
-            _list(console, seeds, images_per_second)
+            _list(console, seeds, images_per_second, field=False)
             if not go:
                 console.say("not run: --run does; --scale smoke tries everything in minutes")
                 return 0
@@ -345,8 +345,8 @@ def _at(images_per_second: float | None) -> str:
     return f"{images_per_second or _ASSUMED:,g} PGD-10 images/s a GPU ({source})"
 
 
-def _list(console: Console, seeds: int, images_per_second: float | None) -> None:
-    """All items with the runs and the hours that each takes at paper scale, and what all take together."""
+def _list(console: Console, seeds: int, images_per_second: float | None, field: bool = True) -> None:
+    """Runs and hours of all items at paper scale (without `field` of the paper's only), and of all of them together."""
     from srat_fast.sweep.plan import make_plan
     from srat_fast.sweep.reproduce import field_names, item_names, item_spec, load_item
     from srat_fast.tables import Table
@@ -366,7 +366,7 @@ def _list(console: Console, seeds: int, images_per_second: float | None) -> None
         table.add(name, str(len(plan.trials)), str(again), f"{_gpu_hours(plan, speed):,.1f}", shows)
         runs += len(plan.trials)
         known |= {trial.id: trial.work for trial in plan.trials}
-    for name in field_names():
+    for name in field_names() if field else ():
         item = load_item(name)
         plan = make_plan(item_spec(item, "paper", seeds), name)
         again = sum(trial.id in known for trial in plan.trials)

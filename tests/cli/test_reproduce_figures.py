@@ -15,7 +15,7 @@ from srat_fast.errors import UserError
 from srat_fast.report.collect import find_runs
 from srat_fast.sweep import reproduce as items
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.reproduce import item_names, item_spec, load_item
+from srat_fast.sweep.reproduce import field_names, item_names, item_spec, load_item
 from tests.report.conftest import make_record, write_run
 
 
@@ -33,7 +33,7 @@ def test_the_list_has_every_item_and_its_cost(capsys) -> None:
         [cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("| ")
     ]
     costs = {row[0]: (row[1], row[3]) for row in rows[1:] if not row[0].startswith("-")}
-    assert list(costs) == item_names()
+    assert list(costs) == item_names() + field_names()
     assert (costs["fig13"], costs["fig14"]) == (("0", "0"), ("0", "0"))
     assert costs["table1"][0] == "11"
     assert all(float(hours) > 0 for name, (_, hours) in costs.items() if name.startswith("table"))

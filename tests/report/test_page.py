@@ -70,9 +70,9 @@ def test_tables_and_pictures_are_there(page) -> None:
     assert page.locator("table.sortable").count() == 2
     assert column(page, 0, 1)[:3] == ["natural", "ce", "focal"]
     widths = page.eval_on_selector_all("img", "all => all.map(i => i.complete && i.naturalWidth)")
-    assert len(widths) == 6
+    assert len(widths) == 7
     assert all(width > 100 for width in widths)
-    assert all(page.locator("img").nth(i).get_attribute("alt") for i in range(6))
+    assert all(page.locator("img").nth(i).get_attribute("alt") for i in range(7))
 
 
 def test_sorting_by_mouse_is_by_value_and_turns_round(page) -> None:
@@ -100,7 +100,7 @@ def test_links_lead_to_run_directories_and_files(page, study) -> None:
     links = page.eval_on_selector_all(
         "a[href]:not([href^='#'])", "all => all.map(a => a.getAttribute('href'))"
     )
-    assert len(links) == 10 + 2 * 6
+    assert len(links) == 10 + 2 * 7
     assert all((base / link).exists() for link in links)
 
 
