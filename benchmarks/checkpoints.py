@@ -1,4 +1,4 @@
-"""What a checkpoint costs: `python benchmarks/checkpoints.py [DIRECTORY]`; prints seconds and bytes of saves and loads.
+"""What a checkpoint costs, in seconds and bytes of saves and loads: `python benchmarks/checkpoints.py [--place DIR]`.
 
 A whole state (weights, momentum, moving average, best weights) of the digits recipe's network, of width 16 and of the
 paper's 64; the median of five saves, each to a new name, after a load has shown that what was saved comes back.
@@ -6,22 +6,25 @@ paper's 64; the median of five saves, each to a new name, after a load has shown
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from benchmarks.measure import parsed, parser, record
+from benchmarks.rows import Row
 from srat_fast import build_recipe
 from srat_fast.models.files import save_model
+from srat_fast.progress import ProgressView
 from srat_fast.record import BEST, RunDirectory
 from srat_fast.training import resume
 from srat_fast.training.checkpoint import Checkpoints
 from srat_fast.training.fit import EpochRunner
-from srat_fast.training.progress import ProgressView
 from srat_fast.training.setup import prepare, resolve_hardware
 from srat_fast.training.step import StepGuard
 
@@ -76,12 +79,22 @@ def _guard_seconds(setup: object) -> float:
     return statistics.median(seconds)
 
 
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    made = parser(__doc__)
+    made.add_argument(
+        "--place", type=Path, help="folder on the disk that is measured; the temporary one without"
+    )
+    return parsed(made, arguments)
+
+
+def measured(found: argparse.Namespace) -> Iterator[Row]:
+    """A row a width."""
+    with tempfile.TemporaryDirectory(dir=found.place) as directory:
+        for width in (2,) if found.small else (16, 64):
+            yield {"op": "checkpoint", "width": width, **measure(width, Path(directory))}
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as directory:
-        for width in (16, 64):
-            found = measure(width, Path(directory))
-            print(
-                f"width {width}: {found['bytes'] / 1e6:.1f} MB; collected in {found['collect'] * 1e3:.0f} ms, "
-                f"written and verified in {found['write'] * 1e3:.0f} ms, loaded in {found['load'] * 1e3:.0f} ms; "
-                f"the guard takes {found['guard'] * 1e3:.2f} ms a step"
-            )
+    chosen = options()
+    record(measured(chosen), chosen.out)

@@ -13,17 +13,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
-
-from benchmarks.rows import RESULTS  # noqa: E402
-from srat_fast.published import COLUMNS, departures, published  # noqa: E402
-from srat_fast.report.collect import Run, find_runs  # noqa: E402
-from srat_fast.report.groups import group_runs  # noqa: E402
-from srat_fast.report.summary import audit_verdict  # noqa: E402
-from srat_fast.sweep.directory import PLAN  # noqa: E402
-from srat_fast.sweep.table import Summary, compare, holm, summarize  # noqa: E402
-from srat_fast.tables import Table  # noqa: E402
+from benchmarks.rows import RESULTS, ROOT
+from srat_fast.published import COLUMNS, departures, published
+from srat_fast.report.collect import Run, find_runs
+from srat_fast.report.groups import group_runs
+from srat_fast.report.summary import audit_verdict
+from srat_fast.sweep.directory import PLAN
+from srat_fast.sweep.table import Summary, compare, holm, summarize
+from srat_fast.tables import Table, spread
 
 KEPT = RESULTS / "sweeps" / "photographs"
 FIGURE = ROOT / "docs" / "explanation" / "photographs.svg"
@@ -106,7 +103,7 @@ def _named(attack: str, images: int) -> str:
 
 
 def _spread(summary: Summary) -> str:
-    return f"{summary.mean:.1f}" + ("" if summary.std is None else f" ± {summary.std:.1f}")
+    return spread(summary.mean, summary.std, 1)
 
 
 def result_lines(runs: list[Run], attacks: tuple[str, ...] = tuple(ATTACKS)) -> str:

@@ -1,14 +1,21 @@
-"""Tables of a GPU's measurement: rows of one device enter, Markdown leaves; "" where no row speaks of a table's matter.
+"""Tables of results as Markdown, for README.md, docs/ and `python benchmarks/tables.py FILE.jsonl`; imports no torch.
 
-The same tables stand in the summary of a measurement and, written by benchmarks/readme.py, in README.md and docs/.
+A table of result rows is "" where no row speaks of its matter. Tables of judged runs (audit, attacks) are made from
+their records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from benchmarks.goals import judged
-from benchmarks.rows import Row, latest
+from benchmarks.rows import Row, latest, read
+from srat_fast.record import audit_verdict
+from srat_fast.tables import Table
 
 #: What a rung of the ladder is, in words; those of the goals' comparisons first.
 RUNGS = {
@@ -26,16 +33,16 @@ RUNGS = {
 FAST = ("shadow", "compiled", "captured", "captured-max")
 
 
-def table(head: list[str], lines: Iterable[list[str]]) -> str:
+def table(heads: Sequence[str], lines: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
     """A Markdown table; "" without lines."""
-    body = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *body]) if body else ""
+    made = Table(*heads, rows=lines, right=right)
+    return made.markdown() if made.rows else ""
 
 
-def spread(row: Row, name: str = "ratio") -> str:
+def spread(row: Row) -> str:
     """Median and quartiles of a ratio."""
-    low, high = row[name]["quartiles"]
-    return f"{row[name]['median']:.2f} ({low:.2f} to {high:.2f})"
+    low, high = row["ratio"]["quartiles"]
+    return f"{row['ratio']['median']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def share(value: float | None) -> str:
@@ -43,10 +50,102 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
+def machine_line(row: Row) -> str:
+    """Device, limits and versions of a row in words."""
+    named = ("power_limit", "torch", "triton", "driver", "commit")
+    facts = (f"{name.replace('_', ' ')} {row[name]}" for name in named if row.get(name))
+    return ", ".join([row["device"], *facts])
+
+
+class Goal(NamedTuple):
+    """A figure that is to be reached."""
+
+    text: str  # with its bound
+    bound: float
+    match: Row  # fields that a row must have
+    value: Callable[[Row], float | None]  # what of the row is compared
+    least: bool = True  # the bound is the least, not the most
+    unit: str = " x"
+    best: bool = False  # the best of all matching rows counts, not the last one
+
+
+def _ratio(row: Row) -> float:
+    return float(row["ratio"]["median"])
+
+
+def _rate(row: Row) -> float:
+    return float(row["images_per_second"])
+
+
+_PRODUCT = {"method": "srat-ldam", "implementation": "captured", "width": 64, "steps": 10}
+_STEP = _PRODUCT | {"op": "step", "precision": "bf16", "batch": 128, "bn": "batch"}
+_LOSS = {
+    "op": "srat_loss", "mode": "forward+backward", "implementation": "triton", "reference": "compiled",
+    "launch": "graph", "classes": 10,
+}  # fmt: skip
+_SMALL, _LARGE = {"batch": 128, "dims": 128}, {"batch": 4096, "dims": 512}
+_RUN = _PRODUCT | {"op": "run", "complete": True, "epochs": 200, "batch": 128, "bn": "batch"}
+_PROFILE = {"op": "profile", "implementation": "captured", "batch": 128, "bn": "batch"}
+_PACKING = {"op": "packing", "implementation": "captured", "width": 64}
+_RATE = " images/s"
+
+#: The strict reading of "over the eager fp32 reference" is against the rung "eager": the reference engine's losses are
+#: Python loops, which flatter whatever is compared with it on a GPU.
+GOALS = (
+    Goal("batch 128, attack_bn batch: 10,000 images/s", 1e4, _STEP, _rate, unit=_RATE),
+    Goal("batch 128, attack_bn running: 13,000 images/s", 1.3e4, _STEP | {"bn": "running"}, _rate, unit=_RATE),
+    Goal(
+        "batch 512, attack_bn running: 15,400 images/s", 1.54e4, _STEP | {"batch": 512, "bn": "running"}, _rate,
+        unit=_RATE,
+    ),
+    Goal("batch 128: 12 x the eager fp32 step", 12, _STEP | {"reference": "eager"}, _ratio),
+    Goal(
+        "batch 128: 12 x the reference engine (its losses are Python loops)", 12, _STEP | {"reference": "reference"},
+        _ratio,
+    ),
+    Goal("loss, B=128 D=128: 2 x compiled", 2, _LOSS | _SMALL, _ratio),
+    Goal("loss, B=4096 D=512: 2 x compiled", 2, _LOSS | _LARGE, _ratio),
+    Goal(
+        "loss, B=4096 D=512: memory below one B x B matrix", 4096 * 4096 * 4, _LOSS | _LARGE,
+        lambda row: row["peak_bytes"], least=False, unit=" bytes",
+    ),
+    Goal(
+        "host-bound share below 5 %", 5, _PROFILE, lambda row: 100 * row["host_share"], least=False, unit=" %"
+    ),
+    Goal(
+        "whole run of 200 epochs and its evaluation, compilation apart: below 300 s", 300, _RUN,
+        lambda row: row["wall_without_compile"], least=False, unit=" s",
+    ),
+    Goal("several trials on one GPU: 1.3 x one after another", 1.3, _PACKING | {"mps": False}, _ratio, best=True),
+    Goal(
+        "several trials on one GPU, with MPS: 1.3 x one after another", 1.3, _PACKING | {"mps": True}, _ratio,
+        best=True,
+    ),
+)  # fmt: skip
+
+
+def judged(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
+    """(goal, measured, met) of every goal: "yes", "no", or "not measured" where no row speaks of it."""
+    kinds = latest(rows)
+    lines = []
+    for goal in GOALS:
+        matching = [row for row in kinds if all(row.get(k) == v for k, v in goal.match.items())]
+        values = [value for value in map(goal.value, matching) if value is not None]
+        value = (max(values) if goal.best else values[-1]) if values else None
+        if value is None:
+            lines.append((goal.text, "-", "not measured"))
+            continue
+        met = value >= goal.bound if goal.least else value < goal.bound
+        lines.append(
+            (goal.text, f"{value:,.{0 if value >= 1000 else 2}f}{goal.unit}", "yes" if met else "no")
+        )
+    return lines
+
+
 def goals(rows: list[Row]) -> str:
-    """The goals of a GPU side by side with what was measured."""
-    lines = [line for line in judged(rows) if not line[0].startswith("CPU")]
-    return table(["goal", "measured", "met"], map(list, lines)) if any(m != "-" for _, m, _ in lines) else ""
+    """The goals side by side with what was measured."""
+    lines = judged(rows)
+    return table(("goal", "measured", "met"), lines) if any(m != "-" for _, m, _ in lines) else ""
 
 
 def shares(rows: list[Row]) -> str:
@@ -63,28 +162,26 @@ def shares(rows: list[Row]) -> str:
         mine = [row for row in steps if (row["batch"], row["bn"]) == size]
         against = {row["implementation"]: row for row in mine if row["reference"] == "eager"}
         ours = "captured" if any(row["implementation"] == "captured" for row in mine) else "shadow"
-        product = {row["reference"]: row for row in mine if row["implementation"] == ours}
+        product = {row["reference"]: spread(row) for row in mine if row["implementation"] == ours}
         if not against:
             continue
         base = next(iter(against.values()))
-        rates = {name: row["images_per_second"] for name, row in against.items()}
-        rates["eager"] = base["reference_images_per_second"]
-        ratios = {name: spread(row) for name, row in against.items()} | {"eager": "1"}
+        rates = {name: (row["images_per_second"], row["mfu"], spread(row)) for name, row in against.items()}
+        rates["eager"] = (base["reference_images_per_second"], base["reference_mfu"], "1")
         if "reference" in product:
-            rates["reference"] = product["reference"]["reference_images_per_second"]
-            ratios["reference"] = f"{rates['reference'] / rates['eager']:.2f} (of medians)"
+            row = next(r for r in mine if r["implementation"] == ours and r["reference"] == "reference")
+            rate = row["reference_images_per_second"]
+            ratio = f"{rate / base['reference_images_per_second']:.2f} (of medians)"
+            rates["reference"] = (rate, row["reference_mfu"], ratio)
         lines = [
-            [f"`{name}`", words, f"{rates[name]:,.0f}", ratios[name], _of_product(product.get(name))]
+            (f"`{name}`", words, f"{rates[name][0]:,.0f}", share(rates[name][1]), rates[name][2],
+             product.get(name, "-"))
             for name, words in RUNGS.items()
             if name in rates
-        ]
-        head = ["step", "what it is", "images/s", "times (a)", "the product, times this one"]
-        parts.append(f"Batch {size[0]}, attack_bn {size[1]}:\n\n{table(head, lines)}")
+        ]  # fmt: skip
+        heads = ("step", "what it is", "images/s", "MFU", "times (a)", "the product, times this one")
+        parts.append(f"Batch {size[0]}, attack_bn {size[1]}:\n\n{table(heads, lines)}")
     return "\n\n".join(parts)
-
-
-def _of_product(row: Row | None) -> str:
-    return "-" if row is None else spread(row)
 
 
 def runs(rows: list[Row]) -> str:
@@ -101,52 +198,78 @@ def runs(rows: list[Row]) -> str:
         if row["pixels"] == "photographs":
             accuracy = f"{row['standard']['overall']:.1%} / {row['robust']['overall']:.1%}"
         lines.append([*name, f"{row['wall_without_compile']:.1f}", *seconds, speed, accuracy])
-    head = ["epochs", "batch", "attack_bn", "images", "seconds but compilation", "compilation", "training",
-            "evaluation", "the rest", "images/s", "clean / robust"]  # fmt: skip
-    return table(head, lines)
+    heads = ("epochs", "batch", "attack_bn", "images", "seconds but compilation", "compilation", "training",
+             "evaluation", "the rest", "images/s", "clean / robust")  # fmt: skip
+    return table(heads, lines)
 
 
 def packing(rows: list[Row]) -> str:
     """Several trials on one GPU at a time."""
     lines = [
-        [str(row["trials"]), "yes" if row["mps"] else "no", f"{row['images_per_second']:,.0f}",
-         f"{row['slowest_images_per_second']:,.0f}", spread(row), f"{row['peak_bytes'] / 2**30:.1f} GiB"]
+        (str(row["trials"]), "yes" if row["mps"] else "no", f"{row['images_per_second']:,.0f}",
+         f"{row['slowest_images_per_second']:,.0f}", spread(row), f"{row['peak_bytes'] / 2**30:.1f} GiB")
         for row in latest(rows)
         if row["op"] == "packing"
     ]  # fmt: skip
-    head = [
+    heads = (
         "trials at a time",
         "MPS",
         "images/s, all",
         "the slowest",
         "times one alone (before, after)",
         "memory",
-    ]
-    return table(head, lines)
+    )
+    return table(heads, lines)
+
+
+def evaluation(rows: list[Row]) -> str:
+    """Evaluation and loaders, images a second against the plain way to do it."""
+    names = {"evaluation": "attack", "folder-loader": "mode"}
+    lines = [
+        (f"{row['op']}, {row[names[row['op']]]}", row["implementation"], f"{row['images_per_second']:,.0f}",
+         f"{spread(row)} x {row['reference']}")
+        for row in latest(rows)
+        if row["op"] in names
+    ]  # fmt: skip
+    return table(("what", "implementation", "images/s", "against"), lines)
+
+
+def kernels(rows: list[Row]) -> str:
+    """Loss and image step, launched alone and replayed as a graph."""
+    lines = [
+        (row["op"], row["mode"], f"{row['batch']}, {row['dims']}, {row['classes']}", row["launch"],
+         f"{row['microseconds']['median']:,.1f}", f"{spread(row)} x {row['reference']}",
+         "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:,.1f} MiB")
+        for row in latest(rows)
+        if "launch" in row
+    ]  # fmt: skip
+    return table(("op", "mode", "B, D, C", "launch", "µs", "against", "memory"), lines)
 
 
 def network(rows: list[Row]) -> str:
     """FLOP/s of each stage of the network by pass."""
+
+    def achieved(part: Row) -> str:
+        rate = "-" if part["tflops"] is None else f"{part['tflops']:.3g}"
+        return f"{rate} ({part['microseconds']:,.0f})"
+
     parts = []
     for row in (row for row in latest(rows) if row["op"] == "network"):
         entries = {(part["stage"], part["pass"]): part for part in row["parts"]}
-        passes = list(dict.fromkeys(part["pass"] for part in row["parts"]))
+        stages, passes = (
+            tuple(dict.fromkeys(part[name] for part in row["parts"])) for name in ("stage", "pass")
+        )
         lines = [
-            [stage, *(_achieved(entries[stage, kind]) for kind in passes),
-             f"{sum(entries[stage, kind]['share'] for kind in passes):.1%}"]
-            for stage in dict.fromkeys(part["stage"] for part in row["parts"])
+            (stage, *(achieved(entries[stage, kind]) for kind in passes),
+             f"{sum(entries[stage, kind]['share'] for kind in passes):.1%}")
+            for stage in stages
         ]  # fmt: skip
-        head = ["stage", *(f"{kind}: TFLOP/s (µs)" for kind in passes), "share of a step"]
-        title = (
+        heads = ("stage", *(f"{kind}: TFLOP/s (µs)" for kind in passes), "share of a step")
+        size = (
             f"Batch {row['batch']}, attack_bn {row['bn']}, {row['precision']}, {row['steps']} attack steps:"
         )
-        parts.append(f"{title}\n\n{table(head, lines)}")
+        parts.append(f"{size}\n\n{table(heads, lines)}")
     return "\n\n".join(parts)
-
-
-def _achieved(part: Row) -> str:
-    rate = "-" if part["tflops"] is None else f"{part['tflops']:.3g}"
-    return f"{rate} ({part['microseconds']:,.0f})"
 
 
 def profile(rows: list[Row], operations: int = 12) -> str:
@@ -157,54 +280,17 @@ def profile(rows: list[Row], operations: int = 12) -> str:
             f"Batch {row['batch']}, attack_bn {row['bn']}, {row['precision']}: {row['microseconds_a_step']:,.0f} µs a "
             f"step, {row['calls']:,.0f} kernels, host-bound share {row['host_share']:.1%}."
         )
-        kinds = table(
-            ["kind", "µs a step", "share"],
-            ([kind, f"{of['microseconds']:,.0f}", share(of["share"])] for kind, of in row["kinds"].items()),
+        kinds = (
+            (kind, f"{of['microseconds']:,.0f}", share(of["share"])) for kind, of in row["kinds"].items()
         )
-        longest = table(
-            ["kernel", "kind", "µs a step", "calls a step", "share"],
-            (
-                [f"`{one['name'][:70].replace('|', ' ')}`", one["kind"], f"{one['microseconds']:,.0f}",
-                 f"{one['calls']:,.0f}", share(one["share"])]
-                for one in row["operations"][:operations]
-            ),
+        longest = (
+            (f"`{one['name'][:70].replace('|', ' ')}`", one["kind"], f"{one['microseconds']:,.0f}",
+             f"{one['calls']:,.0f}", share(one["share"]))
+            for one in row["operations"][:operations]
         )  # fmt: skip
-        parts.append(f"{title}\n\n{kinds}\n\n{longest}")
+        heads = ("kernel", "kind", "µs a step", "calls a step", "share")
+        parts += [title, table(("kind", "µs a step", "share"), kinds), table(heads, longest)]
     return "\n\n".join(parts)
-
-
-def evaluation(rows: list[Row]) -> str:
-    """Evaluation and loaders, images a second against the plain way to do it."""
-    names = {"evaluation": "attack", "loader": "batch", "folder-loader": "mode"}
-    lines = [
-        [f"{row['op']}, {row[names[row['op']]]}", row["implementation"], f"{row['images_per_second']:,.0f}",
-         f"{spread(row)} x {row['reference']}"]
-        for row in latest(rows)
-        if row["op"] in names
-    ]  # fmt: skip
-    return table(["what", "implementation", "images/s", "against"], lines)
-
-
-def kernels(rows: list[Row]) -> str:
-    """Loss and image step, launched alone and replayed as a graph."""
-    lines = [
-        [row["op"], f"{row['batch']}, {row['dims']}, {row['classes']}", row["launch"],
-         f"{row['microseconds']['median']:,.1f}", f"{spread(row)} x {row['reference']}",
-         "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:,.1f} MiB"]
-        for row in latest(rows)
-        if "launch" in row and row["op"] not in ("step", "profile")
-    ]  # fmt: skip
-    return table(["op", "B, D, C", "launch", "µs", "against", "memory"], lines)
-
-
-def attempts(rows: list[Row]) -> str:
-    """Variants of the step against the product: predicted and measured, as times faster."""
-    lines = [
-        [row["implementation"], f"{row['batch']}, {row['bn']}", f"{row['predicted']:.2f}", spread(row)]
-        for row in latest(rows)
-        if row["op"] == "attempt"
-    ]
-    return table(["attempt", "batch, attack_bn", "predicted", "measured, times the product"], lines)
 
 
 def tests(rows: list[Row]) -> str:
@@ -218,6 +304,38 @@ def tests(rows: list[Row]) -> str:
     return "\n".join([counts, *(f"- {failure}" for failure in row["failures"])])
 
 
+def startup(rows: list[Row]) -> str:
+    """The start-up check on sound code and on planted faults."""
+    lines = [
+        (f"{row['method']} {row['bn']} {row['precision']} width {row['width']} batch {row['batch']}",
+         f"{row['refused']} of {row['checks']}", ", ".join(f"{used:.2f}" for used in row["used"]),
+         " ".join([f"{len(row['faults_passed'])} of {row['faults']}", *sorted(row["faults_passed"])]))
+        for row in latest(rows)
+        if row["op"] == "startup"
+    ]  # fmt: skip
+    return table(("case", "sound code refused", "share of a bound: median, worst", "faults passed"), lines)
+
+
+def checkpoints(rows: list[Row]) -> str:
+    """Saves and loads of a run's state."""
+    lines = [
+        (str(row["width"]), f"{row['bytes'] / 1e6:.1f} MB",
+         *(f"{1e3 * row[name]:.1f} ms" for name in ("collect", "write", "load", "guard")))
+        for row in latest(rows)
+        if row["op"] == "checkpoint"
+    ]  # fmt: skip
+    return table(
+        ("width", "bytes", "collected", "written, fsynced, read back", "loaded", "guard, a step"), lines
+    )
+
+
+def stages(rows: list[Row]) -> str:
+    """How each question of `benchmarks/gpu.py` ended."""
+    last = {row["name"]: row for row in rows if row["op"] == "stage"}
+    lines = ((name, row["status"], f"{row['seconds']:.0f}") for name, row in last.items())
+    return table(("question", "ended", "seconds"), lines)
+
+
 #: Name in a page -> title, function.
 TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "goals": ("Goals", goals),
@@ -228,6 +346,72 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "evaluation": ("Evaluation and loaders", evaluation),
     "kernels": ("Kernels", kernels),
     "network": ("FLOP/s by stage of the network", network),
-    "attempts": ("Attempts at more speed", attempts),
     "profile": ("Where a step's time goes", profile),
+    "startup": ("Start-up check", startup),
+    "checkpoints": ("Checkpoints", checkpoints),
+    "stages": ("Questions", stages),
 }
+
+
+def measured_on(rows: Iterable[Row]) -> str:
+    """The machines of rows, in words."""
+    return f"Measured on {'; '.join(dict.fromkeys(map(machine_line, rows)))}."
+
+
+def summary(rows: list[Row]) -> str:
+    """Everything that was measured, goals first."""
+    parts = [f"## {title}\n\n{text}" for title, make in TABLES.values() if (text := make(rows))]
+    return "\n\n".join(["# Results", *([measured_on(rows)] if rows else []), *parts]) + "\n"
+
+
+def audit_table(run: Path) -> str:
+    """Every check of a run's audit, with its verdict in one line below."""
+    record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+    report = record["audit"]
+    checks = report["checks"]
+    failed = ", ".join(check["name"] for check in checks if check["verdict"] == "failed")
+    verdict = audit_verdict(record) + (f": {failed}" if failed else "")
+    attack, method = report["attack"], record["recipe"]["method"]
+    of = f"`{method}`, {attack['name']} at eps {attack['epsilon']:g}, {report['subset']} test images"
+    lines = table(("check", "verdict", "found"), ((c["name"], c["verdict"], c["found"]) for c in checks))
+    return f"{lines}\n\n{of}, on {report['device']}: **{verdict}**."
+
+
+def attacks_of(record: dict[str, Any]) -> dict[str, Row]:
+    """Rows of all evaluations of the last epoch on all test images at the run's radius; later ones replace earlier."""
+    radius, rows = record["recipe"]["eval_attack"]["epsilon"], {}
+    for entry in record.get("evaluations", []):
+        if entry.get("weights", "last") == "last":
+            for name, row in entry["attacks"].items():
+                if row["images"] == record["test_images"] and row.get("epsilon", radius) == radius:
+                    rows[name] = row
+    return rows
+
+
+def attack_table(folders: Iterable[Path]) -> str:
+    """Attacks by methods: overall and under accuracy in percent with the overall 95 % interval."""
+
+    def order(name: str) -> tuple[int, str, list[float]]:
+        """Clean first, AutoAttack last, between them by kind and numbers."""
+        kind, _, numbers = name.partition("-")
+        place = {"clean": 0, "autoattack": 2}.get(name, 1)
+        return place, kind.replace("pgd", "a"), [float(n) for n in re.findall(r"[0-9.]+", numbers)]
+
+    def cells(row: Row | None) -> tuple[str, str]:
+        if row is None:
+            return "-", "-"
+        low, high = row["intervals"]["overall"]
+        return f"{100 * row['overall']:.1f} [{100 * low:.1f}, {100 * high:.1f}]", f"{100 * row['under']:.1f}"
+
+    records = [json.loads((folder / "record.json").read_text(encoding="utf-8")) for folder in folders]
+    found = {record["recipe"]["method"]: attacks_of(record) for record in records}
+    names = sorted({name for rows in found.values() for name in rows if name != "worst-case"}, key=order)
+    heads = ("attack", *(head for method in found for head in (method, f"{method}, under")))
+    lines = [(name, *(cell for rows in found.values() for cell in cells(rows.get(name)))) for name in names]
+    return table(heads, lines, right=range(1, len(heads)))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python benchmarks/tables.py FILE.jsonl: a file of benchmarks/results/")
+    print(summary(read(Path(sys.argv[1]))), end="")

@@ -1,4 +1,4 @@
-"""Consoles, where names are text, and bars that fit: everything that the commands show goes through here."""
+"""Consoles, where names are text: everything that the commands show goes through here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import rich.console
-import rich.progress
-from rich.measure import Measurement
 
 from srat_fast.tables import visible
 
@@ -57,32 +55,3 @@ def unheard(console: rich.console.Console) -> Iterator[None]:
         yield
     except (OSError, ValueError, SystemExit):
         console.quiet = True
-
-
-class Bar(rich.progress.Progress):
-    """A bar on one line that goes when it is done; columns that do not fit are left out, from the right."""
-
-    def __init__(self, console: rich.console.Console, *columns: rich.progress.ProgressColumn) -> None:
-        self._shown_on = console
-        super().__init__(*columns, console=console, transient=True, disable=not interactive(console))
-
-    def make_tasks_table(self, tasks: Any) -> Any:
-        """The line, of as many columns as fit."""
-        kept: list[rich.progress.ProgressColumn] = []
-        every, room = self.columns, self._shown_on.width
-        for column in every:
-            assert isinstance(column, rich.progress.ProgressColumn)
-            needs = [
-                Measurement.get(self._shown_on, self._shown_on.options, column(task)).maximum
-                for task in tasks
-            ]
-            room -= max(needs, default=0)
-            if room < 0 and kept:
-                break
-            kept.append(column)
-            room -= 1
-        self.columns = tuple(kept)
-        try:
-            return super().make_tasks_table(tasks)
-        finally:
-            self.columns = every

@@ -87,11 +87,12 @@ def settings(name: str, dataset: str, own: bool = False) -> dict[str, Any]:
     return brought | dict(row.own) if own else brought
 
 
-def order(name: str) -> tuple[int, str]:
-    """Sort key of methods: as in the table, a row's variants behind it, unknown ones last by name."""
+def order(name: str) -> tuple[int, int, str]:
+    """Sort key of methods: the table's rows, then those with a prefix, by their row; unknown ones last."""
     known = list(METHODS)
     base = name.rpartition(":")[2]
-    return (known.index(base) if base in known else len(known), name.count(":") * "~" + name)
+    place = known.index(base) if base in known else len(known)
+    return (0, place, name) if name == base and base in known else (1, place, name)
 
 
 class _Bases:

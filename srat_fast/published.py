@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from srat_fast.recipe import FIELDS, Recipe, flatten
+from srat_fast.tables import spread
 
 Fields = Mapping[str, Any]
 
@@ -51,7 +52,7 @@ class Published:
     @property
     def text(self) -> str:
         """Such as "63.11 ± 1.17"; "63.11 ± -" without a deviation."""
-        return f"{self.mean:.2f} ± " + ("-" if self.std is None else f"{self.std:.2f}")
+        return f"{self.mean:.2f} ± -" if self.std is None else spread(self.mean, self.std)
 
     def p(self, mean: float, std: float | None, n: int) -> float | None:
         """Welch's t-test of n runs of ours, in percent, against it; None where either side has no deviation."""

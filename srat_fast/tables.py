@@ -1,10 +1,12 @@
-"""Text and tables for people: names as they are, Markdown tables, their form on a narrow terminal, and LaTeX."""
+"""Text and tables: names as they are, Markdown, its form on a narrow terminal, LaTeX, and CSV for programs."""
 
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 #: A cell, or a cell and a detail behind it (an interval) that goes first where there is little room.
@@ -60,6 +62,27 @@ def percent(value: float | None) -> str:
     return "-" if value is None or value != value else f"{100 * value:.2f}"
 
 
+def spread(mean: float, deviation: float | None, decimals: int = 2) -> str:
+    """Mean and sample deviation: "63.11 ± 0.42", or "63.11" of one seed."""
+    return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as CSV; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def tabular(columns: str, heads: Iterable[str], rows: Iterable[str | list[str]]) -> list[str]:
+    """Lines of a booktabs table: lines above its middle rule, and rows of cells or whole lines, all LaTeX already."""
+    body = [row if isinstance(row, str) else " & ".join(row) + r" \\" for row in rows]
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *heads, r"\midrule", *body, r"\bottomrule"]
+    return [f"  {line}" for line in (*lines, r"\end{tabular}")]
+
+
 class Table:
     """A table of text: Markdown in a pipe or file; on a terminal no wider than that.
 
@@ -69,10 +92,15 @@ class Table:
     """
 
     def __init__(
-        self, *heads: str, right: Collection[int] = (), spare: Sequence[str] = (), detail: str = "intervals"
+        self,
+        *heads: str,
+        rows: Iterable[Sequence[Cell]] = (),
+        right: Collection[int] = (),
+        spare: Sequence[str] = (),
+        detail: str = "intervals",
     ) -> None:
         self.heads, self.right, self.detail = heads, right, detail
-        self.rows: list[Sequence[Cell]] = []
+        self.rows: list[Sequence[Cell]] = list(rows)
         named = [heads.index(name) for name in spare if name in heads]
         self._order = named + [k for k in range(len(heads) - 1, 0, -1) if k not in named]
 

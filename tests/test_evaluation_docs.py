@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks.judging import attack_table, attacks_of, audit_table
+from benchmarks.tables import attack_table, attacks_of, audit_table
 from srat_fast.attacks.autoattack import FEWEST_CLASSES
 from srat_fast.attacks.named import named_attack
 
@@ -41,7 +41,7 @@ def test_every_check_is_described() -> None:
 
 def test_tables_of_records() -> None:
     audit = audit_table(RUNS / "srat-ldam")
-    assert audit.count("\n| ") == 19
+    assert audit.count("\n| ") == 20
     table = attack_table([RUNS / "ce", RUNS / "srat-ldam"]).splitlines()
     assert table[0] == "| attack | ce | ce, under | srat-ldam | srat-ldam, under |"
     record = json.loads((RUNS / "ce" / "record.json").read_text())

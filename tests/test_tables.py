@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from srat_fast.figures.canvas import named
-from srat_fast.tables import READABLE, Table, latex, visible
+from srat_fast.tables import READABLE, Table, csv_text, latex, spread, tabular, visible
 
 NAMES = [
     "cat [adult]",
@@ -105,3 +105,16 @@ def test_a_table_is_printed_by_any_console() -> None:
     Console(file=text, width=60, force_terminal=True, color_system=None).print(table())
     printed = text.getvalue().splitlines()
     assert [line.rstrip() for line in printed[1:-1]] == table().lines(60)
+
+
+def test_a_spread_has_a_deviation_where_there_are_several() -> None:
+    assert spread(63.114, 0.416) == "63.11 ± 0.42"
+    assert spread(63.114, None, 1) == "63.1"
+
+
+def test_rows_as_csv_and_as_a_booktabs_table() -> None:
+    assert csv_text([{"a": 1, "b, c": None}, {"a": "x y", "b, c": 0.5}]) == 'a,"b, c"\n1,\nx y,0.5\n'
+    assert tabular("lr", [r"a & b \\"], [["x", "1"], r"\midrule"]) == [
+        r"  \begin{tabular}{lr}", r"  \toprule", r"  a & b \\", r"  \midrule", r"  x & 1 \\", r"  \midrule",
+        r"  \bottomrule", r"  \end{tabular}",
+    ]  # fmt: skip

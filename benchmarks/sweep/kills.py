@@ -1,4 +1,4 @@
-"""A sweep that is disturbed: a spec enters; its finished runs and a journal of what was killed, and when, leave.
+"""A sweep whose trials and drivers are killed at random, with a journal of the kills (`OUT/kills.jsonl`).
 
     python benchmarks/sweep/kills.py benchmarks/sweep/digits.toml OUT --trials 5 --drivers 2
 

@@ -1,4 +1,4 @@
-"""Reference of the command line: the typer application enters, one Markdown section a command leaves."""
+"""Reference of the command line: a Markdown section for each command of the typer application."""
 
 from __future__ import annotations
 

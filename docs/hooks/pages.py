@@ -1,4 +1,4 @@
-"""What mkdocs calls for every page: Markdown with `generated` marks enters, the marks filled from the code leave.
+"""mkdocs hook that fills the `generated` marks of a page from the code.
 
 A mark is a line `<!-- generated: NAME -->`, or `NAME ARGUMENT`. Nothing generated is committed, so nothing can
 fall behind the code.

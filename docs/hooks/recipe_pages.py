@@ -1,4 +1,4 @@
-"""Reference of the recipe: the dataclasses' fields, the methods, the data sets enter; Markdown leaves."""
+"""Reference of the recipe: its fields, the methods and the data sets as Markdown."""
 
 from __future__ import annotations
 

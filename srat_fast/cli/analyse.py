@@ -35,12 +35,12 @@ def analyse(
     """How separable a run's classes are, clean and attacked: features, t-SNE, confusion, accuracy against count."""
     changes = fields_given({"--subset": subset, "--data-root": data_root})
 
-    from srat_fast.cli.watch import Watch
     from srat_fast.console import Console
     from srat_fast.errors import UserError
     from srat_fast.evaluation.analyses import analyse as study
     from srat_fast.figures.analysis import draw_panels, panel, read_analysis
     from srat_fast.figures.canvas import save, suffix_of
+    from srat_fast.progress import Watch
     from srat_fast.record import RunDirectory
 
     if images == "train" and subset is not None:

@@ -74,9 +74,9 @@ def audit(
     fields_given({"--subset": limit, "--threat": threat}, {"--threat": "attack.threat"})
 
     from srat_fast.cli.show import audit_table
-    from srat_fast.cli.watch import Watch
     from srat_fast.console import Console
     from srat_fast.evaluation.audit import audit_run, summary
+    from srat_fast.progress import Watch
 
     unrecorded = None
     with Watch(Console(stderr=True)) as watch:

@@ -76,9 +76,9 @@ def evaluate(
     # for messages: one radius or several are no change of the recipe
     fields_given({"--eps": eps, "--threat": threat}, {"--threat": "eval_attack.threat"})
 
-    from srat_fast.cli.watch import Watch
     from srat_fast.console import Console
     from srat_fast.evaluation.runs import evaluate as judge
+    from srat_fast.progress import Watch
     from srat_fast.record import RECORD, RunDirectory
 
     console = Console(stderr=True)

@@ -34,7 +34,7 @@ _ASSUMED = 10_000
 #: The tables and figures together, as ITEM names them.
 _ALL = "all"
 #: Test images of a further attack that has a limit, at smoke scale: AutoAttack takes seconds an image.
-_SMOKE_IMAGES = 5
+_SMOKE_IMAGES = 10
 _ON_DIGITS = "on digits, after a few epochs: these verdicts show that they are given, nothing else"
 
 
@@ -238,9 +238,9 @@ def _item(
 
 def _attack(sweep: SweepDirectory, attack: str, images: int, console: Console) -> None:
     """A further attack on every finished run, on so many test images (0: all); a missing package is told and passed."""
-    from srat_fast.cli.watch import Watch
     from srat_fast.console import Console as Plain
     from srat_fast.errors import MissingPackage
+    from srat_fast.progress import Watch
     from srat_fast.sweep.judge import evaluate_sweep
 
     with Watch(Plain(stderr=True)) as watch:
@@ -415,8 +415,8 @@ def _figure(item: str, directory: Path, console: Console) -> str:
 
     runs = [run for run in find_runs([directory / "runs"], []) if run.finished]
     if item in _ANALYSED:
-        from srat_fast.cli.watch import Watch
         from srat_fast.evaluation.analyses import analyse, files_of
+        from srat_fast.progress import Watch
 
         images, points = _ANALYSED[item]
         first = min((run.seed for run in runs), default=0)

@@ -90,7 +90,4 @@ def rows_table(rows: Sequence[dict[str, Any]], *, spare: Sequence[str] = ()) -> 
             return "-"
         return f"{value:.6g}" if isinstance(value, float) else str(value)
 
-    table = Table(*rows[0], spare=spare)
-    for row in rows:
-        table.add(*map(cell, row.values()))
-    return table
+    return Table(*rows[0], rows=[[cell(value) for value in row.values()] for row in rows], spare=spare)

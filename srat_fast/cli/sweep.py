@@ -323,8 +323,8 @@ def evaluate_runs(
     device: Device = "auto",
 ) -> None:
     """Attack every finished run of a sweep; an attack that a run has met on these images is not repeated."""
-    from srat_fast.cli.watch import Watch
     from srat_fast.console import Console
+    from srat_fast.progress import Watch
     from srat_fast.recipe import Recipe
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.judge import evaluate_sweep

@@ -50,21 +50,8 @@ def printed() -> Iterator[None]:
 @contextmanager
 def bar(title: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr where a person watches, nothing elsewhere; it is told how much is done in all."""
-    from rich import progress
+    from srat_fast.console import Console
+    from srat_fast.progress import AmountView
 
-    from srat_fast.console import Bar, Console
-
-    amount = (
-        (progress.DownloadColumn(), progress.TransferSpeedColumn())
-        if in_bytes
-        else (progress.MofNCompleteColumn(),)
-    )
-    columns = (
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        *amount,
-        progress.TimeRemainingColumn(),
-    )
-    with Bar(Console(stderr=True), *columns) as shown:
-        task = shown.add_task(title, total=total)
-        yield lambda done: shown.update(task, completed=done)
+    with AmountView(Console(stderr=True), title, total, in_bytes) as shown:
+        yield lambda done: shown.update(completed=done)

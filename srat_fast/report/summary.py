@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 
 from srat_fast.published import COLUMNS, Published, p_text
 from srat_fast.record import audit_verdict as record_verdict
 from srat_fast.report.groups import Group, Row, mean_and_deviation
-from srat_fast.tables import Table, visible
+from srat_fast.tables import Table, csv_text, spread, tabular, visible
 from srat_fast.tables import latex as tex
 
 HEADINGS = ("standard", "standard under", "robust", "robust under")
@@ -53,7 +51,7 @@ def cell(values: list[float]) -> str:
     if summary is None:
         return "-"
     mean, deviation = summary
-    return f"{100 * mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
+    return spread(100 * mean, None if deviation is None else 100 * deviation)
 
 
 def seeds(row: Row) -> str:
@@ -129,43 +127,47 @@ def markdown(groups: Sequence[Group]) -> str:
 def latex(groups: Sequence[Group]) -> str:
     """One booktabs table a group; a dagger marks robust accuracies that no audit has found reliable."""
     lines = ["% needs \\usepackage{booktabs}; daggers: robust accuracy not audited, or found suspicious"]
+    heads = ["method & seeds & " + " & ".join(HEADINGS) + r" \\"]
     for group in groups:
-        lines += [
-            r"\begin{table}", r"\centering", rf"\caption{{{tex(group.title)}}}",
-            r"\begin{tabular}{llrrrr}", r"\toprule",
-            "method & seeds & " + " & ".join(HEADINGS) + r" \\", r"\midrule",
-        ]  # fmt: skip
+        rows = []
         for row in group.rows:
             cells = [tex(text) for text in _cells(row)]
             if row.finished and audit_verdict(row) != "reliable":
                 cells[4:] = [rf"{text}$^\dagger$" for text in cells[4:]]
-            lines.append(" & ".join(cells) + r" \\")
+            rows.append(cells)
             if theirs := paper_texts(row):
-                lines.append(" & ".join(map(tex, theirs[: 2 + len(HEADINGS)])) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+                rows.append([tex(text) for text in theirs[: 2 + len(HEADINGS)]])
+        caption = rf"\caption{{{tex(group.title)}}}"
+        lines += [
+            r"\begin{table}",
+            r"\centering",
+            caption,
+            *tabular("llrrrr", heads, rows),
+            r"\end{table}",
+            "",
+        ]
     return "\n".join(lines)
 
 
 def comma_separated(groups: Sequence[Group]) -> str:
     """All groups in one table for programs: fractions, means and deviations apart."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [f"{kind}_{part}" for kind, part in COLUMNS]
-    spread = [f"{name}_{what}" for name in names for what in ("mean", "std")]
-    theirs = [f"{name}_paper{what}" for name in names for what in ("", "_std", "_p")]
-    writer.writerow(
-        ["group", "method", "variant", "weights", "runs", "finished", *spread, "audit", "note", *theirs]
-    )
+    rows = []
     for group in groups:
         for row in group.rows:
-            figures: list[float | None] = []
-            for column in COLUMNS:
-                figures += mean_and_deviation(row.values(*column)) or (None, None)
-            paper: list[float | None] = []
-            for number, _, p in against_paper(row):
-                paper += [number.mean / 100, None if number.std is None else number.std / 100, p]
-            writer.writerow(
-                [group.title, row.method, row.variant, row.weights, len(row.runs), len(row.finished), *figures,
-                 audit_verdict(row) if row.finished else "", notes(row), *(paper or [None] * len(theirs))]
-            )  # fmt: skip
-    return text.getvalue()
+            cells: dict[str, object] = {
+                "group": group.title, "method": row.method, "variant": row.variant, "weights": row.weights,
+                "runs": len(row.runs), "finished": len(row.finished),
+            }  # fmt: skip
+            for kind, part in COLUMNS:
+                mean, std = mean_and_deviation(row.values(kind, part)) or (None, None)
+                cells |= {f"{kind}_{part}_mean": mean, f"{kind}_{part}_std": std}
+            cells |= {"audit": audit_verdict(row) if row.finished else "", "note": notes(row)}
+            paper = against_paper(row)
+            for k, (kind, part) in enumerate(COLUMNS):
+                number, _, p = paper[k] if k < len(paper) else (None, None, None)
+                name = f"{kind}_{part}_paper"
+                cells[name] = None if number is None else number.mean / 100
+                cells[f"{name}_std"] = None if number is None or number.std is None else number.std / 100
+                cells[f"{name}_p"] = p
+            rows.append(cells)
+    return csv_text(rows)

@@ -19,14 +19,6 @@ _WEIGHTS = {
 }
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    made = Table(*head)
-    for row in rows:
-        made.add(*row)
-    return made.markdown()
-
-
 def _shape(data: dict[str, Any]) -> str:
     if data["imbalance"] == "none":
         return "class counts as they are"
@@ -151,25 +143,30 @@ def model_card(
         *(f"{file['title']} (`{file['file']}`):\n\n```python\n{file['snippet']}\n```" for file in files),
         "## Accuracies",
         "Percent, fp32, eager, eval mode. Under: the half of the classes with the fewest training images.",
-        _table(
-            ["attack", "test images", "overall", "well", "under"],
-            [
+        Table(
+            "attack",
+            "test images",
+            "overall",
+            "well",
+            "under",
+            rows=[
                 [name, images, *(percent(values.get(part)) for part in ("overall", "well", "under"))]
                 for name, images, values in _accuracies(record, weights)
             ],
-        ),
+        ).markdown(),
         "## Audit",
         _audit(record, weights),
         "## Data",
         f"{sum(counts)} training images of {data['name']}, {_shape(data)}; "
         f"SHA-256 of all images and labels: `{record['data_checksum']}`.",
-        _table(
-            ["class", "training images"], [[name, str(n)] for name, n in zip(classes, counts, strict=True)]
-        ),
+        Table(
+            "class", "training images", rows=[[name, str(n)] for name, n in zip(classes, counts, strict=True)]
+        ).markdown(),
         "## Recipe",
-        _table(
-            ["", ""],
-            [
+        Table(
+            "",
+            "",
+            rows=[
                 ["method, seed", f"{recipe['method']}, {recipe['seed']}"],
                 *_last_layer(recipe["model"]),
                 ["training images", _training_images(recipe)],
@@ -192,14 +189,18 @@ def model_card(
                 ["versions", ", ".join(f"{name} {text}" for name, text in record["versions"].items())],
                 ["commit", str(record["git_commit"])],
             ],
-        ),
+        ).markdown(),
         "All fields are in `recipe.toml` beside this card; `srat-fast train --recipe recipe.toml` trains it again.",
         "## Files",
         f"Each was read back after writing and its logits compared with the run's on {' and '.join(checked_on)} "
         "batches.",
-        _table(
-            ["file", "format", "bytes", "SHA-256", "largest difference of a logit"],
-            [
+        Table(
+            "file",
+            "format",
+            "bytes",
+            "SHA-256",
+            "largest difference of a logit",
+            rows=[
                 [
                     f"`{file['file']}`",
                     file["format"],
@@ -209,7 +210,7 @@ def model_card(
                 ]
                 for file in files
             ],
-        ),
+        ).markdown(),
         "## Licence",
         "Not stated here: whoever publishes the weights chooses it, within the terms of the data.",
     ]

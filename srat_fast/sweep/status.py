@@ -6,15 +6,13 @@ import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from srat_fast.console import interactive, unheard
+from srat_fast.progress import LiveView
 from srat_fast.record import METRICS, RECORD
 from srat_fast.sweep.claims import Claims, alive
 from srat_fast.sweep.directory import SweepDirectory
@@ -138,50 +136,16 @@ class Snapshot:
         return line
 
 
-class SweepView:
+class SweepView(LiveView):
     """A sweep's progress: a live table on a terminal, a line every `every` seconds elsewhere."""
 
     def __init__(self, title: str, console: Console, every: float = 60.0) -> None:
-        self._title, self._console, self._every = title, console, every
-        self._live: Live | None = None
-        self._shown = time.monotonic()
-
-    def __enter__(self) -> SweepView:
-        if interactive(self._console):
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            with unheard(self._console):
-                self._live.start()
-            if self._console.quiet:
-                self._live = None
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            with unheard(self._console):
-                self._live.stop()
-
-    def line(self, text: str) -> None:
-        """One line that stays."""
-        with unheard(self._console):
-            self._console.print(
-                visible(text, lines=True), markup=False, emoji=False, highlight=False, soft_wrap=True
-            )
-
-    @property
-    def due(self) -> bool:
-        """Whether it is time for a snapshot: twice a second on a terminal, once a minute elsewhere."""
-        return time.monotonic() - self._shown > (0.5 if self._live is not None else self._every)
+        super().__init__(console, every)
+        self._title = title
 
     def update(self, snapshot: Snapshot) -> None:
         """Show how far it is."""
-        self._shown = time.monotonic()
-        if self._live is None:
-            self.line(snapshot.text())
-        else:
-            with unheard(self._console):
-                self._live.update(self._render(snapshot), refresh=True)
+        self.show(self._render(snapshot), snapshot.text())
 
     def _render(self, snapshot: Snapshot) -> Group:
         total = snapshot.done + snapshot.failed + snapshot.queued + len(snapshot.running)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +17,7 @@ from srat_fast.published import COLUMNS, SEEDS_TAKEN, Published, departures, dif
 from srat_fast.recipe import Recipe, flatten
 from srat_fast.record import RECORD, WEIGHTS, audit_verdict, has_accuracies, write_atomically
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.tables import Cell, Table, latex, visible
+from srat_fast.tables import Cell, Table, csv_text, latex, spread, tabular, visible
 
 _RESAMPLES = 9999
 #: Columns of the table: the paper's, then those of the worst class.
@@ -389,15 +387,13 @@ SORTS = _HEADS = [f"{kind} {part}" for kind, part in FIGURES]
 _SPARE = ["group", *_HEADS[len(COLUMNS) :]]  # what a narrow terminal does without first
 
 
-def _spread(summary: Summary, plus_minus: str) -> str:
-    if not summary.n:
-        return "-"
-    return f"{summary.mean:.2f}" + ("" if summary.std is None else f"{plus_minus}{summary.std:.2f}")
+def _spread(summary: Summary) -> str:
+    return spread(summary.mean, summary.std) if summary.n else "-"
 
 
 def _cell(entry: Entry) -> Cell:
     """75.89 ± 0.41 (paper 76.25 ± 0.09: -0.36, p = 0.12)."""
-    text = _spread(entry.summary, " ± ")
+    text = _spread(entry.summary)
     if entry.paper is None:
         return text
     off = "" if entry.off is None else f": {entry.off:+.2f}, {p_text(entry.p_paper)}"
@@ -406,14 +402,6 @@ def _cell(entry: Entry) -> Cell:
 
 def _whole(summary: Summary) -> str:
     return f"{summary.mean:,.0f}" if summary.n else "-"
-
-
-def _grid(heads: Sequence[str], rows: Sequence[Sequence[Cell]], numbers: range, detail: str = "") -> Table:
-    """A table; columns in `numbers` are set to the right."""
-    made = Table(*heads, right=numbers, detail=detail, spare=_SPARE)
-    for row in rows:
-        made.add(*row)
-    return made
 
 
 def _difference(line: Line) -> list[str]:
@@ -465,8 +453,8 @@ def to_parts(table: TableData) -> list[str | Table]:
         ]
         numbers = range(1, 2 + len(FIGURES))
         heads = ["method", *(["group"] if grouped else []), "n", *_HEADS, "marks"]
-        shift = range(1 + grouped, 2 + grouped + len(FIGURES))
-        parts.append(_grid(heads, cells, shift, "the paper's figures"))
+        shift, detail = range(1 + grouped, 2 + grouped + len(FIGURES)), "the paper's figures"
+        parts.append(Table(*heads, rows=cells, right=shift, detail=detail, spare=_SPARE))
         against = (
             f"; difference from {table.baseline} over common seeds, paired t-test (Holm's correction: over this table)"
             if table.baseline
@@ -474,14 +462,14 @@ def to_parts(table: TableData) -> list[str | Table]:
         )
         parts.append(f"{table.confidence:.0%} bootstrap interval of the mean{against}")
         rows = [[line.label, *_difference(line)] for line in lines]
-        parts.append(_grid(["method", *_HEADS], rows, numbers[:-1]))
+        parts.append(Table("method", *_HEADS, rows=rows, right=numbers[:-1], spare=_SPARE))
         attacks = list(dict.fromkeys(name for line in lines for name in line.attacks))
         if attacks:
             rows = [
                 [
                     line.label,
                     *(
-                        "; ".join(_spread(s, " ± ") for s in line.attacks[a]) if a in line.attacks else "-"
+                        "; ".join(_spread(s) for s in line.attacks[a]) if a in line.attacks else "-"
                         for a in attacks
                     ),
                 ]
@@ -491,14 +479,14 @@ def to_parts(table: TableData) -> list[str | Table]:
             parts.append(
                 "robust accuracy under further attacks (srat-fast evaluate): overall; under; worst class"
             )
-            parts.append(_grid(["method", *attacks], rows, range(1, 1 + len(attacks))))
+            parts.append(Table("method", *attacks, rows=rows, right=range(1, 1 + len(attacks))))
         rows = [
             [line.label, str(line.speed.n), _whole(line.speed), _whole(line.seconds)]
             for line in lines
             if line.values["weights"] == "last"
         ]
         parts.append("speed of training and wall time of a run, evaluation included: mean over seeds")
-        parts.append(_grid(["method", "n", "images/s", "seconds"], rows, range(1, 4)))
+        parts.append(Table("method", "n", "images/s", "seconds", rows=rows, right=range(1, 4)))
         classes = [
             e.part.removeprefix("class:") for e in lines[0].entries[len(FIGURES) :] if e.kind == "standard"
         ]
@@ -506,12 +494,12 @@ def to_parts(table: TableData) -> list[str | Table]:
             rows = [
                 [
                     line.label,
-                    *(_spread(e.summary, " ± ") for e in line.entries[len(FIGURES) :] if e.kind == kind),
+                    *(_spread(e.summary) for e in line.entries[len(FIGURES) :] if e.kind == kind),
                 ]
                 for line in lines
             ]
             parts.append(f"{kind} accuracy of each class")
-            parts.append(_grid(["method", *classes], rows, range(1, len(classes) + 1)))
+            parts.append(Table("method", *classes, rows=rows, right=range(1, len(classes) + 1)))
     return parts + [f"Note: {note}." for note in table.notes]
 
 
@@ -521,41 +509,38 @@ def to_latex(table: TableData) -> str:
     for setting, lines in table.settings().items():
         with_paper = any(entry.paper is not None for line in lines for entry in line.entries)
         notes: dict[str, str] = {}
-        body: list[str] = []
+        body: list[str | list[str]] = []
         for before, line in zip([None, *lines], lines, strict=False):
             if _grouped(lines) and (before is None or before.family != line.family):
-                body += ["  \\midrule"] * bool(body)
+                body += ["\\midrule"] * bool(body)
                 width = 1 + len(COLUMNS) * (2 if with_paper else 1)
-                body.append(f"  \\multicolumn{{{width}}}{{l}}{{\\emph{{{latex(line.family)}}}}} \\\\")
+                body.append(f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{latex(line.family)}}}}} \\\\")
             method = str(line.values["method"])
             label = latex(line.label.replace(method, METHODS[method].title, 1))
             marks = [notes.setdefault(mark, chr(ord("a") + len(notes) % 26)) for mark in line.marks]
             cells = [label + (f"\\tnote{{{','.join(marks)}}}" if marks else "")]
             for entry in line.entries[: len(COLUMNS)]:
-                cells.append(latex(_spread(entry.summary, " ± ")))
+                cells.append(latex(_spread(entry.summary)))
                 if with_paper:
                     cells.append("" if entry.paper is None else latex(entry.paper.text))
-            body.append("  " + " & ".join(cells) + " \\\\")
+            body.append(cells)
         wide = 2 if with_paper else 1
         group = 2 * wide
         heads = " & ".join(
             f"{part}" + (" & paper" if with_paper else "")
             for part in ("Overall", "Under", "Overall", "Under")
         )
+        above = (
+            rf"& \multicolumn{{{group}}}{{c}}{{Standard}} & \multicolumn{{{group}}}{{c}}{{Robust}} \\",
+            rf"\cmidrule(lr){{2-{group + 1}}} \cmidrule(lr){{{group + 2}-{2 * group + 1}}}",
+            rf"Method & {heads} \\",
+        )
         parts += [
             "\\begin{table}",
             "  \\centering",
             "  \\begin{threeparttable}",
             f"  \\caption{{{latex(table.title)}: {latex(setting)}, accuracy in percent.}}",
-            f"  \\begin{{tabular}}{{l{'r' * (2 * group)}}}",
-            "  \\toprule",
-            f"  & \\multicolumn{{{group}}}{{c}}{{Standard}} & \\multicolumn{{{group}}}{{c}}{{Robust}} \\\\",
-            f"  \\cmidrule(lr){{2-{group + 1}}} \\cmidrule(lr){{{group + 2}-{2 * group + 1}}}",
-            f"  Method & {heads} \\\\",
-            "  \\midrule",
-            *body,
-            "  \\bottomrule",
-            "  \\end{tabular}",
+            *tabular(f"l{'r' * (2 * group)}", above, body),
             *(["  \\begin{tablenotes}"] if notes else []),
             *(f"  \\item[{letter}] {latex(text)}" for text, letter in notes.items()),
             *(["  \\end{tablenotes}"] if notes else []),
@@ -629,15 +614,6 @@ def _said(line: Line) -> dict[str, Any]:
     return values | {"family": line.family}
 
 
-def _to_csv(table: TableData) -> bytes:
-    rows = to_rows(table)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
 def _to_parquet(table: TableData) -> bytes:
     try:
         import pyarrow
@@ -660,7 +636,7 @@ def write_table(table: TableData, path: Path) -> None:
     if kind == "parquet":
         data = _to_parquet(table)
     elif kind == "csv":
-        data = _to_csv(table)
+        data = csv_text(to_rows(table)).encode()
     else:
         data = (to_markdown(table) if kind == "md" else to_latex(table)).encode()
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from dataclasses import asdict
@@ -15,6 +13,7 @@ import numpy as np
 from srat_fast.errors import UserError
 from srat_fast.figures.canvas import SERIES, Axes, Figure, figure, save, style
 from srat_fast.record import plain_json, versions, write_atomically
+from srat_fast.tables import csv_text
 from srat_fast.theory.claims import Checked, Settings
 from srat_fast.theory.mixture import cost, gap, same_eta, weighted_error
 
@@ -35,14 +34,6 @@ def as_json(settings: Settings, checked: Checked) -> dict[str, Any]:
     )
 
 
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
 def make_folder(folder: Path) -> None:
     """Create the directory before the work whose result it will hold."""
     try:
@@ -55,7 +46,8 @@ def write(settings: Settings, checked: Checked, folder: Path) -> list[Path]:
     """Write theory.json, a CSV file for each table, and each figure as SVG and PNG."""
     content = as_json(settings, checked)
     files = {"theory.json": (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()}
-    files |= {f"{name}.csv": _csv(content[name]) for name in ("claims", "lemma", "errors", "ranges", "grid")}
+    for name in ("claims", "lemma", "errors", "ranges", "grid"):
+        files[f"{name}.csv"] = csv_text(content[name]).encode()
     try:
         for name, data in files.items():
             write_atomically(folder / name, data)

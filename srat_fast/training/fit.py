@@ -22,21 +22,21 @@ from srat_fast.models.build import adjusted
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes, save_model
 from srat_fast.plugins import described, recorded
+from srat_fast.progress import ProgressView
 from srat_fast.recipe import Recipe
 from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
 from srat_fast.registry import term
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
 from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors, to_lower
-from srat_fast.training.feedback import Feedback
-from srat_fast.training.parity import CompileFailure
-from srat_fast.training.progress import (
+from srat_fast.training.curves import (
     Curves,
-    ProgressView,
     catastrophic_overfitting,
     curve_points,
     epoch_line,
     overfitting_verdict,
 )
+from srat_fast.training.feedback import Feedback
+from srat_fast.training.parity import CompileFailure
 from srat_fast.training.resume import restore, snapshot
 from srat_fast.training.setup import Result, Setup
 from srat_fast.training.step import LateReader, NotFinite, learning_rate

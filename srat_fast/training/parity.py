@@ -2,7 +2,7 @@
 
 A ReLU on the other side of its kink moves a gradient by far more than rounding moves a number, so no fixed bound fits
 all networks: 1e-3 refuses sound float32 code. The yardstick is taken from the run's own batch: how far the eager
-gradient moves when weights and images are moved by some roundings. `benchmarks/engine/startup.py` has distributions.
+gradient moves when weights and images are moved by some roundings. `benchmarks/startup.py` has distributions.
 """
 
 from __future__ import annotations

@@ -18,11 +18,12 @@ from srat_fast.errors import DiskFull, Interrupted, TrainingFailure, UserError, 
 from srat_fast.hardware import device_name, neutral, numerics, peak_memory
 from srat_fast.models.build import forward_flops, training_flops
 from srat_fast.plugins import plugin_errors, recorded
+from srat_fast.progress import ProgressView
 from srat_fast.recipe import Recipe
 from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
 from srat_fast.training.cost import memory_errors, out_of_memory
+from srat_fast.training.curves import Curves
 from srat_fast.training.fit import Fit
-from srat_fast.training.progress import Curves, ProgressView
 from srat_fast.training.resume import Begin, begin, check_data
 from srat_fast.training.setup import Setup, prepare
 from srat_fast.training.stops import Stops, Watchdog

@@ -177,7 +177,9 @@ def test_l2_step_of_zero_tiny_and_non_finite_gradients() -> None:
     expected = torch.tensor([[0.0, 0.0], [0.15, -0.2], [0.0, 0.25], [-0.25, 0.0], [root, root]])
     assert torch.allclose(moved.flatten(1), expected, atol=1e-7)
     assert (int(bad), int(zero)) == (2, 2)
-    assert torch.equal(gradient.nan_to_num(), kept.nan_to_num()), "the gradient is the caller's"
+    torch.testing.assert_close(
+        gradient.nan_to_num(), kept.nan_to_num(), rtol=0, atol=0, msg="the gradient is the caller's"
+    )
 
 
 def test_l2_starts_are_uniform_in_the_ball_and_noise_is_on_its_sphere() -> None:
@@ -213,7 +215,7 @@ def test_l2_radii_and_steps_of_each_image_are_those_of_runs_of_one_image() -> No
             assert torch.allclose(moved[[i]], theirs, rtol=0, atol=1e-6)
     far = together.overshoot(IMAGES + 0.5, IMAGES)
     for i, ball in enumerate(alone):
-        assert torch.equal(far[[i]], ball.overshoot(IMAGES[[i]] + 0.5, IMAGES[[i]]))
+        torch.testing.assert_close(far[[i]], ball.overshoot(IMAGES[[i]] + 0.5, IMAGES[[i]]), rtol=0, atol=0)
 
 
 def test_l2_overshoot_counts_the_ball_the_range_and_nan_and_rounding_is_within_tolerance() -> None:
@@ -319,7 +321,9 @@ def test_starts_of_training(name: str) -> None:
     assert float(half.max()) <= 0.1 + 1e-7
     assert torch.histc(half, 10, 0, 0.1).min() > 850  # 1000 expected a bin
     assert float((clean + half).max()) > 1.05
-    assert torch.equal(training_start("uniform", ball, clean, seeded(1)), ball.random_start(clean, seeded(1)))
+    torch.testing.assert_close(
+        training_start("uniform", ball, clean, seeded(1)), ball.random_start(clean, seeded(1)), rtol=0, atol=0
+    )
     for kind in ("gaussian", "half-uniform", "uniform"):
         last = IMAGES.contiguous(memory_format=torch.channels_last)
         found = training_start(kind, ball, last, seeded(1))
@@ -380,7 +384,7 @@ def test_one_radius_for_all_takes_the_scalar_step() -> None:
     assert plain.radii is None
     for engine in (plain, same):
         engine.start_epoch(0)
-    assert torch.equal(examples_of(plain)[0], examples_of(same)[0])
+    torch.testing.assert_close(examples_of(plain)[0], examples_of(same)[0], rtol=0, atol=0)
 
 
 def test_radii_that_cannot_be_are_refused_in_one_line(tmp_path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.engine.floor import (
+from benchmarks.floor import (
     BANDWIDTH,
     FLOPS,
     GAP,

@@ -1,175 +1,231 @@
-"""`python benchmarks/gpu.py`: what it refuses, in which order it works, what is passed over, what it leaves."""
+"""`python benchmarks/gpu.py`: what it refuses, passes over and leaves, its order; its questions on a CPU."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.lease import Task
-from benchmarks.measure import COMMIT, COMPILE_MODE, machine
-from benchmarks.plan import Choices, chosen_mode, tasks
-from benchmarks.rows import append, path_for, read
+from benchmarks.gpu import Question, ask, ended, unanswered
+from benchmarks.rows import RESULTS, path_for, problem, read
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def command(*options: str) -> subprocess.CompletedProcess[str]:
-    script = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), *options]
-    return subprocess.run(script, capture_output=True, text=True, check=False)
+ABOUT = {"device": "none", "torch": "t", "commit": None, "triton": None, "source": "s"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so_in_one_line() -> None:
-    done = command()
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.splitlines() == [
-        "benchmarks/gpu.py needs a CUDA device; --quick --cpu runs small sizes on a CPU"
-    ]
+def test_without_a_gpu_it_says_so_in_one_line(tmp_path, capsys) -> None:
+    assert gpu.main(["--out", str(tmp_path / "out")]) == 2
+    said = "benchmarks/gpu.py needs a CUDA device; --small goes through it on a CPU\n"
+    assert capsys.readouterr() == ("", said)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--cpu"], "--cpu goes with --quick"),
-        (["--any-source"], "--any-source goes with --resume"),
         (["--minutes", "0"], "--minutes = 0: more than 0"),
         (["--data-root", "nowhere"], "--data-root = nowhere: a folder that holds train/ and test/"),
-        (["--compile-mode", "turbo"], "argument --compile-mode: invalid choice"),
+        (["run", "gone"], "question = gone: of tests, ladder"),
     ],
 )
 def test_bad_options_are_refused(options, problem, capsys) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stopped:
         gpu.options(options)
-    assert ended.value.code == 2
+    assert stopped.value.code == 2
     assert problem in capsys.readouterr().err
 
 
-def test_an_unknown_stage_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpu.main(["--quick", "--cpu", "--out", str(tmp_path), "--stages", "run,gone"]) == 2
-    assert "--stages = gone: no such stage; there are tests, ladder" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_list_is_in_order_of_importance(monkeypatch, capsys) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpu.main(["--quick", "--cpu", "--list"]) == 0
-    names = [line.split("  ")[0].strip() for line in capsys.readouterr().out.splitlines()]
-    assert names[:4] == ["tests", "ladder", "profile", "run"]
-    assert {"packing", "network", "evaluation", "loaders"} < set(names)
-
-
-@pytest.mark.parametrize("quick", [True, False])
-def test_every_stage_is_named_once_and_its_script_exists(tmp_path, quick: bool) -> None:
-    there = tasks(Choices(tmp_path, quick=quick, data_root=tmp_path))
-    names = [task.name for task in there]
-    assert names[0] == "tests"
+def test_the_list_is_in_order_of_importance(capsys) -> None:
+    assert gpu.main(["--list"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names[:4] == ["tests", "ladder", "running-128", "running-512"]
+    assert names.index("run") < names.index("network") < names.index("modes")
     assert len(names) == len(set(names))
-    for task in there:
-        assert (ROOT / task.command[1]).is_file(), task
-        assert str(tmp_path) in task.command, f"{task.name} writes elsewhere"
-    by_name = {task.name: task.command for task in there}
-    assert "--data-root" in by_name["run"]
-    assert "--data-root" in by_name["loaders"]
 
 
 @pytest.fixture
-def measure(tmp_path, monkeypatch):
-    """Runs lines of Python as stages; returns the exit status."""
-    for name in (COMMIT, COMPILE_MODE, "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTHONPATH"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
-        monkeypatch.delenv(name)
+def like_a_gpu(monkeypatch) -> None:
+    """Sizes and names are those of a GPU."""
+    from benchmarks import kernels
 
-    def run(stages: dict[str, str], *options: str, out: Path = tmp_path) -> int:
-        there = [Task(name, [sys.executable, "-c", code], 30) for name, code in stages.items()]
-        return gpu.measure(gpu.options(["--out", str(out), *options]), there, float("inf"))
-
-    return run
+    monkeypatch.setattr(kernels, "ON_GPU", True)
 
 
-def statuses(folder: Path) -> dict[str, str]:
-    return {row["name"]: row["status"] for row in read(path_for(folder, machine()["device"]))}
-
-
-def test_red_tests_end_nothing_else(measure, tmp_path, capsys) -> None:
-    """Each benchmark has a gate of its own; the row of the tests says what is wrong."""
-    assert measure({"tests": "raise SystemExit(1)", "ladder": "pass"}) == 1
-    assert statuses(tmp_path) == {"tests": "failed: exit 1", "ladder": "ok"}
-    assert "not measured" in capsys.readouterr().out
-
-
-def test_what_this_source_has_measured_is_passed_over(measure, tmp_path) -> None:
-    other = tmp_path / "second"
-    assert measure({"a": "pass", "b": "raise SystemExit(1)"}) == 1
-    assert (
-        measure({"a": "raise SystemExit(5)", "b": "pass", "c": "pass"}, "--resume", str(tmp_path), out=other)
-        == 0
-    )
-    assert statuses(other) == {"b": "ok", "c": "ok"}
-    assert measure({"a": "pass"}, "--resume", out=other) == 0  # its own results know nothing of a
-    assert statuses(other)["a"] == "ok"
-
-
-def test_another_source_is_measured_anew(measure, tmp_path) -> None:
-    row = machine() | {"op": "stage", "name": "a", "status": "ok", "source": "0123456789ab"}
-    append(path_for(tmp_path, row["device"]), row)
-    assert measure({"a": "raise SystemExit(1)"}, "--resume") == 1
-    append(path_for(tmp_path, row["device"]), row)
-    assert measure({"a": "raise SystemExit(1)"}, "--resume", "--any-source") == 0
-
-
-def test_summary_log_and_commit(measure, tmp_path, capsys) -> None:
-    code = (
-        "import os, sys; print('a long story'); sys.exit('the end of it: ' + os.environ['BENCHMARK_COMMIT'])"
-    )
-    options = ["--summary", str(tmp_path / "s" / "summary.md"), "--log", str(tmp_path / "log.txt")]
-    assert measure({"a": code}, *options, "--commit", "v1.2") == 1
-    assert "| a | failed: exit 1 |" in (tmp_path / "s" / "summary.md").read_text()
-    assert (tmp_path / "log.txt").read_text() == "== a\na long story\nthe end of it: v1.2\n"
-    assert "   the end of it: v1.2" in capsys.readouterr().err
-    (row,) = read(path_for(tmp_path, machine()["device"]))
-    assert row["commit"] == "v1.2"
-
-
-def test_stages_find_the_package_where_it_is_not_installed(measure, tmp_path) -> None:
-    code = "import os; paths = os.environ['PYTHONPATH'].split(os.pathsep); assert paths[:2] == %r, paths"
-    assert measure({"a": code % [str(ROOT), str(ROOT / "kernels")]}) == 0
-
-
-def step(implementation: str, rate: float, seconds: float) -> dict[str, object]:
-    return {
-        "op": "step", "implementation": implementation, "reference": "eager", "batch": 128, "bn": "batch",
-        "images_per_second": rate, "compile_seconds": seconds,
-    }  # fmt: skip
+@pytest.mark.parametrize("question", gpu.questions(ROOT / "some images"), ids=lambda question: question.name)
+def test_every_question_is_understood_by_its_script(question, like_a_gpu, tmp_path) -> None:
+    """What runs on a GPU only: each script can be imported, and takes its options, names of rungs and of kernels."""
+    script = importlib.import_module(f"benchmarks.{question.script}")
+    found = script.options([*shlex.split(question.options), "--out", str(tmp_path)])
+    assert found.out == tmp_path
+    if question.script in ("run", "loaders"):
+        assert found.data_root == ROOT / "some images"
+    assert (ROOT / "benchmarks" / f"{question.script}.py").is_file()
 
 
 @pytest.mark.parametrize(
-    ("rate", "seconds", "mode"),
-    [(1030.0, 100.0, "max-autotune"), (1010.0, 100.0, "default"), (1100.0, 400.0, "default")],
+    ("script", "options", "problem"),
+    [
+        ("step", ["--rungs", "eager,turbo"], "--rungs = turbo: of reference, eager"),
+        ("step", ["--parts", "all"], "--parts = all: of step, attack"),
+        ("kernels", ["--only", "B=3"], "--only = 'B=3': no such case, as \"srat_loss forward B=128"),
+        ("evaluation", ["--rounds", "1"], "--rounds = 1: at least 2, for quartiles"),
+    ],
 )
-def test_the_search_for_kernels_has_to_be_worth_it(rate, seconds, mode) -> None:
-    assert chosen_mode([step("captured", 1000.0, 50.0), step("captured-max", rate, seconds)]) == mode
-    assert chosen_mode([step("captured", 1000.0, 50.0)]) is None
+def test_a_script_refuses_what_it_does_not_know(script, options, problem, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(f"benchmarks.{script}").options(options)
+    assert stopped.value.code == 2
+    assert problem in capsys.readouterr().err
 
 
-def test_stages_follow_the_mode_that_was_measured(measure, tmp_path) -> None:
-    rows = [step("captured", 1000.0, 50.0), step("captured-max", 1100.0, 90.0)]
-    writes = f"""
-import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "kernels")!r}]
-from pathlib import Path
-from benchmarks.measure import machine
-from benchmarks.rows import append, path_for
-for row in {rows!r}:
-    append(path_for(Path({str(tmp_path)!r}), machine()["device"]), row | machine())
+@pytest.mark.parametrize("name", ["parts-128", "loss-128", "evaluation", "loaders"])
+def test_a_question_is_answered_in_small(name, monkeypatch) -> None:
+    """The others have tests of their own in this folder."""
+    monkeypatch.setattr(torch, "compile", lambda function=None, **options: function)  # takes minutes
+    (question,) = (each for each in gpu.questions() if each.name == name)
+    script = importlib.import_module(f"benchmarks.{question.script}")
+    found = script.options([*shlex.split(question.options), "--small"])
+    assert found.out != RESULTS, "small sizes stay apart"
+    rows = list(script.measured(found))
+    assert rows
+    assert not any(problem(row | ABOUT) for row in rows)
+    if name == "ladder":
+        assert {"reference", "eager", "autocast", "shadow"} <= {r["implementation"] for r in rows} | {
+            "reference"
+        }
+    if name == "parts-128":
+        assert {row["op"] for row in rows} == {"attack", "update", "epoch"}
+
+
+def asked(folder: Path, deadline: float, small: bool = False, **codes: str) -> dict[str, str]:
+    """Ask questions that are lines of Python; name -> how it ended."""
+    (folder / "benchmarks").mkdir(exist_ok=True)
+    there = []
+    for name, code in codes.items():
+        (folder / "benchmarks" / f"{name}.py").write_text(code)
+        there.append(Question(name, name, "--x 'a b'", 30))
+    found = gpu.options(["--small"] if small else [])
+    ask(there, found, folder / "none.jsonl", ABOUT, deadline)
+    return {row["name"]: row["status"] for row in read(folder / "none.jsonl")}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_a_failing_question_does_not_stop_the_next(here) -> None:
+    words = ["--x", "a b", "--out", str(here), "--small"]
+    told = f"import sys; assert sys.argv[1:] == {words!r}, sys.argv"
+    found = asked(here, float("inf"), small=True, a="raise SystemExit(3)", b=told)
+    assert found == {"a": "failed: exit 3", "b": "ok"}
+
+
+def test_questions_without_time_are_left_for_later(here) -> None:
+    found = asked(here, time.monotonic() + gpu.GRACE + 5, a="raise SystemExit(3)")
+    assert found == {"a": "skipped: 5 s left of 30"}
+
+
+def test_what_is_answered_is_passed_over_and_failures_come_last() -> None:
+    status = {"one": "failed: exit 1", "two": "ok", "three": "skipped: 3 s left of 9", "four": "timed out"}
+    rows = [ABOUT | {"op": "stage", "name": name, "status": text} for name, text in status.items()]
+    there = [Question(name, "step", "", 9) for name in ("one", "two", "three", "four", "five")]
+
+    def names(about: dict) -> list[str]:
+        return [question.name for question in unanswered(there, rows, about)]
+
+    assert names(ABOUT) == ["three", "five", "one", "four"]
+    rows.append(rows[0] | {"status": "ok"})  # the last attempt counts
+    assert names(ABOUT) == ["three", "five", "four"]
+    for other in ("source", "torch", "device"):
+        assert names(ABOUT | {other: "other"}) == [question.name for question in there]
+
+
+def test_the_command_goes_on_and_shows_what_is_known(here, monkeypatch, capsys) -> None:
+    def one(data_root: Path | None = None) -> list[Question]:
+        return [Question("a", "a", "", 30), Question("b", "b", "", 30)]
+
+    monkeypatch.setattr(gpu, "questions", one)
+    before = signal.getsignal(signal.SIGTERM)
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "PYTHONPATH"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
+    paths = f"import os; assert os.environ['PYTHONPATH'].split(os.pathsep)[:2] == {gpu.PLACES!r}"
+    (here / "benchmarks").mkdir()
+    (here / "benchmarks" / "a.py").write_text(paths)
+    (here / "benchmarks" / "b.py").write_text("raise SystemExit(1)")
+    out = ["--small", "--out", str(here / "out")]
+    try:
+        assert gpu.main(out) == 1
+        assert "| b | failed: exit 1 |" in capsys.readouterr().out
+        (here / "benchmarks" / "a.py").write_text("raise SystemExit(5)")
+        (here / "benchmarks" / "b.py").write_text("")
+        assert gpu.main(out) == 0
+        assert gpu.main([*out, "--again", "a"]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (path,) = (here / "out").iterdir()
+    assert [(r["name"], r["status"]) for r in read(path)] == [
+        ("a", "ok"), ("b", "failed: exit 1"), ("b", "ok"), ("a", "failed: exit 5"),
+    ]  # fmt: skip
+    assert path == path_for(here / "out", read(path)[0]["device"])
+
+
+def test_what_is_told_to_end_can_leave_what_it_has_and_its_children_end(tmp_path) -> None:
+    code = f"""
+import pathlib, signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+pathlib.Path({str(tmp_path / "child")!r}).write_text(str(child.pid))
+def stop(number, frame):
+    pathlib.Path({str(tmp_path / "left")!r}).write_text("what it has")
+    sys.exit(1)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+time.sleep(60)
 """
-    look = f"import os, sys; sys.exit(os.environ[{COMPILE_MODE!r}] != %r)"
-    assert measure({"a": look % "default", "modes": writes, "b": look % "max-autotune"}) == 0
-    assert measure({"c": look % "default"}, "--compile-mode", "default") == 0
-    assert measure({"d": look % "max-autotune"}, "--resume") == 0
+    assert ended([sys.executable, "-c", code], 2.0) == "timed out"
+    assert (tmp_path / "left").read_text() == "what it has"
+    child = int((tmp_path / "child").read_text())
+    end = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and "Z (zombie)" not in Path(f"/proc/{child}/status").read_text():
+        assert time.monotonic() < end, "its child lives"
+        time.sleep(0.05)
+
+
+def test_one_that_does_not_listen_is_killed(monkeypatch) -> None:
+    monkeypatch.setattr(gpu, "GRACE", 0.3)
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    started = time.monotonic()
+    assert ended([sys.executable, "-c", code], 1.0) == "timed out"
+    assert time.monotonic() - started < 30
+
+
+def test_a_request_to_end_reaches_the_question_under_way(tmp_path) -> None:
+    mark = tmp_path / "pid"
+    code = (
+        f"import os, pathlib, time; pathlib.Path({str(mark)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    )
+    driver = f"""
+import signal, sys; sys.path[:0] = [{str(ROOT)!r}]
+from benchmarks.gpu import ended
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+ended([sys.executable, "-c", {code!r}], 60)
+"""
+    with subprocess.Popen([sys.executable, "-c", driver], stderr=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 60
+        while not mark.exists() or not mark.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) != 0
+    assert not os.path.exists(f"/proc/{mark.read_text()}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.engine.network import PASSES, STAGES, _entries, network_row, parts_of
-from benchmarks.engine.profiling import kind_of, profile_row
-from benchmarks.engine.work import Work, batch_of
+from benchmarks import network, operations
+from benchmarks.network import PASSES, STAGES, _entries, network_row, parts_of
+from benchmarks.operations import kind_of
+from benchmarks.work import Work, batch_of, work_of
 from srat_fast.models.build import build_model, forward_flops, training_flops
 
 WORK = Work("srat-ldam", 8, "batch", "fp32", width=8, steps=1)
@@ -57,15 +58,16 @@ def test_the_stages_one_after_another_are_the_network(device) -> None:
 
 
 def test_a_network_row_counts_every_flop_of_a_step(device) -> None:
-    row = network_row(WORK, rounds=2, block=0.0)
-    parts = row["parts"]
+    found = network.options(["--small", "--precision", "fp32"])
+    (row,) = network.measured(found)
+    work, parts = work_of(found), row["parts"]
     assert [(p["stage"], p["pass"]) for p in parts] == [(s, p) for s in STAGES for p in PASSES]
-    repeats = {"forward": 2, "input gradient": 2, "weight gradient": 1}
-    counted = sum(part["flops"] * repeats[part["pass"]] for part in parts) / WORK.batch
+    repeats = {"forward": work.steps + 1, "input gradient": work.steps + 1, "weight gradient": 1}
+    counted = sum(part["flops"] * repeats[part["pass"]] for part in parts) / work.batch
     model = build_model(
-        WORK.recipe(method="ce"), classes=10, channels=3, moments=None
+        work.recipe(method="ce"), classes=10, channels=3, moments=None
     )  # without projection head
-    assert counted == training_flops(forward_flops(model, 32), WORK.recipe())
+    assert counted == training_flops(forward_flops(model, 32), work.recipe())
     assert sum(part["share"] for part in parts) == pytest.approx(1, abs=0.01)
     assert any(part["tflops"] for part in parts)
 
@@ -82,7 +84,7 @@ def test_a_difference_within_the_noise_is_no_rate() -> None:
 
 
 def test_a_profile_row_adds_up(device) -> None:
-    row = profile_row(WORK)
+    (row,) = operations.measured(operations.options(["--small"]))
     assert sum(kind["share"] for kind in row["kinds"].values()) == pytest.approx(1, abs=0.01)
     assert row["operations"] == sorted(row["operations"], key=lambda one: -one["microseconds"])
     assert row["kinds"]["convolution"]["microseconds"] > 0

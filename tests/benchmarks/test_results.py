@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import photographs
-from benchmarks.goals import GOALS, judged
 from benchmarks.readme import rendered
-from benchmarks.rows import SOURCES, append, latest, path_for, read, source_digest
-from benchmarks.speed import speed_tables
-from benchmarks.summary import summary
-from benchmarks.tables import TABLES, shares
+from benchmarks.rows import RESULTS, SOURCES, append, latest, line, path_for, problem, read, source_digest
+from benchmarks.tables import GOALS, TABLES, judged, shares, summary
 
 MACHINE = {
     "device": "Fake GPU",
@@ -118,34 +115,30 @@ KERNEL = {
 }
 
 
-def test_a_block_is_rendered_from_the_devices_file(tmp_path) -> None:
-    path = path_for(tmp_path, "Fake GPU")
-    assert path.name == "fake-gpu.jsonl"
-    old = STEP | {"images_per_second": 1.0}
-    for row in (old, KERNEL, STEP, {"op": "profile", "batch": 128, "host_share": 0.031}):
-        append(path, row | MACHINE)
-    append(path, {"op": "stage", "name": "tests", "status": "ok"} | MACHINE)
-    text = "before\n<!-- speed:fake-gpu -->\nold\n<!-- end -->\nafter"
-    new = rendered(text, tmp_path)
-    assert new.startswith("before\n<!-- speed:fake-gpu -->\n\n| part |")
-    assert new.endswith("\n\n<!-- end -->\nafter")
-    assert "| 10,500 | 12.50 (12.00 to 13.00) x eager | 34.0% | 3,072.0 MiB |" in new
-    assert "| 250.0 | 1.50 (1.40 to 1.60) x compiled | 8.0 MiB |" in new
-    assert "Host-bound share of a step (batch 128): 3.1%." in new
-    assert "Measured on Fake GPU, power limit 700 W, torch 9.9, triton 8.8, commit abc." in new
-    assert new.count("captured") == 1, "a later measurement of the same kind replaces the earlier one"
-    assert rendered(new, tmp_path) == new
+def test_committed_results_are_rows_of_the_schema() -> None:
+    files = sorted(RESULTS.glob("*.jsonl"))
+    assert files
+    for row in (row for path in files for row in read(path)):
+        assert not problem(row)
+        assert f"x {row['reference']}" in line(row)
 
 
-def test_a_reference_of_another_method_is_said_in_the_row() -> None:
-    row = STEP | {"batch": 512, "reference": "reference", "reference_method": "ce"} | MACHINE
-    assert "x reference, method ce |" in speed_tables([row])
-
-
-def test_a_block_without_results_is_an_error(tmp_path) -> None:
-    with pytest.raises(ValueError, match="no measured ratio"):
-        rendered("<!-- speed:nothing -->\n<!-- end -->", tmp_path)
-    assert read(tmp_path / "nothing.jsonl") == []
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"device": None}, ""),
+        ({"torch": ...}, "no torch"),
+        ({"reference": ...}, "a ratio without reference"),
+        ({"ratio": {"median": 2.0}}, "a ratio is a median and two quartiles"),
+    ],
+)
+def test_what_is_no_row_is_not_written(change, said, tmp_path) -> None:
+    row = {name: value for name, value in (STEP | MACHINE | change).items() if value is not ...}
+    assert problem(row) == said
+    if said:
+        with pytest.raises(ValueError, match=said):
+            append(tmp_path / "rows.jsonl", row)
+    assert read(tmp_path / "rows.jsonl") == []
 
 
 def test_text_without_blocks_is_left_alone(tmp_path) -> None:
@@ -182,7 +175,7 @@ def test_goals_are_met_missed_or_not_measured() -> None:
 
 def measured(folder) -> list[dict]:
     """A file as a GPU would leave it, of made-up numbers."""
-    step = STEP | {"reference_images_per_second": 800.0}
+    step = STEP | {"reference_images_per_second": 800.0, "reference_mfu": 0.02}
     ladder = [
         step,
         step | {"reference": "autocast-only", "ratio": {"median": 5.0, "quartiles": [4.5, 5.5]}},
@@ -199,11 +192,13 @@ def measured(folder) -> list[dict]:
         "failures": ["tests/a.py::test_b: boom"],
     }  # fmt: skip
     stage = {"op": "stage", "name": "loaders", "status": "timed out", "seconds": 200.0}
-    attempt = {
-        "op": "attempt", "implementation": "fused-norm", "reference": "captured", "batch": 128, "bn": "batch",
-        "predicted": 1.12, "ratio": {"median": 1.05, "quartiles": [1.04, 1.06]},
+    startup = {
+        "op": "startup", "method": "ce", "batch": 64, "bn": "batch", "precision": "fp32", "width": 8, "checks": 8,
+        "refused": 0, "used": [0.26, 0.35], "faults": 7, "faults_passed": ["nan"],
     }  # fmt: skip
-    rows = [*ladder, KERNEL, *PACKING, RUN, PROFILE, NETWORK, evaluation, attempt, tests, stage]
+    saved = {"op": "checkpoint", "width": 64, "bytes": 184.2e6, "collect": 0.768, "write": 2.3}
+    saved |= {"load": 1.0, "guard": 0.01}
+    rows = [*ladder, KERNEL, *PACKING, RUN, PROFILE, NETWORK, evaluation, startup, saved, tests, stage]
     rows = [row | MACHINE for row in rows]
     for row in rows:
         append(path_for(folder, "Fake GPU"), row)
@@ -225,10 +220,10 @@ def test_each_tricks_share_is_of_one_run_and_of_the_main_precision(tmp_path) -> 
     lines = shares(measured(tmp_path)).splitlines()
     cells = {line.split(" | ")[0]: line.split(" | ")[2:] for line in lines if line.startswith("| `")}
     assert list(cells) == ["| `reference`", "| `eager`", "| `autocast-only`", "| `captured`"]
-    assert cells["| `eager`"] == ["800", "1", "12.50 (12.00 to 13.00) |"]
-    assert cells["| `autocast-only`"] == ["2,100", "12.50 (12.00 to 13.00)", "5.00 (4.50 to 5.50) |"]
-    assert cells["| `captured`"] == ["10,500", "12.50 (12.00 to 13.00)", "- |"]
-    assert cells["| `reference`"][:2] == ["400", "0.50 (of medians)"]
+    assert cells["| `eager`"] == ["800", "2.0%", "1", "12.50 (12.00 to 13.00) |"]
+    assert cells["| `autocast-only`"] == ["2,100", "34.0%", "12.50 (12.00 to 13.00)", "5.00 (4.50 to 5.50) |"]
+    assert cells["| `captured`"] == ["10,500", "34.0%", "12.50 (12.00 to 13.00)", "- |"]
+    assert cells["| `reference`"][:3] == ["400", "2.0%", "0.50 (of medians)"]
 
 
 def test_a_summary_names_goals_failures_and_stages(tmp_path) -> None:
@@ -242,11 +237,17 @@ def test_a_summary_names_goals_failures_and_stages(tmp_path) -> None:
         "| 200 | 128 | batch | photographs | 280.0 | 61.5 | 240.0 | 25.0 | 15.0 | 10,338 | 71.0% / 33.0% |"
         in text
     )
-    assert "| fused-norm | 128, batch | 1.12 | 1.05 (1.04 to 1.06) |" in text
+    assert (
+        "| srat_loss | forward+backward | 4096, 512, 10 | graph | 250.0 | 1.50 (1.40 to 1.60) x compiled |"
+        in text
+    )
+    assert "| ce batch fp32 width 8 batch 64 | 0 of 8 | 0.26, 0.35 | 1 of 7 nan |" in text
+    assert "| 64 | 184.2 MB | 768.0 ms | 2300.0 ms | 1000.0 ms | 10.0 ms |" in text
+    assert "Measured on Fake GPU, power limit 700 W, torch 9.9, triton 8.8, commit abc." in text
     assert "| stem | 22.5 (10) | - (0) | 25.0% |" in text
     assert "12,346 µs a step, 1,234 kernels, host-bound share 2.1%." in text
     assert "| `a b_fprop` | convolution | 900 | 11 | 10.0% |" in text
-    assert summary([]).startswith("# Measured\n\n## Stages")
+    assert summary([]) == "# Results\n"
 
 
 def test_a_run_that_was_ended_shows_how_far_it_came() -> None:

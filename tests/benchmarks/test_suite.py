@@ -1,4 +1,4 @@
-"""The tests as a stage: outcomes are counted as they come, failures named, an early end is not hidden."""
+"""The tests as a question: outcomes and failures are those of pytest's report, an early end is not hidden."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.measure import machine
-from benchmarks.rows import path_for, read
+import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks import suite
+from benchmarks.measure import Unmeasured
+
 FILE = """
-import warnings
 import pytest
 
 def test_good(): pass
@@ -20,32 +20,40 @@ def test_left(): pytest.skip("no reason")
 @pytest.fixture
 def broken(): raise RuntimeError("no fixture")
 def test_broken(broken): pass
-@pytest.mark.slow
-def test_slow(): raise AssertionError("is left out")
 """
-
-
-def suite(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    script = [sys.executable, str(ROOT / "benchmarks" / "suite.py"), "--out", str(folder), *options]
-    return subprocess.run(script, capture_output=True, text=True, check=False)
 
 
 def test_outcomes_and_reasons_become_a_row(tmp_path) -> None:
     (tmp_path / "test_some.py").write_text(FILE)
-    done = suite(tmp_path, "--workers", "2", str(tmp_path / "test_some.py"))
+    (tmp_path / "test_unreadable.py").write_text("import nothing_of_this_name\n")
+    how = ["-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--junitxml=report.xml"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *how], cwd=tmp_path, capture_output=True, check=False
+    )
     assert done.returncode == 1
-    (row,) = read(path_for(tmp_path, machine()["device"]))
-    assert (row["passed"], row["failed"], row["skipped"]) == (1, 2, 1)
-    assert row["complete"]
-    failures = {text.partition("::")[2].partition(":")[0]: text for text in row["failures"]}
+    row = suite.outcomes(tmp_path / "report.xml")
+    assert (row["passed"], row["failed"], row["skipped"]) == (1, 3, 1)
+    failures = {text.partition(":: ")[0] if "::" not in text else text.split("::")[1].split(":")[0]: text
+                for text in row["failures"]}  # fmt: skip
     assert "one is not two" in failures["test_bad"]
     assert "no fixture" in failures["test_broken"]
-    assert len(row["slowest"]) == 4
+    assert any("nothing_of_this_name" in text for text in row["failures"])
+    assert "test_some::test_good" in row["slowest"]
 
 
-def test_a_file_that_cannot_be_read_is_a_failure(tmp_path) -> None:
-    (tmp_path / "test_unreadable.py").write_text("import nothing_of_this_name\n")
-    assert suite(tmp_path, "--workers", "1", str(tmp_path)).returncode == 2
-    (row,) = read(path_for(tmp_path, machine()["device"]))
-    assert (row["passed"], row["failed"], row["complete"]) == (0, 1, False)
-    assert "test_unreadable.py" in row["failures"][0]
+@pytest.mark.parametrize(("code", "complete"), [(0, True), (1, True), (2, False)])
+def test_an_early_end_and_failures_are_said(code: int, complete: bool, monkeypatch) -> None:
+    def run(arguments: list[str]) -> int:
+        assert set(suite.SMALL) < set(arguments)
+        (report,) = (text.partition("=")[2] for text in arguments if text.startswith("--junitxml="))
+        Path(report).write_text("<testsuites><testsuite skipped='0' time='1.5'/></testsuites>")
+        return code
+
+    monkeypatch.setattr(suite.pytest, "main", run)
+    monkeypatch.chdir(suite.ROOT)
+    found = suite.measured(suite.options(["--small", "--workers", "1"]))
+    row = next(found)
+    assert (row["complete"], row["passed"], row["seconds"]) == (complete, 0, 1.5)
+    if code:
+        with pytest.raises(Unmeasured, match=f"code {code}"):
+            next(found)

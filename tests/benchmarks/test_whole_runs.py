@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.measure import machine
+from benchmarks import packing, run
+from benchmarks.measure import Unmeasured, machine, record
+from benchmarks.packing import Pace, paced, row_of
 from benchmarks.rows import path_for, read
-from benchmarks.runs import mps, packing, whole
-from benchmarks.runs.images import write_images
-from benchmarks.runs.packing import Pace, paced, row_of
+from benchmarks.run import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def script(name: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "benchmarks" / "runs" / name), *options]
+    command = [sys.executable, str(ROOT / "benchmarks" / name), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
 
 
@@ -37,11 +37,11 @@ def test_images_are_learnable_and_the_same_for_a_seed(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_a_whole_run_is_measured_from_start_to_end(tmp_path) -> None:
-    done = script("whole.py", "--small", "--out", str(tmp_path))
+    done = script("run.py", "--small", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     (row,) = read(path_for(tmp_path, machine()["device"]))
     assert row["complete"]
-    assert row["epochs_done"] == whole.SMALL_EPOCHS
+    assert row["epochs_done"] == run.SMALL_EPOCHS
     assert row["test_images"] == 100
     parts = ("compile", "training", "evaluation", "other")
     assert sum(row[f"{part}_seconds"] for part in parts) == pytest.approx(row["wall_seconds"], abs=0.05)
@@ -51,24 +51,24 @@ def test_a_whole_run_is_measured_from_start_to_end(tmp_path) -> None:
 
 def test_a_run_that_fails_leaves_no_row(tmp_path) -> None:
     (tmp_path / "train").mkdir()
-    done = script("whole.py", "--small", "--data-root", str(tmp_path), "--out", str(tmp_path / "out"))
-    assert done.returncode == 1
-    assert "data.root" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    found = run.options(["--small", "--data-root", str(tmp_path), "--out", str(out)])
+    with pytest.raises(SystemExit, match=r"data\.root"):
+        record(run.measured(found), found.out)
+    assert not out.exists()
 
 
 def test_a_run_that_ends_by_itself_is_told_with_its_last_words(tmp_path) -> None:
-    with pytest.raises(RuntimeError, match=r"the run ended with code 2:\n.*gone"):
-        whole.measured(tmp_path, ["--method", "gone"], 60)
+    with pytest.raises(Unmeasured, match=r"the run ended with code 2:\n.*gone"):
+        run.timed(tmp_path, ["--method", "gone"], 60)
 
 
 def test_a_run_that_takes_too_long_leaves_how_far_it_came(tmp_path) -> None:
     lines = [{"images_per_second": speed} for speed in (1.0, 9.0, 8.0)]
-    assert whole.partial(lines, 12.34) == {
+    assert run.partial(lines, 12.34) == {
         "complete": False, "epochs_done": 3, "wall_seconds": 12.34, "images_per_second": 8.0
     }  # fmt: skip
-    row = whole.measured(tmp_path, ["--dataset", "digits"], 0.5)
+    row = run.timed(tmp_path, ["--dataset", "digits"], 0.5)
     assert (row["complete"], row["epochs_done"], row["images_per_second"]) == (False, 0, None)
 
 
@@ -111,10 +111,10 @@ def test_speed_is_counted_in_whole_epochs_of_all_trials(monkeypatch) -> None:
 def test_a_trial_that_ends_by_itself_is_no_result(monkeypatch) -> None:
     monkeypatch.setattr(packing.time, "sleep", lambda seconds: None)
     runs = [Endless(4), Endless(4, code=1)]
-    with pytest.raises(RuntimeError, match="a trial ended by itself:\nits last words"):
+    with pytest.raises(Unmeasured, match="a trial ended by itself:\nits last words"):
         paced(lambda number: runs[number], 2, 1000, window=1, limit=5)
     assert all(run.ended for run in runs)
-    with pytest.raises(RuntimeError, match="no window within 0 s"):
+    with pytest.raises(Unmeasured, match="no window within 0 s"):
         paced(lambda number: Endless(10**9), 1, 1000, window=1, limit=0)
 
 
@@ -134,34 +134,7 @@ def test_packing_runs_trials_side_by_side(tmp_path) -> None:
     assert row["ratio"]["median"] > 0
 
 
-def test_numbers_of_trials_are_checked() -> None:
-    done = script("packing.py", "--trials", "2,x")
-    assert done.returncode == 2
-    assert "--trials = '2,x': integers >= 2, separated by commas" in done.stderr
-
-
-def test_mps_is_asked_for_or_left_alone(tmp_path, monkeypatch) -> None:
-    with mps.service(False) as environment:
-        assert environment == {}
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(mps.NoService, match="nvidia-cuda-mps-control is not installed"), mps.service(True):
-        pass
-    program = tmp_path / mps.PROGRAM
-    program.write_text("#!/bin/sh\necho no GPU here >&2\nexit 1\n")
-    program.chmod(0o755)
-    with pytest.raises(mps.NoService, match="did not start: no GPU here"), mps.service(True):
-        pass
-
-
-def test_mps_has_pipes_of_its_own_and_ends_with_the_block(tmp_path, monkeypatch) -> None:
-    program = tmp_path / mps.PROGRAM
-    log = tmp_path / "log"
-    program.write_text(f'#!/bin/sh\necho "$1 $(cat)" "$CUDA_MPS_PIPE_DIRECTORY" >> {log}\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(sys, "stdin", None)
-    with mps.service(True) as environment:
-        pipe = environment["CUDA_MPS_PIPE_DIRECTORY"]
-        assert Path(pipe).is_dir()
-    assert not Path(pipe).exists()
-    assert log.read_text().splitlines() == [f"-d  {pipe}", f" quit {pipe}"]
+def test_numbers_of_trials_are_checked(capsys) -> None:
+    with pytest.raises(SystemExit):
+        packing.options(["--trials", "2,x"])
+    assert "--trials = '2,x': integers >= 2, separated by commas" in capsys.readouterr().err

@@ -17,7 +17,8 @@ from srat_fast.cli.analyse import _table
 from srat_fast.cli.options import spelled_out
 from srat_fast.cli.show import audit_table
 from srat_fast.cli.train import show_record
-from srat_fast.console import Bar, Console, interactive
+from srat_fast.console import Console, interactive
+from srat_fast.progress import Bar
 from tests.report.conftest import accuracies, make_record, write_run
 from tests.sweep.conftest import BASE, toml
 
@@ -165,7 +166,7 @@ def test_a_dumb_terminal_gets_lines(term, bar, monkeypatch) -> None:
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
 def test_a_bar_stays_on_one_line(width, monkeypatch) -> None:
-    from srat_fast.training.progress import ProgressView
+    from srat_fast.progress import ProgressView
 
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(width))
@@ -175,7 +176,7 @@ def test_a_bar_stays_on_one_line(width, monkeypatch) -> None:
         view.begin("training", 100)
         view.describe("epoch [/b] 100/200")
         view.advance(50, "loss 1.234  train acc 45.0%  MFU 12%")
-        bar = view._bar
+        bar = view._live
         assert isinstance(bar, Bar)
         lines = console.render_lines(bar.get_renderable(), console.options, pad=False)
         text = "".join(segment.text for segment in lines[0])
@@ -222,7 +223,7 @@ def test_training_without_any_streams(study) -> None:
 def test_a_program_s_own_console_may_break_too(study, monkeypatch) -> None:
     import rich.console
 
-    from srat_fast.training.progress import ProgressView
+    from srat_fast.progress import ProgressView
 
     class Broken(io.StringIO):
         def write(self, text: str) -> int:
@@ -298,7 +299,7 @@ def test_ctrl_c_while_the_commands_are_imported(monkeypatch) -> None:
 
 
 def test_help_imports_little() -> None:
-    """Neither torch nor what computes or draws; how long it takes is measured in benchmarks/cli."""
+    """Neither torch nor what computes or draws; how long it takes is measured in benchmarks/."""
     heavy = (
         "torch",
         "numpy",

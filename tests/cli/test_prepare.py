@@ -203,7 +203,8 @@ def test_training_refuses_what_the_loader_does_not_read(capsys, options, says) -
 
 def hide(monkeypatch, package: str) -> None:
     """As where a package is not installed, also if this process has imported it."""
-    monkeypatch.setitem(sys.modules, package, None)
+    for name in {package, *(name for name in sys.modules if name.startswith(f"{package}."))}:
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "srat_fast.data.ffcv_library", raising=False)
     monkeypatch.delattr(srat_fast.data, "ffcv_library", raising=False)
 

@@ -1,16 +1,18 @@
-"""Progress of an evaluation: lines with the time left, or a bar on a terminal; defaults that must agree."""
+"""Progress: lines with the time left, or bars that fit a terminal; defaults that must agree."""
 
 from __future__ import annotations
 
 import inspect
 import io
+from collections.abc import Callable
 
+import pytest
 from rich.console import Console
 
 from srat_fast.cli import audit as command
-from srat_fast.cli.watch import Watch
 from srat_fast.evaluation.audit.run import SUBSET
 from srat_fast.evaluation.audit.verdict import AUTOATTACK_IMAGES, QUERIES
+from srat_fast.progress import AmountView, BarView, LiveView, ProgressView, View, Watch
 
 
 def test_lines_where_there_is_no_terminal() -> None:
@@ -36,6 +38,63 @@ def test_a_bar_on_a_terminal() -> None:
         watch("cw-20", 10, 100)
     assert "cw-20" in text.getvalue()
     assert "10/100" in text.getvalue()
+
+
+def watched(console: Console) -> BarView:
+    with Watch(console) as watch:
+        watch("autoattack [/b]", 50, 10_000)
+        return watch
+
+
+def trained(console: Console) -> BarView:
+    with ProgressView("{title} [b]", console) as view:
+        view.begin("training", 100)
+        view.advance(50, "loss 1.2")
+        return view
+
+
+def prepared(console: Console) -> BarView:
+    with AmountView(console, "cifar-10-python.tar.gz", 170_000_000, in_bytes=True) as view:
+        view.update(completed=1_000_000)
+        return view
+
+
+def swept(console: Console) -> View:
+    with LiveView(console) as view:
+        view.show("drawn", "3 of 7 done")
+        return view
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+@pytest.mark.parametrize("shown", [watched, trained, prepared])
+def test_every_bar_stays_on_one_line(shown: Callable[[Console], BarView], width: int) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, no_color=True)
+    view = shown(console)
+    assert view._live is not None
+    (line,) = console.render_lines(view._live.get_renderable(), console.options, pad=False)
+    text = "".join(segment.text for segment in line)
+    assert 0 < len(text) <= width
+    assert any(name in text for name in ("autoattack [/b]", "{title} [b]", "cifar-10"))
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"), [(watched, ""), (trained, ""), (prepared, ""), (swept, "3 of 7 done\n")]
+)
+def test_nothing_is_drawn_in_a_pipe(shown: Callable[[Console], View], text: str) -> None:
+    file = io.StringIO()
+    shown(Console(file=file, width=80))
+    assert file.getvalue() == text
+
+
+class Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("shown", [watched, trained, prepared, swept])
+def test_work_goes_on_when_nobody_listens(shown: Callable[[Console], View], terminal: bool) -> None:
+    shown(Console(file=Broken(), force_terminal=terminal, width=80)).line("one")
 
 
 def test_the_command_s_defaults_are_the_library_s() -> None:

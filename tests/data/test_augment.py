@@ -84,7 +84,7 @@ def test_the_memory_loader_serves_resized_crops(device) -> None:
     assert [len(y) for _, y in whole] == [8, 8, 4]
     assert all(i.min() >= 0 and i.max() <= 1 for i, _ in whole)
     again = [i.cpu() for i, _ in loader.epoch(2, 1)]
-    assert all(torch.equal(a, b) for a, (b, _) in zip(again, whole[1:], strict=True))
+    torch.testing.assert_close(again, [i for i, _ in whole[1:]], rtol=0, atol=0)
     other = [i.cpu() for i, _ in loader.epoch(3)]
     assert not torch.equal(other[0], whole[0][0])
 
@@ -94,8 +94,8 @@ def test_streams_do_not_disturb_each_other() -> None:
     sizes = torch.full((50, 2), 8)
     both = Augmentation(seed=1, crop_padding=2, flip=True, shuffle=True)
     one = Augmentation(seed=1, crop_padding=2, shuffle=True)
-    assert torch.equal(both.order(4, 50), one.order(4, 50))
-    assert torch.equal(both.draw(4, sizes).shift, one.draw(4, sizes).shift)
+    torch.testing.assert_close(both.order(4, 50), one.order(4, 50), rtol=0, atol=0)
+    torch.testing.assert_close(both.draw(4, sizes).shift, one.draw(4, sizes).shift, rtol=0, atol=0)
     assert one.draw(4, sizes).mirrored is None
 
 
@@ -141,7 +141,9 @@ def test_a_policy_is_torchvisions_on_the_same_draws(name, channels, device, monk
             expected = theirs(images[k].permute(2, 0, 1))
         assert not whole
         assert not randoms
-        assert torch.equal(found[k].permute(2, 0, 1), expected), policy.settings[int(drawn[0, k])]
+        torch.testing.assert_close(
+            found[k].permute(2, 0, 1), expected, rtol=0, atol=0, msg=str(policy.settings[int(drawn[0, k])])
+        )
 
 
 @pytest.mark.parametrize("name", ["autoaugment", "randaugment"])
@@ -172,7 +174,7 @@ def test_a_policy_comes_before_crop_and_flip_and_any_batch_can_be_the_first(
     whole = epoch(name, 1)
     assert [len(batch) for batch in whole] == [5 * 109] * 4 + [3 * 109]
     for start in range(6):
-        assert all(torch.equal(*pair) for pair in zip(epoch(name, 1, start), whole[start:], strict=True))
+        torch.testing.assert_close(epoch(name, 1, start), whole[start:], rtol=0, atol=0)
     assert not torch.equal(whole[0], epoch(name, 2)[0])
     # the same crop and flip as without a policy: those of images that drew no operation are as before
     plain = list(loader("off").epoch(1))

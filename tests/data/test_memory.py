@@ -27,7 +27,7 @@ def test_plain_batches_are_the_images(images, device) -> None:
     assert len(loader) == 5
     assert labels.tolist() == list(range(23))
     expected = torch.from_numpy(images.images).permute(0, 3, 1, 2).float() / 255
-    assert torch.equal(pixels, expected)
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=0)
     first, _ = next(iter(loader.epoch(0)))
     assert first.is_contiguous(memory_format=torch.channels_last)
     assert [len(b[1]) for b in loader.epoch(0)] == [5, 5, 5, 5, 3]
@@ -48,7 +48,7 @@ def test_order_is_a_seeded_permutation_of_the_epoch(images, device) -> None:
 def test_augmentation_is_a_crop_and_flip_of_the_padded_image(images, device) -> None:
     loader = MemoryLoader(images, batch_size=7, device=device, crop_padding=2, flip=True)
     pixels, _ = epoch(loader, 4)
-    assert torch.equal(pixels, epoch(loader, 4)[0])
+    torch.testing.assert_close(pixels, epoch(loader, 4)[0], rtol=0, atol=0)
     assert not torch.equal(pixels, epoch(loader, 5)[0])
     flipped = 0
     for original, seen in zip(torch.from_numpy(images.images).permute(0, 3, 1, 2), pixels, strict=True):
@@ -82,5 +82,5 @@ def test_an_epoch_can_begin_at_any_batch(images, device, start) -> None:
     rest = list(loader.epoch(2, start))
     assert len(rest) == max(0, len(whole) - start)
     for (a, b), (c, d) in zip(whole[start:], rest, strict=True):
-        assert torch.equal(a, c)
-        assert torch.equal(b, d)
+        torch.testing.assert_close(a, c, rtol=0, atol=0)
+        torch.testing.assert_close(b, d, rtol=0, atol=0)

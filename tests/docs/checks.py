@@ -1,4 +1,4 @@
-"""Commands that are shown but not run: a line of shell enters; nothing leaves where everything it names exists."""
+"""Check commands that are shown but not run: every option, field, target and file that they name exists."""
 
 from __future__ import annotations
 

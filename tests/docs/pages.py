@@ -1,4 +1,4 @@
-"""What the documentation shows: a Markdown file enters, its fenced blocks with their marks leave.
+"""Fenced blocks of the documentation, and whether they are run.
 
 A page's `bash` and `python` blocks are run from top to bottom in one fresh directory, as a reader would. A block with
 a title (```toml title="mine.toml") is a file: it is written there. A block whose first line is a comment that begins

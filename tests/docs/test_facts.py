@@ -43,6 +43,21 @@ def test_paths_and_tests_that_are_named_exist(page) -> None:
             assert function.partition("[")[0] in functions, f"{name(page)} names {span}"
 
 
+def test_files_that_the_code_names_exist() -> None:
+    """In docstrings, comments and messages of the product, the kernels and the benchmarks."""
+    named = re.compile(
+        r"(?<![\w/.-])((?:srat_fast|kernels|benchmarks|tests|docs|examples)/[\w./-]+\.(?:py|md|toml))\b"
+    )
+    found = [
+        (path, file)
+        for folder in ("srat_fast", "kernels", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        for file in named.findall(path.read_text(encoding="utf-8"))
+    ]
+    assert len(found) > 10
+    assert [(str(path), file) for path, file in found if not (ROOT / file).exists()] == []
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "changelog.md"], ids=name)
 def test_fields_and_options_that_are_named_exist(page) -> None:
     sections = "|".join(SECTIONS)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-from benchmarks.engine.startup import FAULTS, applies
+from benchmarks.startup import FAULTS, applies
 from srat_fast.errors import TrainingFailure
 from srat_fast.hardware import numerics
 from srat_fast.registry import model as models

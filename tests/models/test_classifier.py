@@ -109,7 +109,7 @@ def test_a_second_network_from_training_to_export(changes, tmp_path) -> None:
     images = torch.rand(3, 1, 8, 8)
     formats = "safetensors" if changes else "safetensors,torch-export"
     made = srat_fast.export(run, formats, real_batch=False)
-    assert torch.equal(srat_fast.load(made["out"])(images), model(images))
+    torch.testing.assert_close(srat_fast.load(made["out"])(images), model(images), rtol=0, atol=0)
     assert "plain of width 4" in (Path(made["out"]) / "MODEL_CARD.md").read_text()
     evaluated = srat_fast.evaluate(run, "clean", weights="ema", device="cpu")["clean"]
     assert evaluated["overall"] == kept["ema"]["standard"]["overall"]
@@ -263,7 +263,7 @@ def test_a_file_says_what_network_it_is_of(tmp_path) -> None:
     model = Classifier("partly", 5, channels=1, width=3, mean=torch.rand(1), std=torch.rand(1) + 0.1).eval()
     save_model(file, model, {})
     images = torch.rand(2, 1, 8, 8)
-    assert torch.equal(srat_fast.load(file)(images), model(images))
+    torch.testing.assert_close(srat_fast.load(file)(images), model(images), rtol=0, atol=0)
     models.remove("partly")
     for read, field in ((load_model, "RUN"), (srat_fast.load, "path")):
         with pytest.raises(UserError) as error:
@@ -293,17 +293,17 @@ def test_a_cosine_head_is_its_formula(tmp_path) -> None:
     features = model.features(images)
     expected = model.linear(features)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model.classify(features), expected)
+        torch.testing.assert_close(model.classify(features), expected, rtol=0, atol=0)
     zeros = torch.zeros(2, model.feature_dim, requires_grad=True)
     logits = model.classify(zeros)
     logits.sum().backward()
-    assert torch.equal(logits, torch.zeros(2, 5))
+    torch.testing.assert_close(logits, torch.zeros(2, 5), rtol=0, atol=0)
     assert zeros.grad.isfinite().all()
     assert all(p.grad.isfinite().all() for p in model.linear.parameters())
     save_model(tmp_path / "m.safetensors", model, {})
     again = srat_fast.load(tmp_path / "m.safetensors")
     assert again.arguments() == model.arguments()
-    assert torch.equal(again(images), model(images))
+    torch.testing.assert_close(again(images), model(images), rtol=0, atol=0)
     assert forward_flops(model, 8) == forward_flops(Classifier("wrn-28-10", 5, channels=1, width=4), 8)
     torch.save(state, tmp_path / "m.pt")
     with pytest.raises(UserError, match=r"those of wrn-28-10: a cosine head's scale is in the header of its"):
@@ -354,7 +354,7 @@ def test_inference_adjustments_are_their_formulas(changes, tmp_path) -> None:
     model = Classifier("plain", 4, channels=1, width=4, **head)
     raw = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     made = adjusted(model, adjusting(**changes), COUNTS)
-    assert all(torch.equal(tensor, raw[name]) for name, tensor in model.state_dict().items()), "a copy"
+    torch.testing.assert_close(dict(model.state_dict()), raw, rtol=0, atol=0, msg="a copy is adjusted")
     f = torch.randn(6, model.feature_dim)
     w, n = raw["linear.weight"].double().numpy(), np.array(COUNTS, np.float64)
     if head:
@@ -373,7 +373,7 @@ def test_inference_adjustments_are_their_formulas(changes, tmp_path) -> None:
     assert np.allclose(made.classify(f).detach(), z, rtol=1e-5, atol=1e-5)
     save_model(tmp_path / "m.safetensors", made, {})
     again = load_model(tmp_path / "m.safetensors")  # a plain network, with no further attribute
-    assert torch.equal(again.classify(f), made.classify(f))
+    torch.testing.assert_close(again.classify(f), made.classify(f), rtol=0, atol=0)
     assert set(again.arguments()) == set(model.arguments())
 
 
@@ -422,7 +422,7 @@ def test_runs_of_earlier_versions_load_evaluate_and_report(earlier) -> None:
     model = srat_fast.load(run)
     assert (model.name, model.width, model.projection_dim, model.normalize) == ("resnet18", 1, 4, True)
     state = safetensors.torch.load_file(run / "model.safetensors")
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
     attacks = srat_fast.evaluate(run, "clean,pgd-3", device="cpu")
     for name, kind in (("clean", "standard"), ("pgd-3", "robust")):
         assert abs(attacks[name]["overall"] - record(run)[kind]["overall"]) <= 0.025  # one image of 40

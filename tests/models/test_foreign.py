@@ -31,12 +31,14 @@ def test_pure_tensors_load(suffix, key, tmp_path) -> None:
     torch.save(TENSORS if key is None else {"epoch": 3, key: TENSORS}, tmp_path / f"w{suffix}")
     loaded = load_foreign(tmp_path / f"w{suffix}")
     assert list(loaded) == list(TENSORS)
-    assert all(torch.equal(loaded[name], TENSORS[name]) for name in TENSORS)
+    torch.testing.assert_close({name: loaded[name] for name in TENSORS}, TENSORS, rtol=0, atol=0)
 
 
 def test_safetensors_and_parameters_load(tmp_path) -> None:
     safetensors.torch.save_file(TENSORS, tmp_path / "w.safetensors")
-    assert torch.equal(load_foreign(tmp_path / "w.safetensors")["a.weight"], TENSORS["a.weight"])
+    torch.testing.assert_close(
+        load_foreign(tmp_path / "w.safetensors")["a.weight"], TENSORS["a.weight"], rtol=0, atol=0
+    )
     torch.save(dict(torch.nn.Linear(2, 2).named_parameters()), tmp_path / "p.pt")
     assert not load_foreign(tmp_path / "p.pt")["weight"].requires_grad
 

@@ -304,7 +304,7 @@ def test_run_one(stage) -> None:
     assert code == 0, text
     assert f"trials 0 to 1: srat-fast sweep run-one {stage.out} INDEX" in text
     assert not stage.journal()
-    stage.behave({"0": ["epochs:100"], "1": ["ok"]})
+    stage.behave({"0": ["epochs:400"], "1": ["ok"]})
     driver = stage.start("sweep", "spec.toml", "--out", str(stage.out), "--cpu-slots", "1", "--min-free", "0")
     wait_for(lambda: stage.journal())
     code, text = stage.call("sweep", "run-one", str(stage.out), "0")

@@ -78,8 +78,8 @@ class Cluster:
         wait_for(lambda: not any(session_processes(node.pid) for node in self.nodes), 20)
 
 
-@pytest.fixture
-def cluster(tmp_path_factory):
+@pytest.fixture(scope="module")
+def cluster():
     import tempfile
 
     with tempfile.TemporaryDirectory(
@@ -114,6 +114,19 @@ def running_on(sweep: SweepDirectory) -> dict[str, str]:
 
 
 @pytest.mark.slow
+def test_run_directories_are_brought_back(stage, cluster) -> None:
+    stage.spec(seeds=[0], axes={"method": ["natural"]})
+    options = ("--engine", "ray", "--address", f"127.0.0.1:{cluster.port}", "--collect", "--min-free", "0")
+    code, text = stage.call("sweep", "spec.toml", "--out", str(stage.out), *options, real=True, timeout=150)
+    assert code == 0, text
+    sweep = SweepDirectory.open(stage.out)
+    (trial,) = sweep.plan.trials
+    assert json.loads((sweep.run(trial) / "record.json").read_text())["status"] == "finished"
+    assert (sweep.run(trial) / "model.safetensors").exists()
+    assert sweep.state(trial)["status"] == "done"
+
+
+@pytest.mark.slow
 def test_a_node_that_dies_loses_little(stage, cluster) -> None:
     epochs = 150
     base = TINY | {"optim.epochs": epochs}
@@ -145,19 +158,6 @@ def test_a_node_that_dies_loses_little(stage, cluster) -> None:
     assert record["resumed"], "it went on from its checkpoint"
     lines = [json.loads(line) for line in (sweep.run(victim) / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(epochs))
-
-
-@pytest.mark.slow
-def test_run_directories_are_brought_back(stage, cluster) -> None:
-    stage.spec(seeds=[0], axes={"method": ["natural"]})
-    options = ("--engine", "ray", "--address", f"127.0.0.1:{cluster.port}", "--collect", "--min-free", "0")
-    code, text = stage.call("sweep", "spec.toml", "--out", str(stage.out), *options, real=True, timeout=150)
-    assert code == 0, text
-    sweep = SweepDirectory.open(stage.out)
-    (trial,) = sweep.plan.trials
-    assert json.loads((sweep.run(trial) / "record.json").read_text())["status"] == "finished"
-    assert (sweep.run(trial) / "model.safetensors").exists()
-    assert sweep.state(trial)["status"] == "done"
 
 
 def test_no_cluster_is_one_line(stage) -> None:

@@ -238,7 +238,7 @@ def test_a_torn_last_line_and_undone_epochs_leave_metrics(run) -> None:
 def test_tensorboard_shows_each_epoch_once(run) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from srat_fast.training.progress import Curves
+    from srat_fast.training.curves import Curves
 
     recipe, out, _ = run
     undone = Curves(out, True)  # points of epochs that no checkpoint has: what a kill leaves

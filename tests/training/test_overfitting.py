@@ -7,7 +7,7 @@ import json
 import pytest
 
 from srat_fast import train
-from srat_fast.training.progress import catastrophic_overfitting, overfitting_verdict
+from srat_fast.training.curves import catastrophic_overfitting, overfitting_verdict
 from tests.training.short_runs import short
 
 

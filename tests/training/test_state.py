@@ -12,11 +12,11 @@ import torch
 from rich.console import Console
 
 from benchmarks.checkpoints import measure
+from srat_fast.progress import ProgressView
 from srat_fast.record import RunDirectory
 from srat_fast.seeds import seed_for
 from srat_fast.training import resume
 from srat_fast.training.fit import EpochRunner
-from srat_fast.training.progress import ProgressView
 from srat_fast.training.setup import prepare, resolve_hardware
 from tests.training.short_runs import short
 
@@ -75,7 +75,7 @@ def test_tensors_stay_where_they_are(parts) -> None:
     assert [t.data_ptr() for t in after] == places
     weights = dict(engine.model.state_dict())
     assert weights.keys() == runner.ema.module.state_dict().keys()
-    assert all(torch.equal(weights[k], runner.ema.module.state_dict()[k]) for k in weights)
+    torch.testing.assert_close(weights, dict(runner.ema.module.state_dict()), rtol=0, atol=0)
 
 
 def test_an_average_by_the_epoch_takes_the_weights_in_once_it_is_over(tmp_path) -> None:
@@ -84,7 +84,7 @@ def test_an_average_by_the_epoch_takes_the_weights_in_once_it_is_over(tmp_path) 
     weight, average = setup.engine.model.linear.weight, runner.ema.module.linear.weight
     first = average.clone()
     runner.run()
-    assert torch.equal(average, first)
+    torch.testing.assert_close(average, first, rtol=0, atol=0)
     runner.advance()
     assert torch.allclose(average, 0.75 * first + 0.25 * weight)
     assert not torch.allclose(weight, first)

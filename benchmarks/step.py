@@ -1,4 +1,4 @@
-"""What is timed: a size enters; cases leave, each with one callable per implementation, all past their gate.
+"""How fast a training step is, and what each trick is worth: `python benchmarks/step.py [--batch 128] [--bn running]`.
 
 Parts of training: "attack" alone, "update" alone, "step" (both) on one resident batch, "epoch" (steps fed by the
 memory loader, whole batches only: a partial one is another compilation and says nothing about speed).
@@ -6,6 +6,7 @@ memory loader, whole batches only: a partial one is another compilation and says
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,44 +14,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.engine.ladder import PRODUCT, check, layout, make_engine, precision_of, warm
-from benchmarks.engine.work import DEVICE, ON_GPU, Work, batch_of, image_set, memory_loader
-from benchmarks.measure import peak_bytes, spread, take_turns
+from benchmarks.ladder import EAGER, PRODUCT, RUNGS, check, layout, make_engine, precision_of, warm
+from benchmarks.measure import ON_GPU, Case, parsed, parser, peak_bytes, record, rows
+from benchmarks.rows import Row
+from benchmarks.work import Work, batch_of, image_set, memory_loader, with_size, work_of
 from srat_fast.data.memory import MemoryLoader
-from srat_fast.hardware import peak_flops
 from srat_fast.models.build import forward_flops, training_flops
 from srat_fast.training.step import FastEngine
 
 #: What others are compared with: the whole baselines by every rung, those with one trick by the product.
 ONE_TRICK = ("autocast-only", "compile-only")
 REFERENCES = ("reference", "eager", *ONE_TRICK)
-PARTS = ("attack", "update", "step", "epoch")
+PARTS = ("step", "attack", "update", "epoch")
 EPOCH_BATCHES = 16 if ON_GPU else 2
-
-
-class Case(NamedTuple):
-    """Callables that do the same work, and what a row says about them.
-
-    Attributes:
-        op: what is timed.
-        about: fields of every row of the case.
-        functions: implementation -> one call.
-        references: the implementations that others are compared with.
-        images: of one call.
-        flops: of one image (performance.md), whatever an implementation spends beyond; None where it has no meaning.
-        own: implementation -> its fields: method, precision, peak_bytes, compile_seconds.
-    """
-
-    op: str
-    about: dict[str, Any]
-    functions: dict[str, Callable[[], object]]
-    references: tuple[str, ...]
-    images: int
-    flops: float | None
-    own: dict[str, dict[str, Any]]
-
-    def __str__(self) -> str:
-        return " ".join([self.op, *(f"{name}={value}" for name, value in self.about.items())])
+#: Rungs without compilation, which takes about a minute a rung on a CPU.
+UNCOMPILED = ("reference", *(rung for rung in EAGER if not EAGER[rung].compiled), "shadow")
 
 
 class Engines(NamedTuple):
@@ -68,13 +46,6 @@ def build(work: Work, rungs: tuple[str, ...]) -> Engines:
 
     The oracle is the reference engine; where its separation loss is too slow (`LARGEST_SEPARATION`) it is the eager
     rung, which the gate compares with the reference at smaller batches.
-
-    Args:
-        work: the size.
-        rungs: of `ladder.RUNGS`.
-
-    Raises:
-        AssertionError: an engine failed the gate.
     """
     images, labels = batch_of(work)
     engines: dict[str, Any] = {}
@@ -132,16 +103,11 @@ def _cache_counts() -> dict[str, int]:
 
 
 def training_case(built: Engines, part: str, rungs: tuple[str, ...]) -> Case:
-    """One part of training.
-
-    Args:
-        built: engines for `rungs` at least.
-        part: of `PARTS`.
-        rungs: `REFERENCES` among them are what the others are compared with. A GPU's epoch leaves the
-            reference out: B^2 label comparisons in Python, each waiting for the GPU, times 16 batches.
-    """
+    """One part of training, by `rungs`; the `REFERENCES` among them are what the others are compared with."""
     work = built.work
-    if part == "epoch" and ON_GPU:
+    if (
+        part == "epoch" and ON_GPU
+    ):  # B^2 label comparisons in Python, each waiting for the GPU, times 16 batches
         rungs = tuple(rung for rung in rungs if rung != "reference")
     loader = memory_loader(image_set(EPOCH_BATCHES * work.batch), work.batch) if part == "epoch" else None
     functions = {rung: _call(built, part, rung, loader) for rung in rungs}
@@ -152,7 +118,8 @@ def training_case(built: Engines, part: str, rungs: tuple[str, ...]) -> Case:
     about = {name: getattr(work, name) for name in ("batch", "width", "steps", "bn")}
     references = tuple(rung for rung in REFERENCES if rung in rungs)
     images = work.batch * (EPOCH_BATCHES if part == "epoch" else 1)
-    return Case(part, about, functions, references, images, flops, {rung: built.own[rung] for rung in rungs})
+    pairs = [(a, b) for a in rungs for b in references if a != b and compared(a, b, references)]
+    return Case(part, about, functions, pairs, {rung: built.own[rung] for rung in rungs}, images, flops)
 
 
 def _call(built: Engines, part: str, rung: str, loader: MemoryLoader | None) -> Callable[[], object]:
@@ -170,40 +137,6 @@ def _call(built: Engines, part: str, rung: str, loader: MemoryLoader | None) -> 
     return epoch
 
 
-def rows(case: Case, rounds: int, block: float) -> Iterator[dict[str, Any]]:
-    """Time all implementations in turns.
-
-    Args:
-        case: past its gate.
-        rounds: turns of each implementation, at least 2.
-        block: seconds a turn; one call at least.
-
-    Yields:
-        A row per implementation and reference; ratio > 1 means faster than the reference.
-    """
-    times = take_turns(case.functions, rounds, block, warmup=1)
-    for name, taken in times.items():
-        for reference in case.references:
-            if not compared(name, reference, case.references):
-                continue
-            ratios = [theirs / ours for ours, theirs in zip(taken, times[reference], strict=True)]
-            yield {
-                "op": case.op,
-                **case.about,
-                "implementation": name,
-                "reference": reference,
-                **case.own[name],
-                "microseconds": spread(taken),
-                "reference_microseconds": spread(times[reference]),
-                "ratio": spread(ratios),
-                "images_per_second": _rate(case, taken),
-                "mfu": _mfu(case, name, taken),
-                **{f"reference_{key}": value for key, value in case.own[reference].items()},
-                "reference_images_per_second": _rate(case, times[reference]),
-                "reference_mfu": _mfu(case, reference, times[reference]),
-            }
-
-
 def compared(name: str, reference: str, references: tuple[str, ...]) -> bool:
     """Whether there is a row of the two: references among each other in order, one trick with the product only."""
     if reference in ONE_TRICK:
@@ -211,11 +144,31 @@ def compared(name: str, reference: str, references: tuple[str, ...]) -> bool:
     return name not in references or references.index(reference) < references.index(name)
 
 
-def _rate(case: Case, taken: list[float]) -> float:
-    return round(case.images / spread(taken)["median"] * 1e6, 2)
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    made = with_size(parser(__doc__))
+    made.add_argument(
+        "--rungs", default=",".join(("reference", "eager", PRODUCT)), help=f"of {', '.join(RUNGS)}"
+    )
+    made.add_argument("--parts", default="step", help=f"of {', '.join(PARTS)}")
+    found = parsed(made, arguments)
+    for name, known in (("rungs", RUNGS), ("parts", PARTS)):
+        chosen = tuple(getattr(found, name).split(","))
+        if unknown := [each for each in chosen if each not in known]:
+            made.error(f"--{name} = {','.join(unknown)}: of {', '.join(known)}")
+        setattr(found, name, chosen)  # in their order: what is compiled first says what compiling takes
+    if found.small:
+        found.rungs = tuple(dict.fromkeys(r if r in UNCOMPILED else "shadow" for r in found.rungs))
+    return found
 
 
-def _mfu(case: Case, name: str, taken: list[float]) -> float | None:
-    """Share of the device's matrix-product rate in the implementation's precision; None where no rate is known."""
-    peak = peak_flops(DEVICE, case.own[name].get("precision", "fp32"))
-    return None if peak is None or case.flops is None else round(_rate(case, taken) * case.flops / peak, 4)
+def measured(found: argparse.Namespace) -> Iterator[Row]:
+    """A row an implementation and reference, part by part."""
+    built = build(work_of(found), found.rungs)
+    for part in found.parts:
+        yield from rows(training_case(built, part, found.rungs), found.rounds, found.block)
+
+
+if __name__ == "__main__":
+    chosen = options()
+    record(measured(chosen), chosen.out)

@@ -1,20 +1,24 @@
-"""Where a step's time goes: a size enters; a trace, the longest operations and the host-bound share leave.
+"""Where a step's time goes, by operation, and the host-bound share: `python benchmarks/operations.py [--trace FILE]`.
 
 Operations are kernels on a GPU and operators on a CPU; `kind_of` sorts both.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.engine.ladder import PRODUCT, make_engine, precision_of, warm
-from benchmarks.engine.work import DEVICE, ON_GPU, Work, batch_of
+from benchmarks.ladder import PRODUCT, make_engine, precision_of, warm
+from benchmarks.measure import ON_GPU, parsed, parser, record
+from benchmarks.rows import Row
+from benchmarks.work import Work, batch_of, with_size, work_of
 from srat_fast.training.cost import is_kernel
 
 STEPS = 5
@@ -38,32 +42,19 @@ KINDS = {
 
 
 class Profile(NamedTuple):
-    """Five steps under the profiler.
+    """Five steps under the profiler."""
 
-    Attributes:
-        operations: (name, microseconds, calls) of all steps, longest first.
-        wall: microseconds of all steps.
-        host_share: share of the wall time (without a profiler) in which the GPU has nothing to do; on a CPU that
-            outside of operators, which is the interpreter's and the profiler's own.
-        trace: what wrote the file, if one was asked for.
-    """
-
-    operations: list[tuple[str, float, int]]
-    wall: float
+    operations: list[tuple[str, float, int]]  # (name, microseconds, calls) of all steps, longest first
+    wall: float  # microseconds of all steps
+    # share of the wall time (without a profiler) in which the GPU has nothing to do; on a CPU that outside of
+    # operators, which is the interpreter's and the profiler's own
     host_share: float
-    trace: Path | None
 
 
-def profiled(work: Work, rung: str = PRODUCT, trace: Path | None = None) -> Profile:
-    """Profile an engine's steps, after compilation, capture and three more steps.
-
-    Args:
-        work: the size.
-        rung: of the ladder.
-        trace: file for a chrome trace.
-    """
+def profiled(work: Work, trace: Path | None = None) -> Profile:
+    """Profile the product's steps, after compilation, capture and three more steps."""
     images, labels = batch_of(work)
-    engine = make_engine(rung, work)
+    engine = make_engine(PRODUCT, work)
     warm(engine, images, labels)
     for _ in range(3):
         engine.step(images, labels)
@@ -96,7 +87,7 @@ def profiled(work: Work, rung: str = PRODUCT, trace: Path | None = None) -> Prof
         totals = [(a.key, float(a.self_cpu_time_total), a.count) for a in averages]
         busy = sum(total for _, total, _ in totals)
     totals.sort(key=lambda entry: -entry[1])
-    return Profile(totals, wall, max(0.0, 1 - busy / wall), trace)
+    return Profile(totals, wall, max(0.0, 1 - busy / wall))
 
 
 def covered(spans: list[tuple[float, float]]) -> float:
@@ -110,21 +101,12 @@ def covered(spans: list[tuple[float, float]]) -> float:
 
 
 def kind_of(name: str) -> str:
-    """The kind of an operation; "other" where its name says nothing.
-
-    Args:
-        name: of a kernel or an operator.
-    """
+    """The kind of a kernel or operator; "other" where its name says nothing."""
     return next((kind for kind, words in KINDS.items() if re.search(words, name.lower())), "other")
 
 
 def profile_row(work: Work, trace: Path | None = None) -> dict[str, Any]:
-    """A profile as a row; times are microseconds a step, shares those of the time in operations.
-
-    Args:
-        work: the size.
-        trace: file for a chrome trace.
-    """
+    """A profile as a row; times are microseconds a step, shares those of the time in operations."""
     found = profiled(work, trace=trace)
     total = sum(microseconds for _, microseconds, _ in found.operations)
     if total == 0:
@@ -158,5 +140,22 @@ def profile_row(work: Work, trace: Path | None = None) -> dict[str, Any]:
 
 
 def _wait() -> None:
-    if DEVICE.type == "cuda":
+    if ON_GPU:
         torch.cuda.synchronize()
+
+
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    made = with_size(parser(__doc__))
+    made.add_argument("--trace", type=Path, help="file for a chrome trace of five steps")
+    return parsed(made, arguments)
+
+
+def measured(found: argparse.Namespace) -> Iterator[Row]:
+    """One row."""
+    yield profile_row(work_of(found), found.trace)
+
+
+if __name__ == "__main__":
+    chosen = options()
+    record(measured(chosen), chosen.out)

@@ -1,24 +1,23 @@
-"""What is trained on: a size enters, a resolved recipe, random images and a batch on the device leave.
+"""Sizes of the training step that is measured, its recipe and its random images.
 
 The network is the product's own at the product's image size; only a CPU gets a narrow one and few attack steps.
 """
 
 from __future__ import annotations
 
+import argparse
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measure import wished_mode
+from benchmarks.measure import DEVICE, ON_GPU
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.hardware import resolve_precision
 from srat_fast.recipe import Recipe, ResolvedRecipe, build_recipe
 
-ON_GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 # as `srat-fast train` does (hardware.py): float32 means float32, where cuDNN would take TF32 on its own
 torch.backends.cudnn.allow_tf32 = False
 #: Class counts of CIFAR-10, exp-100: they decide weights and margins, and how labels are drawn.
@@ -32,23 +31,14 @@ LARGEST_SEPARATION = 256
 
 
 class Work(NamedTuple):
-    """One size of the training step.
+    """One size of the training step."""
 
-    Attributes:
-        method: a row of the method table.
-        batch: images a step.
-        bn: attack.bn.
-        precision: of the fast engine; references are fp32.
-        width: of the network.
-        steps: of PGD.
-    """
-
-    method: str
+    method: str  # a row of the method table
     batch: int
-    bn: str
-    precision: str
+    bn: str  # attack.bn
+    precision: str  # of the fast engine; references are fp32
     width: int = 64 if ON_GPU else 16
-    steps: int = 10 if ON_GPU else 3
+    steps: int = 10 if ON_GPU else 3  # of PGD
 
     @property
     def reference_method(self) -> str:
@@ -71,10 +61,27 @@ class Work(NamedTuple):
             "run.device": DEVICE.type,
             "run.precision": self.precision,
             "run.compile": "off",
-            "run.compile_mode": wished_mode(),
+            "run.compile_mode": "default",
             "run.capture": "off",
         }
         return build_recipe("paper", fields | changes).resolve()
+
+
+def with_size(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Options for a size."""
+    parser.add_argument("--method", default="srat-ldam")
+    parser.add_argument("--batch", type=int, default=BATCHES[0])
+    parser.add_argument("--bn", choices=("batch", "running"), default="batch", help="attack.bn")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default=PRECISIONS[0])
+    parser.add_argument("--width", type=int, default=Work._field_defaults["width"])
+    parser.add_argument("--steps", type=int, default=Work._field_defaults["steps"], help="of PGD")
+    return parser
+
+
+def work_of(arguments: argparse.Namespace) -> Work:
+    """The size that was asked for, or the smallest."""
+    sizes = {"batch": 16, "width": 8, "steps": 2} if arguments.small else {}
+    return Work(**{name: getattr(arguments, name) for name in Work._fields} | sizes)
 
 
 def image_set(count: int) -> ImageSet:

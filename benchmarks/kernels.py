@@ -1,11 +1,13 @@
-"""What is measured: an op at a size, one callable per implementation, each past its correctness gate.
+"""Every kernel against its references: `python benchmarks/kernels.py [--only srat_loss] [--only "B=4096 D=512"]`.
 
 Implementations of an op: "triton" (GPU only: the interpreter is never timed), "eager" (the torch reference) and
 "compiled" (the same through torch.compile). Modes: "forward" (everything saved for a backward), "forward+backward".
+On a CPU only the compiled reference is compared with the eager one, at a small size.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import product
@@ -15,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.measure import DEVICE, ON_GPU, Case, captured, parsed, parser, peak_bytes, record, rows
+from benchmarks.rows import Row
 from srat_kernels import last_backend, linf_step, margin_loss, separation_loss, srat_loss
 from tests.kernels.accuracy import assert_as_accurate
 
-ON_GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 IMPLEMENTATIONS = ("triton", "compiled", "eager") if ON_GPU else ("compiled", "eager")
 MODES = ("forward", "forward+backward")
 LOSSES = ("srat_loss", "separation_loss", "margin_loss")
@@ -49,18 +51,6 @@ def linf_sizes() -> list[Size]:
     return [Size(batch, 0, 0) for batch in ((128, 512, 4096) if ON_GPU else (64,))]
 
 
-class Case(NamedTuple):
-    """One op at one size in one mode, and a callable for each implementation; they return what the gate compares."""
-
-    op: str
-    mode: str
-    size: Size
-    functions: dict[str, Callable[[], tuple[Tensor, ...]]]
-
-    def __str__(self) -> str:
-        return f"{self.op} {self.mode} B={self.size.batch} D={self.size.dims} C={self.size.classes}"
-
-
 def all_sizes() -> Iterator[tuple[str, str, Size]]:
     """(op, mode, size) of every case."""
     for op in LOSSES:
@@ -70,21 +60,28 @@ def all_sizes() -> Iterator[tuple[str, str, Size]]:
         yield "linf_step", "forward", size
 
 
+def name_of(op: str, mode: str, size: Size) -> str:
+    """What `--only` looks into."""
+    return f"{op} {mode} B={size.batch} D={size.dims} C={size.classes}"
+
+
 @lru_cache(maxsize=1)  # the implementations of one case follow each other
-def build(op: str, mode: str, size: Size) -> Case:
-    """The case, after its gate: a wrong implementation is an AssertionError, its time would mean nothing."""
+def build(op: str, mode: str, size: Size) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
+    """One step by each implementation, after the gate; what a step returns is what the gate compares."""
     torch.manual_seed(0)
     torch.compiler.reset()  # nothing compiled for one size is reused, or counted as a recompilation, for the next
-    case = _linf(size) if op == "linf_step" else _loss(op, mode, size)
-    for name, function in case.functions.items():
+    functions = _linf(size) if op == "linf_step" else _loss(op, mode, size)
+    for name, function in functions.items():
         function()
         expected = "triton" if name == "triton" else "torch"
         if name != "compiled":  # inside a compiled graph no Python runs that could remember
-            assert last_backend(op) == expected, f"{case}: {name} ran on {last_backend(op)}"
-    return case
+            assert last_backend(op) == expected, (
+                f"{name_of(op, mode, size)}: {name} ran on {last_backend(op)}"
+            )
+    return functions
 
 
-def _loss(op: str, mode: str, size: Size) -> Case:
+def _loss(op: str, mode: str, size: Size) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
     batch, dims, classes = size
     labels = torch.randint(classes or 10, (batch,), device=DEVICE)
     tensors: dict[str, Tensor] = {}
@@ -119,7 +116,6 @@ def _loss(op: str, mode: str, size: Size) -> Case:
         "eager": lambda **inputs: total("torch", **inputs),
     }
     functions = {name: lambda f=implementations[name]: step(leaves, f) for name in IMPLEMENTATIONS}
-    case = Case(op, mode, size, functions)
     exact = step(
         {name: tensor.detach().double().requires_grad_() for name, tensor in tensors.items()},
         implementations["eager"],
@@ -127,11 +123,11 @@ def _loss(op: str, mode: str, size: Size) -> Case:
     reference = functions["eager"]()
     for name, function in functions.items():
         for got, wanted, truth in zip(function(), reference, exact, strict=True):
-            assert_as_accurate(got, wanted, truth, f"{case} {name}")
-    return case
+            assert_as_accurate(got, wanted, truth, f"{op} {mode} {size} {name}")
+    return functions
 
 
-def _linf(size: Size) -> Case:
+def _linf(size: Size) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
     shape = (size.batch, 3, 32, 32)
     clean = torch.rand(shape, device=DEVICE).contiguous(memory_format=torch.channels_last)
     images = (clean + EPSILON * (2 * torch.rand_like(clean) - 1)).clamp(0, 1)
@@ -146,10 +142,42 @@ def _linf(size: Size) -> Case:
     compiled = torch.compile(lambda: step("torch"), fullgraph=True, dynamic=False)
     implementations = {"triton": lambda: step("triton"), "compiled": compiled, "eager": lambda: step("torch")}
     functions = {name: lambda f=implementations[name]: (f(),) for name in IMPLEMENTATIONS}
-    case = Case("linf_step", "forward", size, functions)
     for name, function in functions.items():
         # compiled code may contract x + alpha * sign(g) into one rounding
         torch.testing.assert_close(
-            function()[0], step("torch"), rtol=0, atol=1e-7, msg=f"{case} {name}: wrong"
+            function()[0], step("torch"), rtol=0, atol=1e-7, msg=f"linf_step {size} {name}: wrong"
         )
-    return case
+    return functions
+
+
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    made = parser(__doc__)
+    made.add_argument("--only", default="", help="cases whose name contains this")
+    made.set_defaults(rounds=15, block=0.03)
+    found = parsed(made, arguments)
+    if found.small:
+        found.only = found.only.split(" ")[0]  # sizes are the smallest
+    if not any(found.only in name_of(*each) for each in all_sizes()):
+        made.error(f'--only = {found.only!r}: no such case, as "{name_of(*next(all_sizes()))}" is one')
+    return found
+
+
+def measured(found: argparse.Namespace) -> Iterator[Row]:
+    """The first implementation against each other one, launched one by one and, on a GPU, replayed as a graph."""
+    ours, *references = IMPLEMENTATIONS
+    for op, mode, size in all_sizes():
+        if found.only not in name_of(op, mode, size):
+            continue
+        functions = build(op, mode, size)
+        own = {name: {"peak_bytes": peak_bytes(function)} for name, function in functions.items()}
+        for launch in ("calls", "graph") if ON_GPU else ("calls",):
+            timed = functions if launch == "calls" else {n: captured(f) for n, f in functions.items()}
+            about = {"mode": mode, "launch": launch, **size._asdict()}
+            pairs = [(ours, reference) for reference in references]
+            yield from rows(Case(op, about, timed, pairs, own), found.rounds, found.block, warmup=3)
+
+
+if __name__ == "__main__":
+    chosen = options()
+    record(measured(chosen), chosen.out)

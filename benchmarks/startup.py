@@ -1,29 +1,23 @@
-"""The start-up check over many runs: sound compiled code is never refused, code with a planted fault always.
+"""Whether the start-up check refuses what it should: `python benchmarks/startup.py [--seeds 8] [--only srat-ldam]`.
 
-    python benchmarks/engine/startup.py [--seeds 8] [--only srat-ldam] [--out FILE.jsonl]
-
-Every case is compiled once and checked with new weights and a new batch for each seed; a row per check says how much of
-each bound was used. Faults are planted, for the first seed, in eager code, where only the fault (and bf16) shows.
+Sound compiled code is never to be refused, code with a planted fault always. Every case is compiled once and checked
+with new weights and a new batch for each seed; a row a case has the share of the nearest bound that each check used.
+Faults are planted, for the first seed, in eager code, where only the fault (and bf16) shows.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if __name__ == "__main__":
-    ROOT = Path(__file__).resolve().parents[2]
-    sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
-
-from benchmarks.engine.work import COUNTS, UNDER, Work, image_set, memory_loader
+from benchmarks.measure import Unmeasured, parsed, parser, record
+from benchmarks.rows import Row
+from benchmarks.work import COUNTS, UNDER, Work, image_set, memory_loader
 from srat_fast.attacks.engine import compile_settings
 from srat_fast.errors import TrainingFailure
 from srat_fast.models.batch import Batch
@@ -159,13 +153,11 @@ def applies(fault: str, engine: FastEngine) -> bool:
 
 
 class Check(NamedTuple):
-    """One start-up check: what was planted, whether it was refused, the share of each bound that was used."""
+    """One start-up check."""
 
-    work: Work
-    seed: int
-    fault: str
-    refused: str
-    used: dict[str, float]
+    fault: str  # what was planted, or "none"
+    refused: str  # why, or ""
+    used: float  # largest share of a bound; 0 where it was refused
 
 
 def checks(work: Work, seeds: int) -> Iterator[Check]:
@@ -198,43 +190,44 @@ def checks(work: Work, seeds: int) -> Iterator[Check]:
                     figures = parity.check_parity(engine, images, labels)
                 except TrainingFailure as failure:
                     refused = str(failure)
-            used = {figure.what: max(0.0, figure.value / figure.bound) for figure in figures}
-            yield Check(work, seed, fault, refused, used)
+            yield Check(fault, refused, max((f.value / f.bound for f in figures), default=0.0))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--only", default="", help="cases whose text has this")
-    parser.add_argument("--out", type=Path, help="append a row per check")
-    arguments = parser.parse_args()
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    made = parser(__doc__)
+    made.add_argument("--seeds", type=int, default=8)
+    made.add_argument("--only", default="", help="cases whose text has this")
+    found = parsed(made, arguments)
+    if found.small:
+        found.seeds = 1
+    return found
+
+
+def measured(found: argparse.Namespace) -> Iterator[Row]:
+    """A row a case."""
     wrong = 0
-    print("| case | sound code refused | share of a bound, first try: median, worst | faults passed |")
-    print("|---|---|---|---|", flush=True)
-    for work in CASES:
+    for work in CASES[:1] if found.small else CASES:
         name = f"{work.method} {work.bn} {work.precision} width {work.width} batch {work.batch}"
-        if arguments.only not in name:
+        if found.only not in name:
             continue
-        rows = list(checks(work, arguments.seeds))
-        sound = [row for row in rows if row.fault == "none"]
-        planted = [row for row in rows if row.fault != "none"]
-        worst = sorted(max(row.used.values(), default=float("inf")) for row in sound)
-        refused, passed = (
-            sum(bool(row.refused) for row in sound),
-            [row.fault for row in planted if not row.refused],
-        )
-        wrong += refused + len(passed)
-        print(
-            f"| {name} | {refused} of {len(sound)} | {statistics.median(worst):.2f}, {worst[-1]:.2f} "
-            f"| {len(passed)} of {len(planted)} {' '.join(sorted(set(passed)))}|",
-            flush=True,
-        )
-        if arguments.out:
-            with arguments.out.open("a", encoding="utf-8") as file:
-                for row in rows:
-                    file.write(json.dumps(row._asdict() | {"work": name}) + "\n")
-    return int(wrong > 0)
+        each = list(checks(work, found.seeds))
+        sound = [check for check in each if check.fault == "none"]
+        planted = [check for check in each if check.fault != "none"]
+        shares = [check.used for check in sound if not check.refused]
+        row = {
+            "checks": len(sound),
+            "refused": sum(bool(check.refused) for check in sound),
+            "used": [round(f(shares), 2) for f in (statistics.median, max)] if shares else [],
+            "faults": len(planted),
+            "faults_passed": [check.fault for check in planted if not check.refused],
+        }
+        wrong += row["refused"] + len(row["faults_passed"])
+        yield {"op": "startup", **work._asdict(), **row}
+    if wrong:
+        raise Unmeasured(f"{wrong} checks ended otherwise than they should")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    chosen = options()
+    record(measured(chosen), chosen.out)

@@ -1,4 +1,4 @@
-"""The ladder of tricks: a rung's name and a size enter, an engine leaves that has passed its gate.
+"""The ladder of tricks: engines from published code to the product, and the gate that each passes before it is timed.
 
 Rungs, each with the tricks of those before it unless it says "only":
 reference (the package's Algorithm 1, losses in Python loops), eager (vectorised losses, else the same),
@@ -9,18 +9,108 @@ compiled by max-autotune).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.engine.eager import EagerLoop, Tricks
-from benchmarks.engine.work import COUNTS, DEVICE, ON_GPU, UNDER, Work
+from benchmarks.measure import DEVICE, ON_GPU
+from benchmarks.work import COUNTS, UNDER, Work
+from srat_fast.attacks.pgd import pgd
+from srat_fast.attacks.threat import LInfBall
+from srat_fast.losses.objective import Objective
+from srat_fast.models.batch import Batch
 from srat_fast.models.build import build_model
+from srat_fast.models.classifier import Classifier
+from srat_fast.recipe import ResolvedRecipe
 from srat_fast.training.capture import preserved
 from srat_fast.training.plain import ReferenceEngine
-from srat_fast.training.step import FastEngine
+from srat_fast.training.step import FastEngine, learning_rate
+
+
+class Tricks(NamedTuple):
+    """What an eager loop does beyond the published code."""
+
+    input_gradients: bool = False  # the attack differentiates the images only
+    mixed: bool = False  # fp32 weights under bf16 autocast, everything channels_last
+    compiled: bool = False  # torch.compile, its defaults, on the network's forward and backward
+
+
+class Total(NamedTuple):
+    """The loss of an update, as the gate reads it."""
+
+    losses: dict[str, Tensor]
+
+
+class EagerLoop:
+    """A plain training step on fp32 weights, with the interface of the product's engines.
+
+    Without a trick it is the published kind of code with vectorised losses: eager, fp32, contiguous, parameter
+    gradients computed and thrown away in the attack. The recipe's `run` section does not apply.
+    """
+
+    def __init__(self, recipe: ResolvedRecipe, model: Classifier, tricks: Tricks) -> None:
+        self.recipe, self.model, self.tricks = recipe, model.train(), tricks
+        self.device = model.linear.weight.device
+        self.format = torch.channels_last if tricks.mixed else torch.contiguous_format
+        self.model.to(memory_format=self.format)
+        self.objective = Objective(recipe, COUNTS, UNDER, self.device)
+        self.ball = LInfBall(recipe.attack.epsilon)
+        self.noise = torch.Generator(self.device).manual_seed(0)
+        optim = recipe.optim
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
+        )
+        self.classify, self.separable = model.classify, model.separable
+        self._features = torch.compile(model.features, dynamic=False) if tricks.compiled else model.features
+
+    def start_epoch(self, epoch: int) -> None:
+        self.objective.start_epoch(epoch)
+        self.optimizer.param_groups[0]["lr"] = learning_rate(self.recipe, epoch)
+
+    def features(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.tricks.mixed):
+            return self._features(images)
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.model.classify(self.features(images))
+
+    def attack(self, images: Tensor, labels: Tensor) -> Tensor:
+        attack = self.recipe.attack
+        images = images.contiguous(memory_format=self.format)
+        x = self.ball.random_start(images, self.noise)
+        self.model.train(attack.bn == "batch")
+        if self.tricks.input_gradients:
+            x = pgd(
+                self.logits,
+                images,
+                labels,
+                ball=self.ball,
+                steps=attack.steps,
+                step_size=attack.step_size,
+                start=x,
+            )
+        else:
+            for _ in range(attack.steps):
+                x = x.detach().requires_grad_(True)
+                functional.cross_entropy(self.logits(x), labels).backward()
+                assert x.grad is not None
+                x = self.ball.step(x.detach(), x.grad, images, attack.step_size)
+            self.optimizer.zero_grad()
+        self.model.train()
+        return x.detach()
+
+    def update(self, images: Tensor, labels: Tensor) -> Total:
+        self.optimizer.zero_grad()
+        total = self.objective(Batch(self, images, labels))["total"]
+        total.backward()
+        self.optimizer.step()
+        return Total({"total": total.detach()})
+
+    def step(self, images: Tensor, labels: Tensor) -> Total:
+        return self.update(self.attack(images, labels), labels)
+
 
 EAGER = {
     "eager": Tricks(),
@@ -62,15 +152,7 @@ def layout(rung: str, images: Tensor) -> Tensor:
 
 
 def make_engine(rung: str, work: Work) -> Any:
-    """An engine with the weights of the recipe's seed, ready for its first step (compiled and captured where it is).
-
-    Args:
-        rung: one of `RUNGS`.
-        work: the size.
-
-    Returns:
-        Something with attack, update, step, start_epoch and model.
-    """
+    """An engine with the weights of the recipe's seed: attack, update, step, start_epoch and model."""
     recipe = work.recipe(**FAST.get(rung, {}), **({} if rung in FAST else {"run.precision": "fp32"}))
     model = build_model(recipe, classes=len(COUNTS), channels=3, moments=None).to(DEVICE)
     if rung in EAGER:
@@ -89,19 +171,10 @@ def warm(engine: Any, images: Tensor, labels: Tensor) -> None:
 def check(
     rung: str, engine: Any, oracle: Any, yardstick: Any, work: Work, images: Tensor, labels: Tensor
 ) -> None:
-    """The gate: attack and update from common weights do what the oracle's do; all engines are left as they were.
+    """The gate: attack and update do what the oracle's (fp32) do from common weights, else AssertionError.
 
-    Args:
-        rung: of `RUNGS`.
-        engine: the one to be checked.
-        oracle: fp32; it takes over the engine's weights.
-        yardstick: the autocast rung, likewise; read for engines in bf16 only, and may be the engine itself.
-        work: the size.
-        images: [B, 3, 32, 32].
-        labels: [B].
-
-    Raises:
-        AssertionError: the engine is wrong, so that its time would mean nothing.
+    `yardstick` is the autocast rung, read for engines in bf16 only; it may be the engine itself. All are left as they
+    were, apart from the weights of oracle and yardstick.
     """
     name, half = f"{rung} {work}", precision_of(rung, work) == "bf16"
     engines = [engine, oracle, *([yardstick] if half else [])]

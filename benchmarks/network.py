@@ -1,4 +1,4 @@
-"""What each stage of the network achieves: a size enters; FLOP/s of stem, layer1 to layer4 and head, by pass, leave.
+"""FLOP/s of each stage of the network by pass: `python benchmarks/network.py [--batch 128]`.
 
 Each stage runs alone on the activations that a batch gives it, compiled and replayed as a CUDA graph as in a captured
 step. Forward and input gradient are the attack's (the shadow's stage), the weight gradient is the update's (the model's
@@ -7,8 +7,9 @@ stage under autocast). A gradient's time is a difference: forward and backward t
 
 from __future__ import annotations
 
+import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.engine.ladder import PRODUCT, precision_of
-from benchmarks.engine.work import COUNTS, DEVICE, ON_GPU, Work, batch_of
-from benchmarks.measure import captured, take_turns, wished_mode
+from benchmarks.ladder import PRODUCT, precision_of
+from benchmarks.measure import DEVICE, ON_GPU, captured, parsed, parser, record, take_turns
+from benchmarks.rows import Row
+from benchmarks.work import COUNTS, Work, batch_of, with_size, work_of
 from srat_fast.attacks.engine import compile_mode, compile_settings
 from srat_fast.attacks.shadow import Shadow
 from srat_fast.models.build import build_model
@@ -31,11 +33,7 @@ Functions = dict[str, Callable[[], object]]
 
 
 class Stem(nn.Module):
-    """First convolution, its BatchNorm and ReLU, as `ResNet18.features` has them.
-
-    Args:
-        network: whose modules they are.
-    """
+    """First convolution, its BatchNorm and ReLU, as `ResNet.features` has them."""
 
     def __init__(self, network: Classifier) -> None:
         super().__init__()
@@ -47,11 +45,7 @@ class Stem(nn.Module):
 
 
 class Head(nn.Module):
-    """Pooling and the linear layer.
-
-    Args:
-        network: whose modules they are.
-    """
+    """Pooling and the linear layer."""
 
     def __init__(self, network: Classifier) -> None:
         super().__init__()
@@ -64,23 +58,13 @@ class Head(nn.Module):
 
 
 def parts_of(network: Classifier) -> dict[str, nn.Module]:
-    """The stages of a network, in order; one after another they are its forward pass (without normalisation).
-
-    Args:
-        network: a model, or a shadow's.
-    """
+    """The stages of a network, in order; one after another they are its forward pass (without normalisation)."""
     layers = {name: getattr(network.backbone, name) for name in STAGES[1:-1]}
     return {"stem": Stem(network), **layers, "head": Head(network)}
 
 
 def network_row(work: Work, rounds: int, block: float) -> dict[str, Any]:
-    """Every stage and pass as one row.
-
-    Args:
-        work: the size; with bn = "running" the weight gradient is left out, as update and attack differ there.
-        rounds: turns.
-        block: seconds a turn.
-    """
+    """Every stage and pass; with bn = "running" without the weight gradient, as update and attack differ there."""
     recipe = work.recipe()
     model = build_model(recipe, classes=len(COUNTS), channels=3, moments=None).to(DEVICE)
     model.train().to(memory_format=torch.channels_last)
@@ -113,7 +97,7 @@ def _functions(attacked: nn.Module, trained: nn.Module, x: Tensor, half: bool, w
     """Pass -> a call that does it and all before it."""
     given = x.detach().clone(memory_format=torch.preserve_format).requires_grad_(True)
     if ON_GPU:
-        mode = compile_mode(wished_mode())
+        mode = compile_mode("default")
         torch.compiler.reset()
         attacked, trained = (
             torch.compile(part, dynamic=False, fullgraph=True, mode=mode) for part in (attacked, trained)
@@ -157,3 +141,18 @@ def _forward_flops(part: nn.Module, x: Tensor) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         plain(torch.empty(1, *x.shape[1:]))
     return counter.get_total_flops() * len(x)
+
+
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    return parsed(with_size(parser(__doc__)), arguments)
+
+
+def measured(found: argparse.Namespace) -> Iterator[Row]:
+    """One row."""
+    yield network_row(work_of(found), found.rounds, found.block / 6)
+
+
+if __name__ == "__main__":
+    chosen = options()
+    record(measured(chosen), chosen.out)

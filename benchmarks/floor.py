@@ -1,24 +1,20 @@
-"""What the hardware allows: a network enters, FLOPs, least bytes and floor times per stage and pass leave.
+"""What the hardware allows, a prediction: FLOPs, least bytes and floor times of the network by stage and pass.
 
-A prediction, not a measurement. `python benchmarks/engine/floor.py` prints the table of
-docs/explanation/performance.md; with --stages each stage and pass of one size, to stand beside a profile.
+`python benchmarks/floor.py` prints the table of docs/explanation/performance.md; with --stages each stage and pass of
+one size, to stand beside a profile.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT)]  # a script's own folder is on the path, the repository's root is not
-
-from srat_fast.models.classifier import Classifier  # noqa: E402
+from srat_fast.models.classifier import Classifier
+from srat_fast.tables import Table
 
 FLOPS, BANDWIDTH = (
     790e12,
@@ -49,55 +45,32 @@ CONVOLUTION, MEMORY, LATENCY, GAP = 0.52, 0.8, 2e-6, 0.9e-6
 
 
 class Layer(NamedTuple):
-    """A convolution or linear layer, per image.
+    """A convolution or linear layer; elements and FLOPs (a multiply-add is two) of an image."""
 
-    Attributes:
-        stage: of `STAGES`.
-        name: in the network.
-        inputs: elements read.
-        outputs: elements written.
-        weights: elements.
-        flops: of its forward pass, a multiply-add as two.
-    """
-
-    stage: str
+    stage: str  # of `STAGES`
     name: str
     inputs: int
     outputs: int
     weights: int
-    flops: int
+    flops: int  # of its forward pass
 
 
 class Cell(NamedTuple):
-    """One pass of one stage on a batch.
+    """One pass of one stage on a batch."""
 
-    Attributes:
-        stage: of `STAGES`.
-        passed: of `PASSES`.
-        flops: of the batch.
-        bytes: least memory traffic of the batch.
-        kernels: launches.
-        floor: seconds at the full rates: each convolution the longer of its two times, everything else its bytes.
-        expected: seconds at what good kernels reach.
-    """
-
-    stage: str
-    passed: str
+    stage: str  # of `STAGES`
+    passed: str  # of `PASSES`
     flops: int
-    bytes: int
-    kernels: float
-    floor: float
-    expected: float
+    bytes: int  # least memory traffic
+    kernels: float  # launches
+    floor: (
+        float  # seconds at the full rates: each convolution the longer of its two times, all else its bytes
+    )
+    expected: float  # seconds at what good kernels reach
 
 
 def layers(width: int = 64, size: int = 32, classes: int = 10) -> list[Layer]:
-    """Every layer with weights, measured on the network itself (which computes nothing here).
-
-    Args:
-        width: of the network.
-        size: of the images.
-        classes: C.
-    """
+    """Every layer with weights, measured on the network itself (which computes nothing here)."""
     with torch.device("meta"):
         model = Classifier("resnet18", classes, width=width, projection_dim=128).eval()
     found: list[Layer] = []
@@ -126,12 +99,6 @@ def cells(batch: int, bn: str, update: bool, found: list[Layer]) -> Iterator[Cel
     """What one attack step (forward, input gradient) or one update (weight gradient too) takes, by stage and pass.
 
     An update always has batch statistics. The head's own traffic is counted as that of any layer; the loss is not.
-
-    Args:
-        batch: B.
-        bn: of `TOUCHES`.
-        update: the training step, not an attack step.
-        found: as `layers` gives them.
     """
     bn = "batch" if update else bn
     touches = TOUCHES[bn]
@@ -172,16 +139,7 @@ def weights_seconds(found: list[Layer]) -> float:
 
 
 def predicted(batch: int, bn: str, found: list[Layer] | None = None) -> dict[str, float]:
-    """A whole PGD-10 training step.
-
-    Args:
-        batch: B.
-        bn: of `TOUCHES`.
-        found: layers; those of the paper's network without.
-
-    Returns:
-        flops_per_image; bytes_per_attack_step (an image); kernels (of one attack step); floor and expected, images/s.
-    """
+    """A PGD-10 step: FLOPs an image; bytes an image and launches of an attack step; floor and expected images/s."""
     found = layers() if found is None else found
     attack, update = (list(cells(batch, bn, part, found)) for part in (False, True))
     flops = STEPS * sum(c.flops for c in attack) + sum(c.flops for c in update)
@@ -201,41 +159,33 @@ def predicted(batch: int, bn: str, found: list[Layer] | None = None) -> dict[str
 
 def table() -> str:
     """The page's table."""
-    found = layers()
-    lines = [
-        "| batch | `attack.bn` | MB an image and attack step | launches an attack step "
-        "| floor, images/s | expected, images/s |",
-        "|---|---|---|---|---|---|",
-    ]
+    heads = (
+        "MB an image and attack step",
+        "launches an attack step",
+        "floor, images/s",
+        "expected, images/s",
+    )
+    made, found = Table("batch", "`attack.bn`", *heads), layers()
     names = {"batch": "batch", "running": "running", "fused": "running, bias and ReLU in the convolution"}
     for batch in (128, 512):
         for bn, name in names.items():
             row = predicted(batch, bn, found)
-            lines.append(
-                f"| {batch} | {name} | {row['bytes_per_attack_step'] / 1e6:.1f} | {row['kernels']:.0f} "
-                f"| {row['floor']:,.0f} | {row['expected']:,.0f} |"
-            )
-    return "\n".join(lines)
+            cells = (f"{row['bytes_per_attack_step'] / 1e6:.1f}", f"{row['kernels']:.0f}")
+            made.add(str(batch), name, *cells, f"{row['floor']:,.0f}", f"{row['expected']:,.0f}")
+    return made.markdown()
 
 
 def stages_table(batch: int, bn: str) -> str:
-    """Each stage and pass of an attack step and of an update, microseconds a batch.
-
-    Args:
-        batch: B.
-        bn: of `TOUCHES`.
-    """
-    found, lines = (
+    """Each stage and pass of an attack step and of an update, microseconds a batch."""
+    made, found = (
+        Table("part", "stage", "pass", "GFLOP", "MB", "floor us", "expected us", right=range(3, 7)),
         layers(),
-        [f"{'part':7}{'stage':8}{'pass':17}{'GFLOP':>8}{'MB':>8}{'floor us':>10}{'expected':>10}"],
     )
     for part, update in (("attack", False), ("update", True)):
         for cell in cells(batch, bn, update, found):
-            lines.append(
-                f"{part:7}{cell.stage:8}{cell.passed:17}{cell.flops / 1e9:8.1f}{cell.bytes / 1e6:8.1f}"
-                f"{cell.floor * 1e6:10.1f}{cell.expected * 1e6:10.1f}"
-            )
-    return "\n".join(lines)
+            figures = (cell.flops / 1e9, cell.bytes / 1e6, cell.floor * 1e6, cell.expected * 1e6)
+            made.add(part, cell.stage, cell.passed, *(f"{figure:.1f}" for figure in figures))
+    return "\n".join(made.lines(200))
 
 
 def main() -> None:
