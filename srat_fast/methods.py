@@ -55,7 +55,12 @@ class Method:
 
     def setting(self, name: str, dataset: str, neutral: Any) -> Any:
         """What the row says of a recipe field on a data set, or `neutral`."""
-        return self.by_data.get(dataset, {}).get(name, self.settings.get(name, neutral))
+        return self.brought(dataset).get(name, neutral)
+
+    def brought(self, dataset: str) -> Mapping[str, Any]:
+        """Recipe field -> value, of those that the row sets on a data set."""
+        own = self.by_data.get(dataset)
+        return dict(self.settings) | dict(own) if own else self.settings
 
     @property
     def separation(self) -> bool:
@@ -83,7 +88,7 @@ def settings(name: str, dataset: str, own: bool = False) -> dict[str, Any]:
     if name.rpartition(":")[2] not in METHODS:  # also where a family's row is a plug-in's
         return {}
     row = METHODS[name]
-    brought = {"attack.loss": row.inner} | dict(row.settings) | dict(row.by_data.get(dataset, {}))
+    brought = {"attack.loss": row.inner} | dict(row.brought(dataset))
     return brought | dict(row.own) if own else brought
 
 

@@ -37,6 +37,7 @@ def test_a_row_of_the_field_says_where_it_is_from_and_sets_fields_that_have_an_e
     for data in ("cifar10", "cifar100"):
         recipe = build_recipe(None, {"method": name, "data.name": data})
         resolved = flatten(recipe.resolve())
+        assert recipe.fingerprint() == recipe.resolve().fingerprint() == recipe.filled().fingerprint()
         for field, value in (dict(row.settings) | dict(row.by_data.get(data, {}))).items():
             assert FIELDS[field][1].neutral is not None, "a field that the recipe's default would win over"
             assert resolved[field] == value

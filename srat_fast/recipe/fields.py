@@ -85,6 +85,12 @@ def kind_of(annotation: Any) -> type:
     return plain
 
 
+@functools.cache
+def _optional(annotation: Any) -> bool:
+    """Whether a field may be None: not in a resolved recipe."""
+    return type(None) in typing.get_args(annotation)
+
+
 def allowed(kind: type, spec: Spec) -> str:
     """What a field may hold, as a phrase for an error message or a reference page."""
     if spec.choices:
@@ -173,15 +179,14 @@ def _within(number: float, spec: Spec) -> bool:
 def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
     """`raw` as the field's type, or a one-line error."""
     kind = kind_of(annotation)
-    may_be_none = type(None) in typing.get_args(annotation)  # not in a resolved recipe
-    if may_be_none and (raw is None or (isinstance(raw, str) and raw.lower() in ("auto", "none"))):
+    if _optional(annotation) and (raw is None or (isinstance(raw, str) and raw.lower() in ("auto", "none"))):
         return None
     try:
         value = _parse(raw, kind, spec)
     except (ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError):
         raise UserError(name, allowed(kind, spec), raw) from None
     numbers = value if kind in (tuple, Numbers) else (value,) if kind in (int, float) else ()
-    if not all(_within(n, spec) for n in numbers):
+    if numbers and not all(_within(n, spec) for n in numbers):
         raise UserError(name, allowed(kind, spec), raw)
     if spec.choices and not spec.allows(value):
         raise UserError(name, allowed(kind, spec) + did_you_mean(value, spec.options()), raw)
@@ -195,7 +200,10 @@ class Section:
 
     def __post_init__(self) -> None:
         for name, annotation, spec in fields_of(type(self)):
-            value = checked(self.prefix + name, getattr(self, name), annotation, spec)
+            given = getattr(self, name)
+            if given is None and _optional(annotation):
+                continue
+            value = checked(self.prefix + name, given, annotation, spec)
             object.__setattr__(self, name, value)  # the only moment at which a frozen section is written
 
 

@@ -15,7 +15,7 @@ from srat_fast import plugins
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError, did_you_mean
 from srat_fast.methods import METHODS, PLAIN_MEAN, RULES, UNWEIGHTED, Method
-from srat_fast.recipe.fields import Section, checked, fields_of, setting
+from srat_fast.recipe.fields import Section, checked, fields_of, kind_of, setting
 from srat_fast.recipe.sections import (
     Attack,
     Data,
@@ -139,6 +139,10 @@ class Recipe(Section):
 
     def filled(self) -> Recipe:
         """As `resolve`, but where only the images tell their size, it stays None with what follows from it."""
+        return self.replace(self._fillings())
+
+    def _fillings(self) -> dict[str, Any]:
+        """The values of fields on "auto" that other fields decide."""
         facts, data, optim = DATASETS[self.data.name], self.data, self.optim
         size = data.image_size or facts.image_size or facts.resize_to
         epochs, milestones = optim.epochs, optim.milestones
@@ -146,30 +150,35 @@ class Recipe(Section):
             # of a run too short for two drops, the ones that fall inside it remain
             milestones = tuple(sorted({m for m in (epochs * 8 // 10, epochs * 9 // 10) if 0 < m < epochs}))
         jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
-        defaults: dict[str, Any] = {name: self.value(name) for name in _BY_METHOD} | {
-            "data.subset_seed": self.seed,
-            "data.image_size": size,
-            "data.crop_padding": 0 if resized else None if size is None else size // 8,
-            "data.crop_area": 0.08 if resized else None,
-            "data.max_side": 2 * size if jpeg and size else None,
-            "data.jpeg_quality": 90 if jpeg else None,
-            "attack.step_size": _step(self.attack.threat, self.attack.epsilon, facts),
-            "attack.loss": METHODS[self.method].inner,
-            "eval_attack.threat": self.attack.threat,
-            "eval_attack.epsilon": self.attack.epsilon,
-            "eval_attack.step_size": _step(
-                self.eval_attack.threat or self.attack.threat,
-                self.eval_attack.epsilon or self.attack.epsilon,
-                facts,
-            ),
-            "optim.warmup_epochs": min(facts.warmup_cap, math.ceil(epochs / 4)),
-            "optim.milestones": milestones,
-            "optim.defer_epoch": milestones[0] if milestones else epochs,
-        }
+        brought = METHODS[self.method].brought(self.data.name)
+        defaults: dict[str, Any] = (
+            _NEUTRAL
+            | {n: v for n, v in brought.items() if n in _NEUTRAL}
+            | {
+                "data.subset_seed": self.seed,
+                "data.image_size": size,
+                "data.crop_padding": 0 if resized else None if size is None else size // 8,
+                "data.crop_area": 0.08 if resized else None,
+                "data.max_side": 2 * size if jpeg and size else None,
+                "data.jpeg_quality": 90 if jpeg else None,
+                "attack.step_size": _step(self.attack.threat, self.attack.epsilon, facts),
+                "attack.loss": METHODS[self.method].inner,
+                "eval_attack.threat": self.attack.threat,
+                "eval_attack.epsilon": self.attack.epsilon,
+                "eval_attack.step_size": _step(
+                    self.eval_attack.threat or self.attack.threat,
+                    self.eval_attack.epsilon or self.attack.epsilon,
+                    facts,
+                ),
+                "optim.warmup_epochs": min(facts.warmup_cap, math.ceil(epochs / 4)),
+                "optim.milestones": milestones,
+                "optim.defer_epoch": milestones[0] if milestones else epochs,
+            }
+        )
         if data.flip == "auto":
             defaults["data.flip"] = "on" if facts.flip else "off"
         values = flatten(self)
-        return self.replace({n: v for n, v in defaults.items() if values[n] in (None, "auto")})
+        return {n: v for n, v in defaults.items() if values[n] in (None, "auto")}
 
     def replace(self, changes: dict[str, Any]) -> Recipe:
         """A copy with dotted fields changed."""
@@ -197,7 +206,11 @@ class Recipe(Section):
 
     def fingerprint(self) -> str:
         """The run's identity: 12 hex digits over every resolved field that changes what is computed."""
-        values = flatten(self.filled()) | {"plugin": plugins.digests(self.plugin)}
+        filled = {  # as `filled` has them, without the checks of a recipe's making: a plan asks ten thousand times
+            name: float(value) if value is not None and kind_of(FIELDS[name][0]) is float else value
+            for name, value in self._fillings().items()
+        }
+        values = flatten(self) | filled | {"plugin": plugins.digests(self.plugin)}
         specs = {name: spec for name, (_, spec) in FIELDS.items() if spec.identity}
         identity = {
             n: values[n] for n, spec in specs.items() if spec.before is None or values[n] != spec.before
@@ -275,7 +288,8 @@ FIELDS = {name: (annotation, spec) for name, annotation, spec in fields_of(Recip
 }
 
 #: Fields that a method's row may set.
-_BY_METHOD = [name for name, (_, spec) in FIELDS.items() if spec.neutral is not None]
+_NEUTRAL = {name: spec.neutral for name, (_, spec) in FIELDS.items() if spec.neutral is not None}
+_PARTS = [(name, *name.rpartition(".")[::2]) for name in FIELDS]
 
 
 @functools.cache
@@ -286,11 +300,8 @@ def _starting(text: str) -> list[str]:
 
 def flatten(recipe: Recipe) -> dict[str, Any]:
     """Dotted name -> value of every field."""
-    values = {}
-    for name in FIELDS:
-        section, _, leaf = name.rpartition(".")
-        values[name] = getattr(getattr(recipe, section) if section else recipe, leaf)
-    return values
+    parts = {section: getattr(recipe, section) for section in SECTIONS} | {"": recipe}
+    return {name: getattr(parts[section], leaf) for name, section, leaf in _PARTS}
 
 
 def require_field(name: str, value: Any, abbreviations: Iterable[str] = ()) -> None:
