@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,7 @@ def test_tensorboard_shows_each_epoch_once(run) -> None:
     undone.epoch(1, {"train/loss": 99.0})
     undone.epoch(2, {"train/loss": 99.0})
     undone.close()
+    time.sleep(1.1)  # files are read in the order of their names, which have whole seconds
     train(recipe, out, resume="auto")
     events = EventAccumulator(str(out))
     events.Reload()
