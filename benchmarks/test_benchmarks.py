@@ -107,9 +107,8 @@ def test_help(benchmark: Any) -> None:
 
 
 RUNS = 10_000
-#: Seconds that planning `RUNS` trials, their status, and a trial of a driver may take: 3, 3 and 0.1 on a quiet machine;
-#: where processors are shared with other work, the same instructions take half as long again.
-PLAN, STATUS, TRIAL = 4.5, 4.5, 0.1
+#: Seconds of processor time that planning `RUNS` trials, their status, and a trial of a driver may take.
+PLAN, STATUS, TRIAL = 3.0, 3.0, 0.1
 GRID = """
 seeds = 10
 [base]

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-import torch._dynamo  # noqa: F401
+import torch._dynamo  # noqa: F401 - an optimizer imports it at its first step: once here, not in each attempt
 
 from srat_fast import Recipe, train
 from tests.training.short_runs import short
