@@ -153,6 +153,24 @@ class EvaluationFailure(TrainingFailure):
     """
 
 
+def launched() -> tuple[int, int]:
+    """Rank and number of processes that torchrun has started; (0, 1) without it."""
+    if not all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def teller(error: BaseException) -> str | None:
+    """What stands before an error's line: of several processes the first one prints it, without a word of itself.
+
+    Another one prints what is its own, or else nothing (None).
+    """
+    rank, _ = launched()
+    if rank == 0:
+        return ""
+    return f"rank {rank}: " if getattr(error, "rank", None) == rank else None
+
+
 def is_full(error: OSError) -> bool:
     """Whether a disk, or its user's share of it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

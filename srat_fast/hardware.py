@@ -110,19 +110,26 @@ def explain_auto(device: torch.device) -> list[str]:
     ]
 
 
-def resolve_execution(recipe: Recipe, device: torch.device, images: int) -> tuple[str, str]:
+def resolve_execution(
+    recipe: Recipe, device: torch.device, images: int, processes: int = 1
+) -> tuple[str, str]:
     """Whether a run is compiled and captured.
 
     Compiling takes minutes on a GPU, and on a CPU about one for a gain of some 5 to 10 % (benchmarks/NOTES.md): "auto"
-    compiles what would take two minutes at 20 TFLOP/s there, half an hour at 100 GFLOP/s here.
+    compiles what would take two minutes at 20 TFLOP/s there, half an hour at 100 GFLOP/s here. Several processes
+    exchange numbers within forward passes, which is not compiled.
     """
     run, cuda = recipe.run, device.type == "cuda"
     if run.capture == "on" and not cuda:
         raise UserError("run.capture", "CUDA graphs need a CUDA device; auto or off", "on")
+    if run.compile == "on" and processes > 1:
+        raise UserError("run.compile", "several processes are not compiled; auto or off", "on")
     if run.engine == "reference":
         return "off", "off"
     compiled, captured = run.compile, run.capture
-    if compiled == "auto":
+    if compiled == "auto" and processes > 1:
+        compiled = "off"
+    elif compiled == "auto":
         rate, worthwhile = _WORTHWHILE[device.type]
         seconds = planned_flops(recipe) * images * recipe.optim.epochs / rate
         compiled = "on" if seconds > worthwhile else "off"

@@ -134,6 +134,13 @@ class RunDirectory:
             leftover.unlink()  # of a process that was killed while it wrote
         return run
 
+    @classmethod
+    def beside(cls, path: Path) -> RunDirectory:
+        """A run's directory in a process that leaves writing to another: it has no lock, and discards nothing."""
+        run = cls(path)
+        run._begun = True
+        return run
+
     def _take_lock(self) -> None:
         """Hold the directory until `release` or the end of the process (the lock is the kernel's)."""
         file, tries = self.path / LOCK, 0

@@ -53,6 +53,7 @@ class AttackEngine:
         objective: Any = None,
         nonfinite: Tensor | None = None,
         zero: Tensor | None = None,
+        gather: Callable[[Tensor], Tensor] | None = None,
         eager: bool = False,
     ) -> Tensor:
         """`attacks.pgd.pgd` on the model's present weights, in the images' own precision.
@@ -79,6 +80,7 @@ class AttackEngine:
             objective=objective,
             nonfinite=nonfinite,
             zero=zero,
+            gather=gather,
         )
         self.shadow.count(passes)
         return adversarial

@@ -72,3 +72,5 @@ def kl(batch: Batch) -> Tensor:
 
 #: reads the clean images, and has no gradient at them
 kl.clean = True
+#: means of one number an image: what the other images of a batch are does not change a gradient's direction
+ce.per_image = margin.per_image = kl.per_image = True

@@ -39,6 +39,7 @@ def pgd(
     objective: Any = None,
     nonfinite: Tensor | None = None,
     zero: Tensor | None = None,
+    gather: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """PGD-k (Madry et al. 2018): k steps up the loss, each projected onto the ball and [0, 1].
 
@@ -56,6 +57,7 @@ def pgd(
         objective: the batch's, for a loss that reads it.
         nonfinite: one-element int64 counter of non-finite gradient entries.
         zero: one-element int64 counter of gradient entries that are exactly zero.
+        gather: the batch's, for a loss that is taken on the images of several processes; `labels` are then all of them.
 
     Returns:
         Adversarial images [B, C, H, W], detached.
@@ -64,7 +66,7 @@ def pgd(
         EvaluationFailure: the loss does not depend on the images through any gradient.
     """
     adversarial = (images if start is None else start).detach().clone()
-    batch = Batch(None, adversarial, labels, images, forward=model, objective=objective)
+    batch = Batch(None, adversarial, labels, images, forward=model, objective=objective, gather=gather)
     for _ in range(steps):
         batch.move(adversarial.requires_grad_(True))
         with torch.enable_grad():
@@ -72,5 +74,7 @@ def pgd(
         found = torch.autograd.grad(value, adversarial, allow_unused=True) if value.requires_grad else (None,)
         if found[0] is None:
             raise EvaluationFailure("no gradient reaches the images: the model is cut off from its input")
-        adversarial = ball.step(adversarial.detach(), found[0], images, step_size, nonfinite, zero)
+        adversarial = adversarial.detach()
+        if len(images):  # none: another process of the run has the whole batch
+            adversarial = ball.step(adversarial, found[0], images, step_size, nonfinite, zero)
     return adversarial

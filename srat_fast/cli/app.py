@@ -25,7 +25,15 @@ from srat_fast.cli import (
 from srat_fast.cli.options import forget_given, named_as_option, spelled_out
 from srat_fast.cli.streams import lost_output, take_streams
 from srat_fast.data.notices import printed
-from srat_fast.errors import Interrupted, TrainingFailure, UserError, failure_of, is_full, require_text
+from srat_fast.errors import (
+    Interrupted,
+    TrainingFailure,
+    UserError,
+    failure_of,
+    is_full,
+    require_text,
+    teller,
+)
 from srat_fast.plugins import plugin_errors
 from srat_fast.tables import visible
 
@@ -96,13 +104,15 @@ def _run(arguments: list[str], codes: Mapping[str | None, int]) -> int:
         with printed(), plugin_errors():
             code = app(spelled_out(arguments), standalone_mode=False)
     except UserError as error:
-        return _fail(error.line(named_as_option(error.option)), codes.get(failure_of(error), 2))
+        line = error.line(named_as_option(error.option))
+        return _fail(line, codes.get(failure_of(error), 2), error)
     except TrainingFailure as error:
-        return _fail(str(error), codes.get(failure_of(error), 1))
+        return _fail(str(error), codes.get(failure_of(error), 1), error)
     except typer.TyperException as error:
-        return _fail(error.format_message(), 2)
+        return _fail(error.format_message(), 2, error)
     except Interrupted as stop:
-        print(visible(str(stop)), file=sys.stderr)
+        if teller(stop) is not None:
+            print(visible(str(stop)), file=sys.stderr)
         return stop.code
     except OSError as error:
         if error.filename is None:
@@ -115,6 +125,8 @@ def _run(arguments: list[str], codes: Mapping[str | None, int]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str, code: int) -> int:
-    print("error: " + visible(" ".join(message.split())), file=sys.stderr)
+def _fail(message: str, code: int, error: Exception | None = None) -> int:
+    before = "" if error is None else teller(error)
+    if before is not None:
+        print("error: " + visible(before + " ".join(message.split())), file=sys.stderr)
     return code

@@ -10,6 +10,7 @@ import typer
 from srat_fast.cli.options import Settings, Text, of_field, recipe_from_options
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.cli.streams import recorded
+from srat_fast.errors import launched
 from srat_fast.plugins import load_all
 from srat_fast.recipe import NAMED_RECIPES, radius_title, to_toml
 from srat_fast.record import MUST, RECIPE, RunDirectory, audit_verdict
@@ -102,7 +103,8 @@ def train(
         recorded()
         target = out if out is not None else default_out(chosen)
         record = run(chosen, target, console=console, resume=resume, stops=stops)
-    show_record(record, target, console)
+    if launched()[0] == 0:
+        show_record(record, target, console)
 
 
 def show_record(record: dict[str, Any], target: Path, console: Console) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from srat_fast.data.augment import Augmentation, Draws, as_input, centre_boxes, pad
 from srat_fast.errors import MissingPackage, UserError
+from srat_fast.ranks import ALONE, Ranks
 
 #: What a Debian or Ubuntu machine needs; docs/howto/loaders.md has the longer form.
 INSTALL = "bash .ci/ffcv in a checkout, or see docs/howto/loaders.md, Installing ffcv; --loader memory needs nothing"
@@ -52,7 +53,8 @@ class FfcvLoader:
     Raw files give the batches of `MemoryLoader` with the same seed, bit for bit: ffcv reads the pixels in the order of
     the same stream, crop and flip are the same code on the device. Of a file of JPEG the window of each image is drawn
     here and cut and resized by ffcv while it decodes. On a GPU the decoded batch lies in pinned memory and is copied
-    once, beside the computation. `size`: height and width that JPEG are decoded to; None for raw files.
+    once, beside the computation. `size`: height and width that JPEG are decoded to; None for raw files. Of several
+    processes each decodes its share of every batch.
     """
 
     def __init__(
@@ -64,10 +66,14 @@ class FfcvLoader:
         augmentation: Augmentation,
         size: int | None = None,
         workers: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.batch_size, self.device, self.augmentation = batch_size, device, augmentation
-        self._size = size
-        self._reader = ffcv_library().BetonReader(path, batch_size=batch_size, size=size, workers=workers)
+        self._size, self._ranks = size, ranks
+        share = ranks.share(batch_size)
+        self._reader = ffcv_library().BetonReader(
+            path, batch_size=share.stop - share.start, size=size, workers=workers
+        )
         self._labels = torch.from_numpy(self._reader.labels).to(device)
         self._stored = torch.from_numpy(self._reader.sizes)
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -99,16 +105,25 @@ class FfcvLoader:
             rows = torch.cat((order[:, None], boxes), dim=1).numpy()
             draws = draws.without_boxes()  # the decoder cuts them
         draws, order = draws.to(self.device), order.to(self.device)
-        first = min(start * self.batch_size, total)
-        if first == total:
+        wholes = [
+            slice(first, min(first + self.batch_size, total))
+            for first in range(start * self.batch_size, total, self.batch_size)
+        ]
+        shares = [self._ranks.share(whole.stop - whole.start) for whole in wholes]
+        parts = [
+            slice(whole.start + share.start, whole.start + share.stop)
+            for whole, share in zip(wholes, shares, strict=True)
+        ]
+        if not wholes:
             return
-        batches = self._reader.epoch(rows[first:])
+        # of a last batch with fewer images than processes some get none: they read one that they do not use
+        read = [part if part.stop > part.start else slice(part.start - 1, part.start) for part in parts]
+        batches = self._reader.epoch(np.concatenate([rows[part] for part in read]))
         self._running.add(batches)
         with closing(batches):
-            for pixels in batches:
-                part = slice(first, first + len(pixels))
-                yield self._input(pixels, draws.part(part.start, part.stop)), self._labels[order[part]]
-                first = part.stop
+            for whole, part in zip(wholes, parts, strict=True):
+                pixels = next(batches)[: part.stop - part.start]
+                yield self._input(pixels, draws.part(part.start, part.stop)), self._labels[order[whole]]
 
     def _input(self, pixels: np.ndarray, draws: Draws) -> Tensor:
         """A decoded batch on the device; `pixels` may be overwritten as soon as this returns."""

@@ -13,6 +13,7 @@ from srat_fast.data.ffcv_loader import FfcvLoader, default_workers, ffcv_library
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
 from srat_fast.data.torchvision_import import torchvision
+from srat_fast.ranks import ALONE, Ranks
 from srat_fast.recipe import Recipe, ResolvedRecipe
 
 
@@ -35,7 +36,8 @@ class Loader(Protocol):
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch from batch `start` on, without making those before.
 
-        Each is images [B, C, H, W] float32 in [0, 1], channels_last in memory, and labels [B] int64.
+        Each is images [B, C, H, W] float32 in [0, 1], channels_last in memory, and labels [B] int64; of several
+        processes' each gives the images of its share.
         """
 
     def close(self) -> None:
@@ -50,7 +52,9 @@ def require_loader(recipe: Recipe) -> None:
         torchvision("transforms.v2", "data.policy")
 
 
-def training_loader(recipe: ResolvedRecipe, split: DataSplit, device: torch.device) -> Loader:
+def training_loader(
+    recipe: ResolvedRecipe, split: DataSplit, device: torch.device, ranks: Ranks = ALONE
+) -> Loader:
     """The loader of a run's training batches; to be closed."""
     data, batch_size = recipe.data, recipe.optim.batch_size
     if data.loader == "memory":
@@ -64,6 +68,7 @@ def training_loader(recipe: ResolvedRecipe, split: DataSplit, device: torch.devi
             flip=data.flip == "on",
             shuffle=True,
             policy=data.policy,
+            ranks=ranks,
         )
     from srat_fast.data.beton import prepare_beton
 
@@ -74,4 +79,5 @@ def training_loader(recipe: ResolvedRecipe, split: DataSplit, device: torch.devi
         augmentation=Augmentation(recipe.seed, data.crop_padding, data.crop_area, data.flip == "on", True),
         size=data.image_size if data.storage == "jpeg" else None,
         workers=data.workers or default_workers(device.type == "cuda"),
+        ranks=ranks,
     )

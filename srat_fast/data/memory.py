@@ -11,6 +11,7 @@ from torch import Tensor
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.augment import Augmentation, as_input, pad
 from srat_fast.data.policies import Policy
+from srat_fast.ranks import ALONE, Ranks
 
 
 class MemoryLoader:
@@ -19,7 +20,8 @@ class MemoryLoader:
     Order, crop and flip of an epoch are drawn on the CPU from streams of (seed, epoch), so they are the same on every
     device and any epoch can be produced without the ones before it. `data`: images [N, H, W, C] uint8 with labels [N];
     the last partial batch is kept; crop, flip and shuffle are those of `Augmentation`, `policy` (autoaugment,
-    randaugment or none) comes before them.
+    randaugment or none) comes before them. With several processes each holds the whole set, makes the images of its
+    share of each batch and gives them with the labels of the whole batch.
     """
 
     def __init__(
@@ -34,8 +36,9 @@ class MemoryLoader:
         flip: bool = False,
         shuffle: bool = False,
         policy: str = "off",
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.batch_size, self.device = batch_size, device
+        self.batch_size, self.device, self._ranks = batch_size, device, ranks
         self.augmentation = Augmentation(seed, crop_padding, crop_area, flip, shuffle)
         self._sizes = torch.tensor(data.images.shape[1:3]).expand(len(data), 2)
         self._policy = None if policy == "off" else Policy(policy, *data.images.shape[1:3])
@@ -67,8 +70,12 @@ class MemoryLoader:
             augmented = self._policy.batches(self._images, order, drawn, start, self.batch_size)
         for first in range(start * self.batch_size, total, self.batch_size):
             index = order[first : first + self.batch_size]
-            source, rows = self._images, index
+            share = self._ranks.share(len(index))
+            source, rows = self._images, index[share]
             if augmented is not None:
-                source, rows = pad(next(augmented), padding), torch.arange(len(index), device=self.device)
-            part = draws.part(first, first + self.batch_size)
+                source, rows = (
+                    pad(next(augmented)[share], padding),
+                    torch.arange(len(rows), device=self.device),
+                )
+            part = draws.part(first + share.start, first + share.stop)
             yield as_input(source, rows, part, padding), self._labels[index]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from srat_fast.attacks.named import GradientRound, NamedAttack
 from srat_fast.attacks.threat import Threat
 from srat_fast.data.memory import MemoryLoader
-from srat_fast.evaluation.survivors import attack_images
+from srat_fast.evaluation.survivors import EVERY, attack_images
 from srat_fast.recipe.sections import Attack
 from srat_fast.registry import threat
 
@@ -49,8 +49,9 @@ def predict(
     *,
     seed: int = 0,
     progress: Callable[[int], None] = lambda images: None,
+    mine: slice = EVERY,
 ) -> tuple[Tensor, Tensor]:
-    """Predicted and true labels, on clean images or on PGD examples of them.
+    """Predicted and true labels, on clean images or on PGD examples of them; -1 in batches that are not `mine`.
 
     The model is judged in eval mode without autocast; its mode is put back afterwards.
     """
@@ -58,7 +59,7 @@ def predict(
     if attack is not None:
         one = GradientRound(attack.ball, attack.steps, attack.step_size, "ce", "pgd/0")
         named = NamedAttack(f"pgd-{attack.steps}", attack.ball, (one,), {})
-    outcome, labels = attack_images(model, loader, named, seed=seed, progress=progress)
+    outcome, labels = attack_images(model, loader, named, seed=seed, progress=progress, mine=mine)
     return outcome.predictions, labels
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.evaluation.accuracy import PgdSettings, accuracies, collapsed_class, predict
+from srat_fast.ranks import ALONE, Ranks
 from srat_fast.recipe import ResolvedRecipe
 
 
@@ -31,11 +32,14 @@ def judge(
     device: torch.device,
     seed: int,
     progress: Callable[[int], None] = lambda images: None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
-    """Clean and robust accuracy."""
+    """Clean and robust accuracy; several processes take the batches in turn, and `progress` is told of all."""
     loader = MemoryLoader(images, batch_size=batch_size, device=device)
-    clean, labels = predict(model, loader, None, progress=progress)
-    attacked, _ = predict(model, loader, attack, seed=seed, progress=progress)
+    mine = slice(ranks.rank, None, ranks.size)
+    clean, labels = predict(model, loader, None, progress=progress, mine=mine)
+    attacked, _ = predict(model, loader, attack, seed=seed, progress=progress, mine=mine)
+    clean, attacked = ranks.largest_(clean), ranks.largest_(attacked)
     return {
         "standard": accuracies(clean, labels, well, under),
         "robust": accuracies(attacked, labels, well, under),

@@ -19,6 +19,9 @@ from srat_fast.errors import EvaluationFailure
 from srat_fast.hardware import evaluating
 from srat_fast.seeds import seed_for
 
+#: All batches.
+EVERY = slice(None)
+
 
 @dataclass
 class Outcome:
@@ -64,13 +67,15 @@ def attack_images(
     outcome: Outcome | None = None,
     progress: Callable[[int], None] = lambda images: None,
     keep: Callable[[Outcome], None] = lambda outcome: None,
+    mine: slice = EVERY,
 ) -> tuple[Outcome, Tensor]:
-    """Run an attack over all images, from where `outcome` stopped.
+    """Run an attack over all images, or those of the batches `mine`, from where `outcome` stopped.
 
     The model is judged in eval mode without autocast; its mode is put back afterwards. The first round attacks every
     image, each later one those that are still right.
     """
     total = loader.images_per_epoch
+    chosen = range(total)[mine]  # no set has more batches than images
     state = outcome or Outcome(torch.full((total,), -1))
     streams = [_stream(seed, attack_round.stream, loader.device) for attack_round in attack.rounds]
     before = time.perf_counter() - state.seconds
@@ -82,7 +87,7 @@ def attack_images(
             first += len(targets)
             # drawn for batches that are done, too, so that the ones after them start as in one go
             starts = [r.start(images, g) for r, g in zip(attack.rounds, streams, strict=True)]
-            if batch < state.batch:
+            if batch < state.batch or batch not in chosen:
                 progress(len(targets))
                 continue
             told = 0

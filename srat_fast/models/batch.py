@@ -20,6 +20,8 @@ class Batch:
         half: whether forward passes run under bfloat16 autocast.
         forward: images -> logits in one, in place of `features` and `classify` (an attack's compiled forward).
         objective: what training minimises, for inner losses that climb it.
+        gather: with several processes (torchrun), share -> whole batch; images and clean images are then this process's
+            share, `labels` and all that a loss reads the whole batch's.
     """
 
     def __init__(
@@ -32,9 +34,12 @@ class Batch:
         half: bool = False,
         forward: Callable[[Tensor], Tensor] | None = None,
         objective: Any = None,
+        gather: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.model, self.labels, self.objective = model, labels, objective
         self._clean, self._half, self._forward = clean, half, forward
+        self._whole = gather or _same
+        self._embedded_clean: Tensor | None = None
         self._clean_features: Tensor | None = None
         self._clean_logits: Tensor | None = None
         self._clean_probabilities: Tensor | None = None
@@ -42,10 +47,16 @@ class Batch:
 
     def move(self, images: Tensor) -> None:
         """Go on to other images of the same labels and clean images, as an attack does at each step."""
-        self.images = images
+        self._images = images
+        self._embedded: Tensor | None = None
         self._features: Tensor | None = None
         self._logits: Tensor | None = None
         self._separable: Tensor | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """What the loss is taken on, [B, C, H, W]."""
+        return self._whole(self._images)
 
     @property
     def clean(self) -> Tensor:
@@ -54,23 +65,23 @@ class Batch:
         Raises:
             RuntimeError: the loss that reads them has not declared `clean = True`.
         """
-        if self._clean is None:
-            raise RuntimeError("the clean images are kept for a loss that declares `clean = True` only")
-        return self._clean
+        return self._whole(self._own_clean())
 
     @property
     def features(self) -> Tensor:
         """Penultimate features of `images`, [B, D]."""
         if self._features is None:
-            self._features = self._embed(self.images)
+            self._features = self._whole(self._own_features())
         return self._features
 
     @property
     def logits(self) -> Tensor:
         """Logits of `images`, [B, classes]."""
         if self._logits is None:
-            self._logits = (
-                self.model.classify(self.features) if self._forward is None else self._forward(self.images)
+            self._logits = self._whole(
+                self.model.classify(self._own_features())
+                if self._forward is None
+                else self._forward(self._images)
             )
         return self._logits
 
@@ -78,24 +89,24 @@ class Batch:
     def separable(self) -> Tensor:
         """z of Eq. 6 of `images`: unit rows, [B, D']."""
         if self._separable is None:
-            self._separable = self.model.separable(self.features)
+            self._separable = self._whole(self.model.separable(self._own_features()))
         return self._separable
 
     @property
     def clean_features(self) -> Tensor:
         """Penultimate features of `clean`, [B, D]."""
         if self._clean_features is None:
-            self._clean_features = self._embed(self.clean)
+            self._clean_features = self._whole(self._own_clean_features())
         return self._clean_features
 
     @property
     def clean_logits(self) -> Tensor:
         """Logits of `clean`, [B, classes]."""
         if self._clean_logits is None:
-            self._clean_logits = (
-                self.model.classify(self.clean_features)
+            self._clean_logits = self._whole(
+                self.model.classify(self._own_clean_features())
                 if self._forward is None
-                else self._forward(self.clean)
+                else self._forward(self._own_clean())
             )
         return self._clean_logits
 
@@ -108,8 +119,29 @@ class Batch:
             self._clean_probabilities = self.clean_logits.detach().softmax(dim=1)
         return self._clean_probabilities
 
+    def _own_clean(self) -> Tensor:
+        if self._clean is None:
+            raise RuntimeError("the clean images are kept for a loss that declares `clean = True` only")
+        return self._clean
+
+    def _own_features(self) -> Tensor:
+        """Features of this process's images; of all of them where there is one process."""
+        if self._embedded is None:
+            self._embedded = self._embed(self._images)
+        return self._embedded
+
+    def _own_clean_features(self) -> Tensor:
+        if self._embedded_clean is None:
+            self._embedded_clean = self._embed(self._own_clean())
+        return self._embedded_clean
+
     def _embed(self, images: Tensor) -> Tensor:
         if self._forward is not None:
             raise RuntimeError("an attack computes logits only: its loss cannot read features")
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._half):
             return self.model.features(images)
+
+
+def _same(own: Tensor) -> Tensor:
+    """The whole batch of a single process."""
+    return own

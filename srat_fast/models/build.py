@@ -189,13 +189,19 @@ def _kept_bytes(size: int, **arguments: Any) -> tuple[int, int]:
     return sum(t.numel() * t.element_size() for t in weights), total // images
 
 
-def check_batch_norm(recipe: ResolvedRecipe, images: int, model: Classifier) -> None:
-    """Refuse a last batch of one image where a BatchNorm sees one pixel of it: there is nothing to average."""
+def check_batch_norm(recipe: ResolvedRecipe, images: int, model: Classifier, processes: int = 1) -> None:
+    """Refuse a last batch of one image where a BatchNorm sees one pixel of it: there is nothing to average.
+
+    With `run.batch_norm = local` the same of each of several processes' shares; of no image there are no statistics.
+    """
     size, batch = recipe.data.image_size, recipe.optim.batch_size
-    if (batch == 1 or images % batch == 1) and _fewest_values(size, **model.arguments()) == 1:
+    parts = processes if recipe.run.batch_norm == "local" else 1
+    shares = {(whole + more) // parts for whole in (batch, images % batch) for more in (0, parts - 1)}
+    if 1 in shares and _fewest_values(size, **model.arguments()) == 1:
+        what = "a batch" if parts == 1 else "a process's share of a batch"
         raise UserError(
             "optim.batch_size",
-            f"leaves a batch of one image ({images} in all), which BatchNorm cannot normalise at {size} pixels; "
+            f"leaves {what} of one image ({images} in all), which BatchNorm cannot normalise at {size} pixels; "
             "take another size",
             batch,
         )

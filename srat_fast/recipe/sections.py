@@ -609,6 +609,15 @@ class Run(Section):
         "the attack and the update as one CUDA graph each; auto: on a GPU",
         choices=("auto", "on", "off"),
     )
+    batch_norm: str = setting(
+        "sync", "BatchNorm of a run on several processes (torchrun): sync, statistics of the whole batch, as in one "
+        "process; local: of each process's share, so that results depend on their number, running ones averaged",
+        choices=("sync", "local"), before="sync",
+    )  # fmt: skip
+    peer_seconds: float = setting(
+        600.0, "longest wait of one process of a run for another, at the start and in a step", unit="s", low=0.0,
+        low_open=True, identity=False, before=600.0,
+    )  # fmt: skip
     deterministic: bool = setting(False, "bit-equal weights for equal seeds on one machine")
     profile: bool = setting(
         False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,8 +90,12 @@ def capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
     gc.collect()
     collects = gc.isenabled()
     gc.disable()
+    # NCCL's own thread asks for events meanwhile, which must not spoil the capture
+    mode: dict[str, Any] = (
+        {"capture_error_mode": "thread_local"} if torch.distributed.is_initialized() else {}
+    )
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, **mode):
             yield
     finally:
         if collects:

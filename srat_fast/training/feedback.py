@@ -22,6 +22,7 @@ from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
 from srat_fast.hardware import evaluating
 from srat_fast.models.classifier import Classifier
+from srat_fast.ranks import ALONE, Ranks
 from srat_fast.recipe import ResolvedRecipe
 from srat_fast.registry import threat
 from srat_fast.seeds import seed_for
@@ -257,6 +258,7 @@ def measure(
     seed: int,
     device: torch.device,
     progress: Callable[[int], None] = lambda images: None,
+    ranks: Ranks = ALONE,
 ) -> Figures:
     """Figures of each class under PGD on cross-entropy: eval mode, no autocast, the network as it is trained."""
     attack, classes = recipe.attack, model.linear.out_features
@@ -265,11 +267,14 @@ def measure(
     sums: dict[str, Tensor] = {}
     loader = MemoryLoader(images, batch_size=recipe.run.eval_batch_size, device=device)
     with evaluating(model), torch.autocast(device.type, enabled=False):
-        for pixels, labels in loader.epoch():
+        for number, (pixels, labels) in enumerate(loader.epoch()):
             x = pixels.to(dtype)
+            start = ball.random_start(x, noise)  # drawn for the batches of other processes, too
+            if number % ranks.size != ranks.rank:
+                x, start, labels = x[:0], start[:0], labels[:0]
             attacked = pgd(
                 model, x, labels, ball=ball, steps=recipe.feedback.steps or attack.steps,
-                step_size=attack.step_size, start=ball.random_start(x, noise),
+                step_size=attack.step_size, start=start,
             )  # fmt: skip
             with torch.no_grad():
                 each = _each(model, x, attacked, labels)
@@ -277,8 +282,8 @@ def measure(
                 for name, values in each.items():
                     part = member.T @ values.double()
                     sums[name] = sums[name] + part if name in sums else part
-            progress(len(labels))
-    counted = {name: total.cpu() for name, total in sums.items()}
+            progress(len(pixels))
+    counted = {name: ranks.sum_(total).cpu() for name, total in sums.items()}
     return _rates(counted, balanced=recipe.feedback.rates == "balanced")
 
 
@@ -321,8 +326,14 @@ def _rates(sums: dict[str, Tensor], balanced: bool) -> Figures:
 class Feedback:
     """The feedback of one run: which images are measured and when, and its rule."""
 
-    def __init__(self, recipe: ResolvedRecipe, split: DataSplit, rule: Callable[[Facts], Rule]) -> None:
-        self._recipe, self._chosen = recipe, recipe.feedback
+    def __init__(
+        self,
+        recipe: ResolvedRecipe,
+        split: DataSplit,
+        rule: Callable[[Facts], Rule],
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._recipe, self._chosen, self._ranks = recipe, recipe.feedback, ranks
         self._split = split
         self.rule = rule(Facts(recipe, split.counts))
         self._done = False
@@ -345,7 +356,9 @@ class Feedback:
         """Measure, let the rule go on, and say what was found and what it does: a line of metrics.jsonl."""
         seed = seed_for(self._recipe.seed, "feedback", epoch)
         images = self._measured()
-        seen = measure(model, images, self._recipe, seed=seed, device=device, progress=progress)
+        seen = measure(
+            model, images, self._recipe, seed=seed, device=device, progress=progress, ranks=self._ranks
+        )
         self.rule.update(seen)
         self._done = True
         told = ("clean", "robust", "loss", "attacked_loss", "divergence", "margin")

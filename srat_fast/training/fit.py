@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes, save_model
 from srat_fast.plugins import described, recorded
 from srat_fast.progress import ProgressView
+from srat_fast.ranks import fingerprint
 from srat_fast.recipe import Recipe
 from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
 from srat_fast.registry import term
@@ -37,7 +39,7 @@ from srat_fast.training.curves import (
 )
 from srat_fast.training.feedback import Feedback
 from srat_fast.training.parity import CompileFailure
-from srat_fast.training.resume import restore, snapshot
+from srat_fast.training.resume import random_state, restore, snapshot
 from srat_fast.training.setup import Result, Setup
 from srat_fast.training.step import LateReader, NotFinite, learning_rate
 from srat_fast.training.stops import COMPILING, Stops, Watchdog
@@ -119,7 +121,8 @@ class EpochRunner:
         self._before_step, self._after_step = before_step, after_step
         peak = peak_flops(setup.device, setup.recipe.run.precision)
         self._mfu_per_speed = flops_per_image / peak if peak else None
-        self._profiler = StepProfiler(directory, setup.device) if setup.recipe.run.profile else None
+        profiled = setup.recipe.run.profile and setup.ranks.first
+        self._profiler = StepProfiler(directory, setup.device) if profiled else None
         self._data_watch = Stopwatch(setup.device)
         self._bad = LateReader(setup.engine.guard.bad)
         self._shapes: set[torch.Size] = set()
@@ -165,7 +168,7 @@ class EpochRunner:
                 if self.ema is not None and self._ema_every == "step":
                     self.ema.update(engine.guard.found)
                 self._add(result, len(labels))
-            if self._bad.poll():
+            if setup.ranks.heard("bad", self._bad.poll()):
                 self._stop()
             self.batch += 1
             if self._profiler is not None and (table := self._profiler.step()):
@@ -195,12 +198,13 @@ class EpochRunner:
             counter.zero_()
 
     def mfu(self, speed: float) -> float | None:
-        """Share of the device's matrix-product rate that a speed amounts to."""
-        return None if self._mfu_per_speed is None else speed * self._mfu_per_speed
+        """Share of the devices' matrix-product rate that a speed amounts to."""
+        return None if self._mfu_per_speed is None else speed * self._mfu_per_speed / self.setup.ranks.size
 
     def state(self) -> dict[str, Any]:
-        """Where the run stands between two steps; waits for the device."""
+        """Where the run stands between two steps; waits for the device. All processes ask for it."""
         engine = self.setup.engine
+        self.setup.ranks.to_first_(engine.nonfinite, engine.zero)
         return {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -223,8 +227,9 @@ class EpochRunner:
         if isinstance(sums, Tensor):  # of a checkpoint from before objectives had names
             sums = dict(zip(("loss", "classification", "separation", "correct"), sums.tolist(), strict=True))
         self._sums.copy_(torch.tensor([sums[name] for name in self._summed], dtype=torch.float64))
-        engine.nonfinite.fill_(state["nonfinite"])
-        engine.zero.fill_(state["zero"])
+        if self.setup.ranks.first:
+            engine.nonfinite.fill_(state["nonfinite"])
+            engine.zero.fill_(state["zero"])
         self._earlier = dict(state["spent"])
         self.training_seconds, self.images = state["training_seconds"], state["images"]
         self._stages = dict(state["stages"])
@@ -267,6 +272,7 @@ class EpochRunner:
 
     def _line(self) -> dict[str, Any]:
         setup, engine = self.setup, self.setup.engine
+        setup.ranks.to_first_(engine.nonfinite, engine.zero)
         total, *terms, correct = (self._sums / self._seen).tolist()
         # the clocks stop: what comes between this and the next epoch is evaluation, not training
         seconds = self._earlier = self._spent()
@@ -334,7 +340,8 @@ class Fit:
         self._history: dict[str, Any] = {
             "best": None, "metrics": {}, "evaluation": 0.0, "elapsed": 0.0, "saves": 0, "saving": 0.0, "bytes": 0,
         }  # fmt: skip
-        self.feedback = Feedback(setup.recipe, setup.split, setup.engine.rule)
+        self._ranks, self._evaluated = setup.ranks, 0
+        self.feedback = Feedback(setup.recipe, setup.split, setup.engine.rule, setup.ranks)
         setup.engine.steer(self.feedback.rule.effects())
         #: what every checkpoint says of its run.
         self._about = {
@@ -342,6 +349,7 @@ class Fit:
             "fingerprint": setup.recipe.fingerprint(),
             "data_checksum": setup.split.checksum,
             "versions": versions(),
+            "processes": setup.ranks.size,
             **({"plugins": recorded(setup.recipe.plugin)} if setup.recipe.plugin else {}),
         }
         self._started = self._saved_at = time.monotonic()
@@ -386,9 +394,14 @@ class Fit:
             if self.feedback.due(runner.epoch):
                 metrics["feedback"] = self._measure(runner.epoch)
             self._history["metrics"] = metrics
-            self.run_directory.append_metrics(metrics)
+            if self._ranks.first:
+                self.run_directory.append_metrics(metrics)
             curves.epoch(runner.epoch, curve_points(metrics, self.setup.engine.terms))
             runner.advance()
+            if self._ranks.size > 1:
+                self._ranks.same(
+                    f"their weights after epoch {runner.epoch}", fingerprint(self.setup.engine.model)
+                )
             self._view.line(epoch_line(recipe.method, metrics, epochs, runner.training_seconds))
             every = recipe.run.checkpoint_epochs
             if runner.epoch == epochs or (every and runner.epoch % every == 0):
@@ -407,14 +420,20 @@ class Fit:
         history = self._history | {"elapsed": elapsed}
         if recipe.feedback.rule != "off":
             history["feedback"] = self.feedback.state_dict()
-        files = snapshot(self.setup, self.runner, self.run_directory, history, label(recipe))
-        about = {"epoch": position[0], "batch": position[1], "step": self.step} | self._about
-        saved = self.checkpoints.save(f"{position[0]:06d}-{position[1]:07d}", files, about)
+        standing = self.runner.state(), self._ranks.objects(random_state(self.setup.device))
+
+        def write() -> int:
+            files = snapshot(self.setup, self.runner, self.run_directory, history, label(recipe), standing)
+            about = {"epoch": position[0], "batch": position[1], "step": self.step} | self._about
+            return self.checkpoints.save(f"{position[0]:06d}-{position[1]:07d}", files, about).bytes
+
+        size = self._ranks.on_first(write)
+        self._ranks.clear("due")
         self._saved, self._saved_at = position, time.monotonic()
         seconds = self._saved_at - started
         self._history["saves"] += 1
         self._history["saving"] += seconds
-        self._history["bytes"] = saved.bytes
+        self._history["bytes"] = size
         self._watchdog.beat()
         return seconds
 
@@ -429,13 +448,20 @@ class Fit:
     def _after_step(self) -> float:
         """What happens between two steps: stop, or save when it is time."""
         self._watchdog.beat()
-        if self._stops.requested:
+        self._end_if_asked()
+        minutes = self.setup.recipe.run.checkpoint_minutes
+        due = minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
+        seconds = self.save() if self._ranks.heard("due", due) else 0.0
+        self._ranks.tick()
+        return seconds
+
+    def _end_if_asked(self) -> None:
+        """Save and end where a signal has come, to whichever process."""
+        asked = (self._stops.signal or signal.SIGTERM) if self._stops.requested else 0
+        if number := self._ranks.heard("stop", asked):
+            self._stops.signal = signal.Signals(number)
             self.save()
             raise self._interrupted()
-        minutes = self.setup.recipe.run.checkpoint_minutes
-        if minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes:
-            return self.save()
-        return 0.0
 
     def _interrupted(self) -> Interrupted:
         signal = self._stops.signal
@@ -455,7 +481,8 @@ class Fit:
         if best is None or selected(verdict, by) > selected(best["validation"], by):
             self._history["best"] = {"epoch": epoch, "by": by, "validation": verdict}
             about = label(self.setup.recipe) | {"epoch": str(epoch)}
-            save_model(self.run_directory.path / BEST, model, about)
+            if self._ranks.first:
+                save_model(self.run_directory.path / BEST, model, about)
         self._history["evaluation"] += time.monotonic() - before
         return verdict
 
@@ -469,34 +496,38 @@ class Fit:
         return told
 
     def _between_batches(self, images: int) -> None:
-        """A stop is possible between the batches of an evaluation."""
+        """A stop is possible between the batches of an evaluation: of several processes, when each has had one."""
         self._watchdog.beat()
-        if self._stops.requested:
-            self.save()
-            raise self._interrupted()
+        self._evaluated += 1
+        if self._evaluated % self._ranks.size == 0:
+            self._end_if_asked()
+            self._ranks.tick()
 
     def _evaluate(self) -> dict[str, Any]:
         """The last weights, the best by validation and the moving average, each judged on the test images."""
         setup, runner, path, view = self.setup, self.runner, self.run_directory.path, self._view
         recipe, test, history = setup.recipe, setup.split.test, self._history
         model = self._adjusted(setup.engine.model)
-        checksums = {"last": save_model(path / MODEL, model, label(recipe))}
+        checksums = {"last": self._ranks.on_first(lambda: save_model(path / MODEL, model, label(recipe)))}
         before = time.monotonic()
         view.begin("evaluation", 2 * len(test))
         result = self._judge(model, test, view.advance)
         if history["best"] is not None:
             last_epoch = {"epoch": recipe.optim.epochs - 1, "validation": history["metrics"]["validation"]}
             result["last"] = last_epoch | result  # the same as at the top, labelled beside the best
-            content = (path / BEST).read_bytes()
+            content = self._ranks.on_first((path / BEST).read_bytes)
             checksums["best"] = hashlib.sha256(content).hexdigest()
             best = model_from_bytes(content, path / BEST).to(setup.device)
             result["best"] = history["best"] | self._judge(best, test, lambda images: None)
         if runner.ema is not None:
             average = self._adjusted(runner.ema.module)
             result["ema"] = self._judge(average, test, lambda images: None)
-            checksums["ema"] = save_model(path / EMA, average, label(recipe))
-        examples = sample_examples(model, test, eval_settings(recipe), device=setup.device, seed=recipe.seed)
-        save_samples(path / SAMPLES, examples)
+            checksums["ema"] = self._ranks.on_first(lambda: save_model(path / EMA, average, label(recipe)))
+        if self._ranks.first:
+            examples = sample_examples(
+                model, test, eval_settings(recipe), device=setup.device, seed=recipe.seed
+            )
+            save_samples(path / SAMPLES, examples)
         points = {f"test/{kind}": result[kind]["overall"] for kind in ("standard", "robust")}
         self._curves.epoch(recipe.optim.epochs - 1, points)
         evaluation = history["evaluation"] + time.monotonic() - before
@@ -545,6 +576,7 @@ class Fit:
                 device=setup.device,
                 seed=recipe.seed,
                 progress=between_batches,
+                ranks=self._ranks,
             )
 
 

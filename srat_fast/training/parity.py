@@ -118,6 +118,9 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
         with preserved(engine.state()):  # compiles and captures, at the weights of now
             if engine.row.adversarial:
                 attack(images, labels, images)
+            if engine.ranks.size > 1:  # only the attack is captured, and only where it exchanges nothing
+                yield from _compare_attacks(engine, attack, images, labels)
+                return
             engine.model.zero_grad(set_to_none=True)
             update(images, labels, *engine.clean(images))
             # a replayed graph writes into the gradients of its capture, and sets no `p.grad`

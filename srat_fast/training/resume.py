@@ -20,6 +20,7 @@ from srat_fast import plugins
 from srat_fast.data.arrays import ImageArrays
 from srat_fast.errors import UserError, path_errors
 from srat_fast.models.files import model_bytes
+from srat_fast.ranks import Ranks
 from srat_fast.recipe import FIELDS, Recipe, ResolvedRecipe, flatten, recipe_from_dict
 from srat_fast.record import (
     AUTO,
@@ -47,15 +48,25 @@ STATE = "state.pt"
 
 
 def snapshot(
-    setup: Setup, runner: EpochRunner, run: RunDirectory, history: dict[str, Any], label: dict[str, str]
+    setup: Setup,
+    runner: EpochRunner,
+    run: RunDirectory,
+    history: dict[str, Any],
+    label: dict[str, str],
+    standing: tuple[dict[str, Any], list[dict[str, Any]]] | None = None,
 ) -> dict[str, bytes]:
-    """Everything that the rest of the run depends on; waits for the device."""
+    """Everything that the rest of the run depends on; waits for the device.
+
+    `standing`: the runner's state and the random state of each process, where several have been asked.
+    """
+    position, (random, *others) = standing or (runner.state(), [random_state(setup.device)])
     state = {
-        "position": runner.state(),
+        "position": position,
         "momentum": _momentum(setup.engine.optimizer),
         "noise": setup.engine.noise.get_state(),
         "noise_device": setup.device.type,
-        "random": _random_state(setup.device),
+        "random": random,
+        **({"other_random": others} if others else {}),
         "history": history,
     }
     buffer = io.BytesIO()
@@ -85,8 +96,12 @@ def restore(setup: Setup, runner: EpochRunner, run: RunDirectory, files: dict[st
         position = state["position"]
         seed = seed_for(setup.recipe.seed, "attack", position["epoch"], position["batch"])
         setup.engine.noise.manual_seed(seed)
-    _set_random_state(state["random"], setup.device)
+    random = [state["random"], *state.get("other_random", ())]
+    if len(random) == setup.ranks.size:  # of other processes there is no state to go on with
+        _set_random_state(random[setup.ranks.rank], setup.device)
     runner.restore(state["position"])
+    if not setup.ranks.first:
+        return state["history"]
     run.set_metrics(files[METRICS])
     best = run.path / BEST
     if BEST not in files:
@@ -125,7 +140,7 @@ def _set_momentum(optimizer: torch.optim.Optimizer, saved: list[Tensor | None]) 
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(old)
 
 
-def _random_state(device: torch.device) -> dict[str, Any]:
+def random_state(device: torch.device) -> dict[str, Any]:
     """The process's own generators: nothing here draws from them, but a library may."""
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
@@ -188,14 +203,40 @@ class Begin:
             )
 
 
-def begin(recipe: ResolvedRecipe, path: Path, resume: str | None, arrays: ImageArrays | None = None) -> Begin:
+def begin_together(
+    ranks: Ranks, recipe: ResolvedRecipe, path: Path, resume: str | None, arrays: ImageArrays | None = None
+) -> Begin:
+    """What the first process decides, in each of them; only the first one has the directory."""
+    begun: list[Begin] = []
+
+    def decide() -> tuple[Any, ...]:
+        start = begin(recipe, path, resume, arrays, ranks.size)
+        begun.append(start)
+        return start.recipe, start.checkpoint, start.entries, start.finished
+
+    chosen, checkpoint, entries, finished = ranks.on_first(decide)
+    if begun:
+        return begun[0]
+    chosen = chosen.replace({"run.device": recipe.run.device})
+    device = resolve_hardware(chosen, arrays, ranks.size)[1]
+    checkpoints = Checkpoints(path / CHECKPOINT)
+    return Begin(chosen, device, RunDirectory.beside(path), checkpoints, checkpoint, entries, finished)
+
+
+def begin(
+    recipe: ResolvedRecipe,
+    path: Path,
+    resume: str | None,
+    arrays: ImageArrays | None = None,
+    processes: int = 1,
+) -> Begin:
     """Decide what is to be done with a run directory, and lock it."""
     if resume not in (None, MUST, AUTO):
         raise UserError("--resume", "give it without a value, or auto", resume)
     with path_errors("--out", path):
         begun = (path / RECIPE).is_file()
     if resume is None or (resume == AUTO and not begun):
-        recipe, device = resolve_hardware(recipe, arrays)
+        recipe, device = resolve_hardware(recipe, arrays, processes)
         run = RunDirectory.create(path)
         return Begin(recipe, device, run, Checkpoints(path / CHECKPOINT))
     if (record := _finished(path)) is not None:
@@ -208,7 +249,7 @@ def begin(recipe: ResolvedRecipe, path: Path, resume: str | None, arrays: ImageA
     try:
         stored = recipe_from_dict(run.read_recipe())
         recipe = _compared(recipe, stored, path)
-        recipe, device = resolve_hardware(recipe, arrays)
+        recipe, device = resolve_hardware(recipe, arrays, processes)
         checkpoints = Checkpoints(path / CHECKPOINT)
         found, problems = checkpoints.newest()
         if found is not None:
@@ -216,7 +257,7 @@ def begin(recipe: ResolvedRecipe, path: Path, resume: str | None, arrays: ImageA
             _compared(recipe, about, checkpoints.directory / found.name)
         # whoever was at work is not, or the lock would not be ours; who ended in good order left a record
         after = "killed" if ended == "running" else ended
-        entry = _entry(recipe, stored, found, problems) | {"after": after}
+        entry = _entry(recipe, stored, found, problems, processes) | {"after": after}
         return Begin(recipe, device, run, checkpoints, found, [*_entries(checkpoints), entry])
     except BaseException:
         run.release()
@@ -265,7 +306,9 @@ def _compared(recipe: ResolvedRecipe, stored: Recipe, where: Path) -> ResolvedRe
     return recipe
 
 
-def _entry(recipe: Recipe, stored: Recipe, found: Checkpoint | None, problems: list[str]) -> dict[str, Any]:
+def _entry(
+    recipe: Recipe, stored: Recipe, found: Checkpoint | None, problems: list[str], processes: int
+) -> dict[str, Any]:
     """What the record says of this time that the run is taken up."""
     old, new = flatten(stored.filled()), flatten(recipe)
     entry: dict[str, Any] = {
@@ -285,6 +328,8 @@ def _entry(recipe: Recipe, stored: Recipe, found: Checkpoint | None, problems: l
         changed = {n: [before.get(n), now.get(n)] for n in {*before, *now} if before.get(n) != now.get(n)}
         if changed:
             entry["versions"] = changed
+        if (were := found.about.get("processes", 1)) != processes:
+            entry["processes"] = [were, processes]
     return entry
 
 

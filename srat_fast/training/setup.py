@@ -17,6 +17,7 @@ from srat_fast.errors import UserError
 from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision, use_device
 from srat_fast.models.build import build_model, check_batch_norm
 from srat_fast.models.classifier import Classifier
+from srat_fast.ranks import ALONE, Ranks
 from srat_fast.recipe import ResolvedRecipe
 from srat_fast.registry import inner
 from srat_fast.training.feedback import Effects, Facts, Rule
@@ -102,6 +103,7 @@ class Setup:
         split: its images.
         loader: its training batches.
         engine: its training step.
+        ranks: the processes that train it.
     """
 
     recipe: ResolvedRecipe
@@ -109,15 +111,16 @@ class Setup:
     split: DataSplit
     loader: Loader
     engine: Engine
+    ranks: Ranks = ALONE
 
 
 def resolve_hardware(
-    recipe: ResolvedRecipe, arrays: ImageArrays | None = None
+    recipe: ResolvedRecipe, arrays: ImageArrays | None = None, processes: int = 1
 ) -> tuple[ResolvedRecipe, torch.device]:
     """The recipe with the "auto" replaced that the hardware decides."""
     device = resolve_device(recipe.run.device)
     images = sum(planned_counts(recipe, base_counts(recipe, arrays)[0]))
-    compiled, captured = resolve_execution(recipe, device, images)
+    compiled, captured = resolve_execution(recipe, device, images, processes)
     choices = {
         "run.precision": resolve_precision(recipe, device),
         "run.compile": compiled,
@@ -126,30 +129,49 @@ def resolve_hardware(
     return recipe.replace({"run.device": str(device)} | choices), device
 
 
-def prepare(recipe: ResolvedRecipe, device: torch.device, arrays: ImageArrays | None = None) -> Setup:
+def prepare(
+    recipe: ResolvedRecipe,
+    device: torch.device,
+    arrays: ImageArrays | None = None,
+    ranks: Ranks = ALONE,
+) -> Setup:
     """Load the images, build the network and its engine."""
     require_loader(recipe)
+    if ranks.size > 1:
+        _check_several(recipe, ranks)
     attack = recipe.attack
     if getattr(inner[attack.loss], "clean", False) and not attack.random_start:  # only rounding would move it
         problem = f"attack.loss = {attack.loss} has no gradient at the clean image: true is needed"
         raise UserError("attack.random_start", problem, False)
     use_device(device)
-    split = load_split(recipe, arrays)
+    with ranks.one_a_node():
+        split = load_split(recipe, arrays)
     moments = _moments(split.train.images) if recipe.model.normalize == "dataset" else None
     channels = split.train.images.shape[3]
     model = build_model(recipe, classes=len(split.classes), channels=channels, moments=moments)
-    check_batch_norm(recipe, len(split.train), model)
+    check_batch_norm(recipe, len(split.train), model, ranks.size)
     model = model.to(device)
-    loader = training_loader(recipe, split, device)
-    return Setup(recipe, device, split, loader, _engine(recipe, model, split))
+    with ranks.one_a_node():
+        loader = training_loader(recipe, split, device, ranks)
+    engine = _engine(recipe, model, split, ranks)
+    return Setup(recipe, device, split, loader, engine, ranks)
 
 
-def _engine(recipe: ResolvedRecipe, model: Classifier, split: DataSplit) -> Engine:
+def _check_several(recipe: ResolvedRecipe, ranks: Ranks) -> None:
+    """Refuse what several processes cannot do together."""
+    if recipe.run.engine == "reference":
+        raise UserError("run.engine", f"fast is needed with {ranks.size} processes", "reference")
+    if recipe.optim.batch_size < ranks.size:
+        problem = f"at least an image a process is needed, {ranks.size}; it is the batch of all together"
+        raise UserError("optim.batch_size", problem, recipe.optim.batch_size)
+
+
+def _engine(recipe: ResolvedRecipe, model: Classifier, split: DataSplit, ranks: Ranks) -> Engine:
     if recipe.run.engine == "reference":
         from srat_fast.training.plain import ReferenceEngine  # only when asked for
 
         return ReferenceEngine(recipe, model, split.counts, split.under)
-    return FastEngine(recipe, model, split.counts, split.under)
+    return FastEngine(recipe, model, split.counts, split.under, ranks)
 
 
 def _moments(images: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.losses.objective import Objective, class_vector
 from srat_fast.models.batch import Batch
 from srat_fast.models.classifier import Classifier
+from srat_fast.ranks import ALONE, Ranks, statistics_of
 from srat_fast.recipe import ResolvedRecipe
 from srat_fast.registry import inner, threat
 from srat_fast.seeds import seed_for
@@ -41,6 +42,8 @@ def learning_rate(recipe: ResolvedRecipe, epoch: int) -> float:
 class NotFinite(TrainingFailure):
     """A loss or gradient that is not finite."""
 
+    #: every process of a run sees it
+    together = True
     failure = "nonfinite"
 
 
@@ -155,8 +158,8 @@ class WeightPerturbation:
     objective at w. The update is computed and applied at w + v, weight decay included; then v is subtracted.
     """
 
-    def __init__(self, model: nn.Module, gamma: float, guard: StepGuard) -> None:
-        self._gamma, self._guard = gamma, guard
+    def __init__(self, model: nn.Module, gamma: float, guard: StepGuard, ranks: Ranks = ALONE) -> None:
+        self._gamma, self._guard, self._ranks = gamma, guard, ranks
         self._weights: list[Tensor] = [
             p for name, p in model.named_parameters() if p.dim() > 1 and "weight" in name
         ]
@@ -171,6 +174,7 @@ class WeightPerturbation:
             gradients = [
                 torch.zeros_like(w) if g is None else g for w, g in zip(self._weights, found, strict=True)
             ]
+            self._ranks.average_(gradients)
             lengths = torch._foreach_norm(gradients)
             torch._foreach_add_(lengths, 1e-20)
             scales = torch._foreach_div(torch._foreach_norm(self._weights), lengths)
@@ -247,12 +251,18 @@ class FastEngine:
         model: on the device; laid out as channels_last and put in train mode here.
         counts: training images per class.
         under: labels of the under-represented half.
+        ranks: the processes that share each batch: a step is then given this one's images and the whole batch's labels.
     """
 
     def __init__(
-        self, recipe: ResolvedRecipe, model: Classifier, counts: list[int], under: list[int]
+        self,
+        recipe: ResolvedRecipe,
+        model: Classifier,
+        counts: list[int],
+        under: list[int],
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.recipe, self.row = recipe, recipe.row
+        self.recipe, self.row, self.ranks = recipe, recipe.row, ranks
         self.device = next(model.parameters()).device
         self.model = model.train()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -266,7 +276,7 @@ class FastEngine:
         self.nonfinite, self.zero = (torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(2))
         self.guard = StepGuard(self.model)
         gamma = recipe.optim.awp_gamma
-        self.perturbation = WeightPerturbation(self.model, gamma, self.guard) if gamma > 0 else None
+        self.perturbation = WeightPerturbation(self.model, gamma, self.guard, ranks) if gamma > 0 else None
         self._perturbs = False  # until `optim.awp_epoch`
         self.stopwatch = Stopwatch(self.device)
         self.compile_seconds = 0.0
@@ -282,13 +292,21 @@ class FastEngine:
             self._losses = torch.compile(
                 self.losses, fullgraph=True, dynamic=False, mode=compile_mode(requested)
             )
-        self.optimizer = self._make_optimizer(captured)
+        several, local = ranks.size > 1, recipe.run.batch_norm == "local"
+        #: running statistics that each process moves by its share, and that are averaged after each step
+        self._local_statistics = statistics_of(model) if several and local else []
+        synced = several and not local and recipe.attack.bn != "running"
+        #: whether the attack's loss is taken on the whole batch, which is where its passes exchange something anyway
+        self._whole_attack = several and (synced or not getattr(self.climbed, "per_image", False))
+        capture_update, capture_attack = captured and not several, captured and not self._whole_attack
+        self.optimizer = self._make_optimizer(capture_update)
         self._attack: Function = self._attack_batch
         self._update: Function = self._update_batch
-        if captured:
+        if capture_attack:  # a graph holds no collective: with several processes the attack's at most
             self._attack = Captured(self._attack_batch, self.state)
+        if capture_update:
             self._update = Captured(self._update_batch, self.state)
-        self._rehearse = compiled or captured
+        self._rehearse = compiled or capture_attack
         #: images of a batch that is compiled for; 0 where none is
         self._compiled_size = min(recipe.optim.batch_size, sum(counts)) if compiled else 0
         #: shape of images -> the gradients that its captured update writes (start-up check)
@@ -367,14 +385,19 @@ class FastEngine:
         """Algorithm 1 on one batch: attack, objective, update."""
         images = images.contiguous(memory_format=torch.channels_last)
         if self._rehearse and images.shape not in self._seen:
-            self.rehearse(images, labels)
+            self.rehearse(images, self.ranks.own(labels))
         self.guard.before_step()
         examples = images
-        if self.row.adversarial:
-            with self.stopwatch.region("attack"):
-                examples = self.attack(images, labels)
-        with self.stopwatch.region("step"):
-            return self.update(examples, labels, *self.clean(images))
+        with self.ranks.norms(self.recipe.run.batch_norm):
+            if self.row.adversarial:
+                with self.stopwatch.region("attack"):
+                    examples = self.attack(images, labels)
+            with self.stopwatch.region("step"):
+                result = self.update(examples, labels, *self.clean(images))
+        if self._local_statistics:
+            torch._foreach_mul_(self._local_statistics, self.ranks.size * len(images) / len(labels))
+            self.ranks.average_(self._local_statistics)
+        return result
 
     def clean(self, images: Tensor) -> tuple[Tensor, ...]:
         """The clean images as further input of an update, where a term reads them."""
@@ -422,16 +445,27 @@ class FastEngine:
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
         """The recipe's training attack on a batch."""
-        attack, start = self.recipe.attack, images
-        if attack.random_start:
-            start = training_start(attack.start, self.ball, images, self.noise)
+        start = self._start(images, len(labels)) if self.recipe.attack.random_start else images
+        if not self._whole_attack:
+            labels = self.ranks.own(labels)
         self._require_rehearsed(images, labels)
         self._require_rehearsed(start, labels)
         return self._attack(images, labels, start)[0]
 
+    def _start(self, images: Tensor, total: int) -> Tensor:
+        """Where the attack starts: drawn for the whole batch, so that it does not depend on how many share it."""
+        kind = self.recipe.attack.start
+        if self.ranks.size == 1:
+            return training_start(kind, self.ball, images, self.noise)
+        share = self.ranks.share(total)
+        whole = images.new_zeros((total, *images.shape[1:])).contiguous(memory_format=torch.channels_last)
+        whole[share] = images
+        return training_start(kind, self.ball, whole, self.noise)[share]
+
     def update(self, images: Tensor, labels: Tensor, *clean: Tensor) -> StepResult:
         """The outer minimisation: one SGD step on the objective of Eq. 7."""
-        self._require_rehearsed(images, labels)
+        if self.ranks.size == 1:
+            self._require_rehearsed(images, labels)
         *losses, correct = self._update(images, labels, *clean)
         return StepResult(dict(zip(self.objective.names, losses, strict=True)), correct, images)
 
@@ -456,7 +490,9 @@ class FastEngine:
     ) -> tuple[Tensor]:
         attack = self.recipe.attack
         ball, step_size = (
-            (self.ball, attack.step_size) if self.radii is None else self.radii.of(images, labels)
+            (self.ball, attack.step_size)
+            if self.radii is None
+            else self.radii.of(images, self.ranks.own(labels) if self._whole_attack else labels)
         )
         adversarial = self.attack_engine(
             images,
@@ -469,6 +505,7 @@ class FastEngine:
             objective=self.objective,
             nonfinite=self.nonfinite,
             zero=self.zero,
+            gather=self.ranks.gatherer(len(labels)) if self._whole_attack else None,
             eager=eager or len(images) != self._compiled_size,
         )
         return (adversarial,)
@@ -478,7 +515,8 @@ class FastEngine:
     ) -> tuple[Tensor, ...]:
         """Forward pass and objective, then the logits: the part of the update that is compiled."""
         half = autocast and self.recipe.run.precision == "bf16"
-        batch = Batch(self.model, images, labels, *clean, half=half)
+        gather = self.ranks.gatherer(len(labels))
+        batch = Batch(self.model, images, labels, *clean, half=half, gather=gather)
         return (*self.objective(batch).values(), batch.logits)
 
     def _update_batch(
@@ -496,6 +534,9 @@ class FastEngine:
         total, *parts, logits = losses(images, labels, *clean)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        if self.ranks.size > 1:
+            total = total.detach()
+            self.ranks.average_([total, *(p.grad for p in self.model.parameters() if p.grad is not None)])
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if self.recipe.optim.clip_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.optim.clip_norm, norm)

@@ -19,12 +19,13 @@ from srat_fast.hardware import device_name, neutral, numerics, peak_memory
 from srat_fast.models.build import forward_flops, training_flops
 from srat_fast.plugins import plugin_errors, recorded
 from srat_fast.progress import ProgressView
+from srat_fast.ranks import Ranks, joined
 from srat_fast.recipe import Recipe
 from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
 from srat_fast.training.cost import memory_errors, out_of_memory
 from srat_fast.training.curves import Curves
 from srat_fast.training.fit import Fit
-from srat_fast.training.resume import Begin, begin, check_data
+from srat_fast.training.resume import Begin, begin_together, check_data
 from srat_fast.training.setup import Setup, prepare
 from srat_fast.training.stops import Stops, Watchdog
 from srat_kernels import resolve_backend
@@ -50,7 +51,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate and record one run (Algorithm 1, then clean and PGD accuracy of the last epoch).
 
-    SIGTERM, SIGUSR1 and Ctrl-C are handled meanwhile, where this runs in the main thread.
+    SIGTERM, SIGUSR1 and Ctrl-C are handled meanwhile, where this runs in the main thread. Started by torchrun in
+    several processes they train one run together: the first one writes, all return the record.
 
     Args:
         recipe: what to compute.
@@ -71,25 +73,38 @@ def train(
         Interrupted: a signal asked for it; the state is saved, and `resume` goes on from there.
     """
     console = console or Console(quiet=True)
-    with contextlib.nullcontext(stops) if stops is not None else Stops() as asked:
+    with (
+        contextlib.nullcontext(stops) if stops is not None else Stops() as asked,
+        joined(recipe.run.device, recipe.run.peer_seconds) as ranks,
+    ):
+        if not ranks.first:
+            console = Console(quiet=True)
         started = time.perf_counter()
         arrays = None if data is None else arrays_from(data, recipe.data.image_size)
         written = recipe if arrays is None else recipe.replace({"data.name": "arrays"})
         resolved = resolve_recipe(written, arrays)
+        if ranks.size > 1:
+            resolved = resolved.replace({"run.device": ranks.device(recipe.run.device)})
         path = Path(out) if out is not None else default_out(resolved)
-        start = begin(resolved, path, resume, arrays)
+        start = begin_together(ranks, resolved, path, resume, arrays)
         if start.finished is not None:
-            start.checkpoints.remove()  # where a kill came between the record and this
+            if ranks.first:
+                start.checkpoints.remove()  # where a kill came between the record and this
             return start.finished
         try:
             with numerics(start.recipe.run.deterministic):
-                return _work(start, asked, console, started, arrays)
+                return _work(start, ranks, asked, console, started, arrays)
         finally:
             start.run.release()
 
 
 def _work(
-    start: Begin, stops: Stops, console: Console, started: float, arrays: ImageArrays | None
+    start: Begin,
+    ranks: Ranks,
+    stops: Stops,
+    console: Console,
+    started: float,
+    arrays: ImageArrays | None,
 ) -> dict[str, Any]:
     """A run from its preparation to its record."""
     recipe, run = start.recipe, start.run
@@ -98,18 +113,21 @@ def _work(
             plugin_errors(),
             memory_errors("while preparing", "data.limit or model.width, or choose another --device"),
         ):
-            setup = prepare(recipe, start.device, arrays)
+            setup = prepare(recipe, start.device, arrays, ranks)
         if start.checkpoint is not None:
             check_data(setup, start.checkpoint)
         purge = start.checkpoint.about["epoch"] if start.checkpoint else 0 if start.entries else None
         record = _describe(setup)
-        if stops.requested:
-            raise Interrupted("stopped before the first step; --resume auto begins or goes on", stops.code)
+        ranks.same("versions, recipe or images", (versions(), recipe.fingerprint(), setup.split.checksum))
+        if any(ranks.objects(stops.requested)):
+            told = "stopped before the first step; --resume auto begins or goes on"
+            raise Interrupted(told, max(ranks.objects(stops.code)))
         with _full_disk(run):
-            curves = Curves(run.path, recipe.run.tensorboard, purge)
-            run.write_json(RECIPE, recipe.to_dict())
-            run.write_plugins(recipe.plugin)
-            start.note()
+            curves = Curves(run.path, recipe.run.tensorboard and ranks.first, purge)
+            if ranks.first:
+                run.write_json(RECIPE, recipe.to_dict())
+                run.write_plugins(recipe.plugin)
+                start.note()
     except BaseException:
         run.discard()
         raise
@@ -118,9 +136,11 @@ def _work(
 
     def conclude(problem: str, failure: str | None) -> None:
         status = "interrupted" if failure is None else "failed"
-        run.write_json(RECORD, record | {"status": status, "problem": problem, "failure": failure})
+        if ranks.first:
+            run.write_json(RECORD, record | {"status": status, "problem": problem, "failure": failure})
 
-    watchdog = Watchdog(recipe.run.watchdog_seconds, run.path, lambda problem: conclude(problem, "hang"))
+    seconds = recipe.run.watchdog_seconds if ranks.first else 0.0  # the others wait for it, and it for them
+    watchdog = Watchdog(seconds, run.path, lambda problem: conclude(problem, "hang"))
     with ProgressView(recipe.method, console) as view, watchdog:
         view.line(_headline(setup, run.path))
         fit = Fit(setup, run, start.checkpoints, view, curves, record["flops_per_image"], stops, watchdog)
@@ -146,8 +166,9 @@ def _work(
             setup.engine.close()
             with contextlib.suppress(OSError):
                 curves.close()
-    run.write_json(RECORD, record)
-    start.checkpoints.remove()
+    if ranks.first:
+        run.write_json(RECORD, record)
+        start.checkpoints.remove()
     return record
 
 
@@ -155,13 +176,23 @@ def _continue(fit: Fit, start: Begin, view: ProgressView) -> None:
     """Put a run that is taken up again back to its checkpoint, or to its beginning where it had none."""
     if start.checkpoint is not None:
         fit.restore(start.checkpoint)
-    elif start.entries:
+    elif start.entries and fit.setup.ranks.first:
         start.run.set_metrics(b"")
     if start.entries:
+        if processes := start.entries[-1].get("processes"):
+            were, now = processes
+            view.line(f"{were} process(es) before, {now} now: {_SUMS[fit.setup.recipe.run.batch_norm]}")
         for problem in start.entries[-1].get("fallback", ()):
             view.line(f"damaged checkpoint passed over: {problem}")
         at = f"epoch {fit.runner.epoch + 1}, step {fit.runner.batch}"
         view.line(f"continued from {at}" if start.checkpoint else "no checkpoint yet: begun again")
+
+
+#: What another number of processes changes, by `run.batch_norm`.
+_SUMS = {
+    "sync": "the same images and noise, sums in another order: equal up to rounding, not to the bit",
+    "local": "BatchNorm has statistics of other shares from here on (run.batch_norm = local)",
+}
 
 
 @contextlib.contextmanager
@@ -195,6 +226,7 @@ def _describe(setup: Setup) -> dict[str, Any]:
         "test_images": len(split.test),
         "data_checksum": split.checksum,
         "device": device_name(setup.device),
+        "processes": setup.ranks.size,
         "backend": "reference" if recipe.run.engine == "reference" else resolve_backend("auto", setup.device),
         "versions": versions(),
         "git_commit": git_commit(),
@@ -209,8 +241,17 @@ def _headline(setup: Setup, path: Path) -> str:
     images, classes = len(setup.split.train), len(setup.split.classes)
     return (
         f"{recipe.method} on {data.name} ({shape}: {images} images, {classes} classes), "
-        f"{recipe.optim.epochs} epochs, {recipe.run.engine} engine, {recipe.run.precision}, {setup.device} -> {path}"
+        f"{recipe.optim.epochs} epochs, {recipe.run.engine} engine, {recipe.run.precision}, {_place(setup)} -> {path}"
     )
+
+
+def _place(setup: Setup) -> str:
+    """The device in words, with what several processes are."""
+    size, recipe = setup.ranks.size, setup.recipe
+    if size == 1:
+        return str(setup.device)
+    graphs = ", the update not captured" if recipe.run.capture == "on" else ""
+    return f"{size} processes on {setup.device.type}, BatchNorm {recipe.run.batch_norm}{graphs}"
 
 
 def _finish(setup: Setup, record: dict[str, Any], started: float) -> dict[str, Any]:
