@@ -169,12 +169,10 @@ class Group(Ranks):
 
     def meet(self) -> None:
         """Wait until every process is there, and connect."""
-        from torch.distributed.rendezvous import rendezvous
-
         limit = datetime.timedelta(seconds=self._seconds)
         if not _STORES:
             try:
-                _STORES.append(next(rendezvous("env://", self.rank, self.size, timeout=limit))[0])
+                _STORES.append(_store(self.first, limit))
             except (RuntimeError, ValueError, OSError) as error:
                 problem = (
                     f"torchrun's address does not answer within {self._seconds:g} s: {_first_line(error)}"
@@ -281,9 +279,10 @@ class Group(Ranks):
         """Who it was that broke a collective."""
         until = time.monotonic() + _TOLD
         while time.monotonic() < until:
-            with suppress(RuntimeError):
-                if (found := self._failures() or self._dead()) is not None:
-                    return found
+            for find in (self._failures, self._dead):
+                with suppress(RuntimeError):  # the store may have gone with the process
+                    if (found := find()) is not None:
+                        return found
             time.sleep(0.05)
         lost = PeerLost(f"another process of the run is gone or does not answer: {_first_line(error)}")
         lost.rank = self.rank  # type: ignore[attr-defined]
@@ -417,6 +416,13 @@ class Group(Ranks):
             error = TrainingFailure(f"rank {other} (on {host}) and rank 0 differ: {what}")
             error.together = True  # type: ignore[attr-defined]
             raise error
+
+
+def _store(first: bool, limit: datetime.timedelta) -> dist.TCPStore:
+    """torchrun's own store; without its agent the first process's."""
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(address, port, is_master=first and not agent, timeout=limit, wait_for_workers=False)
 
 
 def _first_line(error: Exception) -> str:

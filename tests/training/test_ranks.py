@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from srat_fast import Recipe, UserError, train
+from srat_fast import Recipe, UserError, ranks, train
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
-from srat_fast.errors import Interrupted
+from srat_fast.errors import Interrupted, TrainingFailure, launched
 from srat_fast.ranks import Ranks
+from srat_fast.record import RunDirectory
 from tests.training.short_runs import StopAfter, assert_equal_runs, record, short
-from tests.training.together import together
+from tests.training.together import Together, together
 from tests.training.trajectories import CASES, MORE, tiny_network, trajectories
 
 
@@ -77,7 +88,7 @@ def test_shares_are_the_batches_of_one_process(size: int, policy: str) -> None:
         assert max(len(part[at][0]) for part in parts) <= -(-len(images) // size)
 
 
-def in_turn(out: Any) -> list[str]:
+def in_turn(out: Path) -> list[str]:
     """A whole run; the same one interrupted in its middle and taken up again; and statistics of shares."""
     with tiny_network():
         return _in_turn(out)
@@ -88,13 +99,15 @@ def tiny_run(**changes: Any) -> Recipe:
     return short(model__name="tiny", run__tensorboard=False, **changes)
 
 
-def _in_turn(out: Any) -> list[str]:
+def _in_turn(out: Path) -> list[str]:
     recipe = tiny_run()
     train(recipe, out / "whole")
     try:
         train(recipe, out / "cut", stops=StopAfter(5))
     except Interrupted as stop:
         told = [str(stop)]
+    if launched()[0] == 0:
+        shutil.copytree(out / "cut", out / "one")
     train(recipe, out / "cut", resume="must")
     try:
         train(recipe.replace({"optim.batch_size": 1}), out / "bad")
@@ -102,22 +115,109 @@ def _in_turn(out: Any) -> list[str]:
         told.append(error.line())
     local = tiny_run(run__batch_norm="local", attack__bn="frozen", feedback__rule="wat", method="trades")
     train(local, out / "local")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDirectory, "append_metrics", full)
+        try:
+            train(recipe, out / "full")
+        except TrainingFailure as error:
+            told.append(f"{error.failure}: {error}")
     return told
 
 
-def test_a_run_on_two_processes(tmp_path: Any) -> None:
+def full(run: RunDirectory, line: dict[str, Any]) -> None:
+    """No room is left."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_run_on_two_processes(tmp_path: Path) -> None:
     """fp32, validated, resumed to the bit; another number of processes goes on and says so."""
     told, other = together(2, in_turn, tmp_path)
-    assert told == other
+    assert told[:2] == other[:2]
+    assert told[2].startswith("disk: the disk of ")
+    assert other[2] == f"disk: rank 0 has failed: {told[2].removeprefix('disk: ')}"
     assert told[0].startswith("stopped by SIGTERM in epoch ")
     assert told[1].startswith("optim.batch_size = 1: at least an image a process is needed, 2")
     assert not (tmp_path / "bad").exists()
     assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
     with tiny_network():
         train(tiny_run(), tmp_path / "alone")
+        heard = io.StringIO()
+        train(tiny_run(), tmp_path / "one", resume="must", console=Console(file=heard, width=200))
+    assert record(tmp_path / "one")["resumed"][-1]["processes"] == [2, 1]
+    assert "2 process(es) before, 1 now: the same images and noise" in heard.getvalue()
     one, two = record(tmp_path / "alone"), record(tmp_path / "whole")
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["fingerprint"] == two["fingerprint"]
     for kind in ("standard", "robust"):
         assert abs(one[kind]["overall"] - two[kind]["overall"]) <= 0.1
     assert record(tmp_path / "local")["final_epoch"]["loss"] > 0
+
+
+def until_killed(out: Path) -> list[str]:
+    """A run that a signal ends, and then the end of another process."""
+    told = []
+    with tiny_network():
+        recipe = tiny_run(optim__epochs=300)
+        for resume in (None, "must"):
+            try:
+                train(recipe, out, resume=resume)
+            except (Interrupted, TrainingFailure) as end:
+                told.append(f"{getattr(end, 'code', 1)} {end}")
+    return told
+
+
+def test_a_signal_or_the_end_of_one_process_ends_all(tmp_path: Path) -> None:
+    """SIGTERM to one alone: all stop at one step, and the first saves. SIGKILL: the others name it, within seconds."""
+    out = tmp_path / "run"
+    run = Together(2, until_killed, out)
+    try:
+        second = run.processes[1].pid
+        assert second is not None
+        wait_until(lambda: epochs(out) >= 2, run)
+        os.kill(second, signal.SIGTERM)
+        wait_until(lambda: (out / "record.json").exists(), run)
+        saved = record(out)
+        assert saved["status"] == "interrupted"
+        assert len(list((out / "checkpoint").glob("0*"))) == 1
+        before = epochs(out)
+        wait_until(lambda: epochs(out) > before, run)
+        os.kill(second, signal.SIGKILL)
+        killed = time.monotonic()
+    finally:
+        (done, told), (other_done, _) = run.results()
+    assert time.monotonic() - killed < 20
+    assert (done, other_done) == (True, False)
+    assert told[0].startswith("143 stopped by SIGTERM in epoch ")
+    assert told[1].startswith(f"1 rank 1 (process {second} on ")
+    assert "was killed or ended without a word; --resume goes on from the last checkpoint" in told[1]
+    assert record(out)["status"] == "failed"
+
+
+def epochs(out: Path) -> int:
+    """Lines of metrics."""
+    file = out / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def wait_until(condition: Callable[[], bool], run: Together) -> None:
+    """Half a minute at most."""
+    until = time.monotonic() + 30
+    while not condition():
+        assert run.running(), run.results(0.0)
+        assert time.monotonic() < until, "too slow"
+        time.sleep(0.02)
+
+
+def test_a_process_that_never_starts_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    names = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ranks, "_STORES", [])
+    with pytest.raises(
+        TrainingFailure, match=r"^rank 1 of 2 did not start within 0\.5 s \(run\.peer_seconds\)$"
+    ):
+        train(short(run__peer_seconds=0.5), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

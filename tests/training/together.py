@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+import torch
+import torch.distributed as dist
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["srat_fast.training.trainer", "tests.training.short_runs"])
@@ -24,9 +26,8 @@ def _work(
         WORLD_SIZE=str(size),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
     )
-    import torch
-
     torch.set_num_threads(1)
     try:
         pipe.send((True, function(*given)))
@@ -38,9 +39,9 @@ class Together:
     """`size` processes that call `function`; one that fails has a text in place of its result."""
 
     def __init__(self, size: int, function: Callable[..., Any], *given: Any) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        # as torchrun's agent has it
+        self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        port = self._store.port
         self.processes: list[BaseProcess] = []
         self._pipes = []
         for rank in range(size):
@@ -50,6 +51,10 @@ class Together:
             there.close()
             self.processes.append(process)
             self._pipes.append(here)
+
+    def running(self) -> bool:
+        """Whether all are at work."""
+        return all(process.is_alive() for process in self.processes)
 
     def results(self, seconds: float = 120.0) -> list[tuple[bool, Any]]:
         """Whether it was returned, and the result or error, of each process; none is left behind."""
