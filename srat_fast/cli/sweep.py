@@ -161,9 +161,12 @@ def run_spec(
 
             if gpus is not None:
                 raise UserError("--gpus", "the cluster's nodes say what they have", gpus)
-            slots = cluster_slots(address or "auto", devices, slots_per_gpu, cpu_slots)
+            slots = cluster_slots(address or "auto", devices, slots_per_gpu, cpu_slots, plan.gpus_per_trial)
         else:
-            slots = make_slots(devices, gpus, slots_per_gpu, cpu_slots, memory=memory(plan, "cpu")[0])
+            slots = make_slots(
+                devices, gpus, slots_per_gpu, cpu_slots,
+                memory=memory(plan, "cpu")[0], per_trial=plan.gpus_per_trial,
+            )  # fmt: skip
         if dry_run:
             sweep_show.show_plan(console, plan, slots, images_per_second, None)
             return 0

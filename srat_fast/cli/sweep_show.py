@@ -54,12 +54,13 @@ def show_plan(
         left = status.left()
         text += ": " + ", ".join(f"{status.counts[name]} {name}" for name in STATUSES if status.counts[name])
     guess = estimate(left, len(slots), status.finished() if status else (), images_per_second)
-    gpus = len({slot.gpu for slot in slots if slot.gpu is not None})
+    gpus = len({slot.gpu for slot in slots if slot.gpu is not None}) * plan.gpus_per_trial
     if not slots:
         console.say(text)
         return
     names = ", ".join(slot.name for slot in slots[:4]) + (", ..." if len(slots) > 4 else "")
-    console.say(f"{text}; {len(slots)} at a time ({names})")
+    each = f", {plan.gpus_per_trial} processes each" if plan.gpus_per_trial > 1 else ""
+    console.say(f"{text}; {len(slots)} at a time ({names}){each}")
     hours = f", {guess.seconds * gpus / 3600:.1f} GPU hours" if gpus and guess.seconds is not None else ""
     console.say(_memory(plan, slots))
     console.say(f"estimated time: {duration(guess.seconds)}{hours} ({guess.source})")

@@ -1,4 +1,5 @@
-"""Entry point of a trial's process: `python -m srat_fast.sweep.child PARENT ARGS...` is `srat-fast ARGS...`.
+"""Entry point of a trial's process: `python -m srat_fast.sweep.child PARENT ARGS...` is `srat-fast ARGS...`, and
+`PARENT torchrun N ARGS...` the same in N processes under torchrun.
 
 When the driver dies (SIGKILL too) the kernel sends SIGTERM, on which `train` saves and exits; so no trial goes on
 unwatched and the next driver resumes it. Where the kernel does not offer that (not Linux), a thread looks after the
@@ -21,8 +22,10 @@ from pathlib import Path
 
 from srat_fast.errors import UserError, failure_of
 from srat_fast.sweep.outcome import FAILURE_CODES
+from srat_fast.training.stops import CODES
 
 _PR_SET_PDEATHSIG = 1
+TORCHRUN = "torchrun"
 
 
 def end_with(parent: int) -> None:
@@ -55,6 +58,25 @@ def load_data(recipe: Path) -> None:
         sys.exit(2)
 
 
+def torchrun(processes: int, arguments: list[str]) -> None:
+    """`srat-fast ARGUMENTS` in several processes; ends as the one that failed first, or by the signal that came."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    options = ["--standalone", "--nproc-per-node", str(processes), "-m", "srat_fast.sweep.child"]
+    try:
+        run(parse_args([*options, str(os.getpid()), *arguments]))
+    except SignalException as stop:  # passed on to all of them, which have saved
+        sys.exit(CODES[signal.Signals(stop.sigval)])
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        if code < 0:  # as it ended, so that the driver sees a kill
+            signal.signal(signal.Signals(-code), signal.SIG_DFL)
+            os.kill(os.getpid(), -code)
+        sys.exit(code)
+
+
 @contextmanager
 def failure_codes() -> Iterator[None]:
     """An error that nobody caught ends the process with the exit code of its kind."""
@@ -70,6 +92,8 @@ def main() -> None:
     end_with(int(sys.argv[1]))
     if sys.argv[2] == "load-data":
         load_data(Path(sys.argv[3]))
+    elif sys.argv[2] == TORCHRUN:
+        torchrun(int(sys.argv[3]), sys.argv[4:])
     else:
         sys.argv[:] = ["srat-fast", *sys.argv[2:]]
         with failure_codes():

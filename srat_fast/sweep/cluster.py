@@ -45,7 +45,7 @@ _COLLECT = 10.0
 
 
 def cluster_slots(
-    address: str, devices: set[str], slots_per_gpu: int | None, cpu_slots: int | None
+    address: str, devices: set[str], slots_per_gpu: int | None, cpu_slots: int | None, per_trial: int = 1
 ) -> list[Slot]:
     """Connect to a cluster; one slot per trial that fits now (nodes that join later are used too)."""
     for option, value in (("--slots-per-gpu", slots_per_gpu), ("--cpu-slots", cpu_slots)):
@@ -68,11 +68,24 @@ def cluster_slots(
         raise UserError("run.device", "no node of the cluster has a GPU; auto or cpu", "cuda")
     if gpus:
         share = slots_per_gpu or 1
-        return [Slot(f"ray {g}", None, share, f"ray gpu {g}.{k}") for k in range(share) for g in range(gpus)]
+        at_once = range(_together("GPU", per_trial))
+        return [Slot(f"ray {g}", None, share, f"ray gpu {g}.{k}") for k in range(share) for g in at_once]
     if slots_per_gpu is not None:
         raise UserError("--slots-per-gpu", "no trial runs on a GPU", slots_per_gpu)
-    count = int(min(resources.get("CPU", 1), cpu_slots or 10**6))
+    count = min(_together("CPU", per_trial), cpu_slots or 10**6)
     return [Slot(None, 1, 1, f"ray cpu {k}") for k in range(max(1, count))]
+
+
+def _together(resource: str, per_trial: int) -> int:
+    """Trials that fit now: all of a trial is on one node, so that its processes are one torchrun's."""
+    nodes = [node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]]
+    found = sum(int(there) // per_trial for there in nodes)
+    if not found and per_trial > 1:
+        problem = (
+            f"no node of the cluster has so many {resource}s; the largest has {int(max(nodes, default=0))}"
+        )
+        raise UserError("gpus_per_trial", problem, per_trial)
+    return found
 
 
 def _reachable(address: str) -> None:
@@ -177,8 +190,12 @@ class RayEngine:
         path = str(self.sweep.path.absolute())
         if self.collect:
             path, options["packed"] = "", (pack(self.sweep.run(trial)), self.sweep.state(trial))
-        gpu = 1.0 / self._share if self._share else 0.0
-        task = self._task.options(num_cpus=1, num_gpus=gpu, max_retries=0, name=trial.name)
+        each = self.sweep.plan.gpus_per_trial
+        if each > 1 and self._share > 1:
+            raise UserError("--slots-per-gpu", "1 with gpus_per_trial > 1: Ray gives whole GPUs", self._share)
+        gpu = each / self._share if self._share else 0.0
+        # a task's resources are one node's: a placement group of one bundle would say the same
+        task = self._task.options(num_cpus=each, num_gpus=gpu, max_retries=0, name=trial.name)
         reference = task.remote(path, plan, trial.index, self._coordinator, options)
         self._running[reference] = trial, time.time()
 

@@ -172,7 +172,7 @@ def continued(old: Plan, new: Plan, path: Path) -> Plan:
         ):  # fmt: skip
             raise UserError("--out", "holds another search or sweep; choose another directory", str(path))
         recipes = [_rooted(fields, new.search["base"]) for fields in old.recipes]
-        return dataclasses.replace(old, search=new.search, recipes=recipes)
+        return dataclasses.replace(old, search=new.search, recipes=recipes, gpus_per_trial=new.gpus_per_trial)
     wanted, there = {t.id for t in new.trials}, {t.id for t in old.trials}
     gone = [t for t in old.trials if t.id not in wanted]
     if gone:

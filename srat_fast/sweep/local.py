@@ -27,8 +27,8 @@ _POLL = 0.02
 class Slot:
     """Room for one trial at a time."""
 
-    gpu: str | None  # as CUDA_VISIBLE_DEVICES names it; None on the CPU
-    threads: int | None  # OMP_NUM_THREADS of its trials; None on a GPU
+    gpu: str | None  # as CUDA_VISIBLE_DEVICES names it, or several; None on the CPU
+    threads: int | None  # OMP_NUM_THREADS of its trials' processes; None on a GPU
     share: int  # slots of this processor, itself included
     name: str  # in words
 
@@ -91,10 +91,11 @@ def make_slots(
     cpu_slots: int | None = None,
     *,
     memory: int = 0,
+    per_trial: int = 1,
 ) -> list[Slot]:
     """The slots of this machine: `gpus` such as "0,2" or "none" (None: all visible), else CPU cores.
 
-    `memory` is what the largest trial holds on a CPU, as `plan.memory` estimates it.
+    `memory` is what the largest trial holds on a CPU, as `plan.memory` estimates it; `per_trial` GPUs go together.
     """
     for option, value in (("--slots-per-gpu", slots_per_gpu), ("--cpu-slots", cpu_slots)):
         if value is not None and value < 1:
@@ -118,13 +119,22 @@ def make_slots(
         if cpu_slots is not None:
             raise UserError("--cpu-slots", "the trials run on GPUs; --gpus none for the CPU", cpu_slots)
         share = slots_per_gpu or 1
-        return [Slot(gpu, None, share, f"gpu {gpu}.{k}") for k in range(share) for gpu in wanted]
+        together = grouped(wanted, per_trial)
+        return [Slot(gpu, None, share, f"gpu {gpu}.{k}") for k in range(share) for gpu in together]
     if slots_per_gpu is not None:
         raise UserError(
             "--slots-per-gpu", "no trial runs on a GPU; --cpu-slots N is for the CPU", slots_per_gpu
         )
-    count = cpu_slots or _default_cpu_slots(memory)
-    return [Slot(None, max(1, cores() // count), count, f"cpu {k}") for k in range(count)]
+    count = cpu_slots or max(1, _default_cpu_slots(memory) // per_trial)
+    threads = max(1, cores() // (count * per_trial))
+    return [Slot(None, threads, count, f"cpu {k}") for k in range(count)]
+
+
+def grouped(gpus: list[str], per_trial: int) -> list[str]:
+    """GPUs by `per_trial` as CUDA_VISIBLE_DEVICES names them; what remains stays idle."""
+    if len(gpus) < per_trial:
+        raise UserError("gpus_per_trial", f"this machine has {len(gpus)} GPU(s) for it", per_trial)
+    return [",".join(gpus[k : k + per_trial]) for k in range(0, len(gpus) - per_trial + 1, per_trial)]
 
 
 class LocalEngine:
@@ -245,7 +255,7 @@ class LocalEngine:
 
 
 def run_one(sweep: SweepDirectory, index: int, view: SweepView) -> int:
-    """Run the trial with an index, on the first visible GPU, else on all CPU cores."""
+    """Run the trial with an index, on the first visible GPUs that it takes, else on all CPU cores."""
     if not 0 <= index < len(sweep.plan.trials):
         raise UserError("INDEX", f"0 to {len(sweep.plan.trials) - 1} are in this sweep", index)
     trial = sweep.plan.trials[index]
@@ -255,7 +265,11 @@ def run_one(sweep: SweepDirectory, index: int, view: SweepView) -> int:
         who = f"{driver['host'].partition(':')[0]}, process {driver['pid']}" if driver else "another process"
         raise UserError("INDEX", f"{trial.name} is being run by {who}", index)
     gpus = visible_gpus() if str(sweep.plan.recipe(trial).run.device) != "cpu" else []
-    slot = Slot(gpus[0], None, 1, f"gpu {gpus[0]}") if gpus else Slot(None, cores(), 1, "cpu")
+    each = sweep.plan.gpus_per_trial
+    slot = Slot(None, max(1, cores() // each), 1, "cpu")
+    if gpus:
+        chosen = grouped(gpus, each)[0]
+        slot = Slot(chosen, None, 1, f"gpu {chosen}")
     cache_data(sweep, [trial], view.line)
     code = LocalEngine(sweep, [slot], view, Options(), only=[trial]).run()
     if code in (0, SOME_FAILED):  # of this trial, whatever became of the others

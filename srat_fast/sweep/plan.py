@@ -96,6 +96,7 @@ class Plan:
     published: str | None = None  # data set whose published numbers stand beside; None for the runs' own
     #: the runs' plug-ins with their text, which is written beside a trial's recipe, and the rows of their methods
     plugins: list[dict[str, Any]] = field(default_factory=list)
+    gpus_per_trial: int = 1  # processes of a run
 
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of a run, checked but not resolved; its plug-ins need not have been run here."""
@@ -203,6 +204,8 @@ class _Planner:
                 raise UserError(
                     "run.device", "a sweep's slots choose the GPU; auto, cuda or cpu", recipe.run.device
                 )
+            if self.spec.gpus_per_trial > 1 and recipe.run.engine == "reference":
+                raise UserError("run.engine", "fast is needed with gpus_per_trial > 1", "reference")
             return fields, recipe, self.images(recipe)
         except UserError as error:
             self.wrong(error.line(), where)
@@ -251,6 +254,7 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
     return Plan(
         spec.title, planner.code, axes, cells, recipes, trials, spec.baseline, spec.retries, notes, search,
         spec.published, _described([*recipes, *([] if search is None else [search["base"]])]),
+        spec.gpus_per_trial,
     )  # fmt: skip
 
 

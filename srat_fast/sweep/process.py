@@ -16,6 +16,7 @@ from typing import Any
 
 from srat_fast.errors import UserError
 from srat_fast.record import METRICS
+from srat_fast.sweep.child import TORCHRUN
 from srat_fast.sweep.claims import LEASE, alive, process_identity, this_host
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.outcome import TAIL, Action, attempt_entry, next_action, read_exit
@@ -42,12 +43,16 @@ def child_environment(sweep: Path, threads: int | None, gpu: str | None, cpu_onl
     return environment
 
 
-def spawn(arguments: list[str], environment: dict[str, str], log: Any) -> subprocess.Popen:
+def spawn(
+    arguments: list[str], environment: dict[str, str], log: Any, processes: int = 1
+) -> subprocess.Popen:
     """Start `srat-fast ARGUMENTS` in a session of its own, so that Ctrl-C reaches the driver only; it ends with us.
+    With several `processes` it is a torchrun of them.
 
     Call it from the main thread: a thread's end is what the kernel watches.
     """
-    command = [*CHILD, str(os.getpid()), *arguments]
+    together = [TORCHRUN, str(processes)] if processes > 1 else []
+    command = [*CHILD, str(os.getpid()), *together, *arguments]
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
     )
@@ -75,8 +80,9 @@ class TrialProcess:
             self._offset = file.tell()
             out = str(sweep.run(trial))
             self.process = spawn(
-                ["train", "--recipe", str(recipe), "--out", out, "--resume", "auto"], environment, file
-            )
+                ["train", "--recipe", str(recipe), "--out", out, "--resume", "auto"], environment, file,
+                sweep.plan.gpus_per_trial,
+            )  # fmt: skip
         self.state |= {
             "status": "running",
             "running": process_identity(self.process.pid) | {"where": where, "started": self.started},

@@ -141,6 +141,7 @@ _KEYS = (
     "baseline",
     "published",
     "retries",
+    "gpus_per_trial",
     "base",
     "axes",
     "zip",
@@ -178,6 +179,7 @@ class Spec:
     search: Search | None = None  # where a search chooses the cells; None for the cells above
     #: data set whose published numbers stand beside, where the runs have its images in another form
     published: str | None = None
+    gpus_per_trial: int = 1  # processes of a run, a GPU each, or on a CPU some cores each
 
 
 class _Reader:
@@ -295,6 +297,10 @@ class _Reader:
         if isinstance(retries, list):
             self.wrong("retries", "one integer is needed", retries)
             retries = 2
+        per_trial = self.integers("gpus_per_trial", 1, 1)
+        if isinstance(per_trial, list):
+            self.wrong("gpus_per_trial", "one integer is needed", per_trial)
+            per_trial = 1
         recipe = self.text("recipe")
         if recipe is not None and Path(recipe).suffix in (".toml", ".json"):
             recipe = str(directory / recipe)
@@ -306,8 +312,8 @@ class _Reader:
             known = ", ".join(published_sets()) + did_you_mean(stands_for, published_sets())
             self.wrong("published", f"numbers are known of {known}", stands_for)
         return Spec(
-            title, recipe, base, cells, names, seeds, baseline, retries, self.problems, search, stands_for
-        )
+            title, recipe, base, cells, names, seeds, baseline, retries, self.problems, search, stands_for, per_trial
+        )  # fmt: skip
 
     def search(self, base: dict[str, Any], seeds: list[int]) -> Search | None:
         if "search" not in self.tree:

@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 
 from srat_fast.sweep import driver as driver_module
 from srat_fast.sweep import process
 from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.spec import spec_from_tree
+from tests.sweep.conftest import toml
+from tests.tiny import TINY
 
 
 def wait_for(condition, seconds: float = 30.0) -> None:
@@ -342,3 +346,32 @@ def test_data_that_cannot_be_prepared_stop_the_sweep_before_it_starts(stage, ima
     assert "2 of its 2 runs are not in this spec" in text
     victim.write_bytes(good)
     assert stage.sweep("--out", str(stage.path / "other"))[0] == 0
+
+
+def test_a_trial_of_two_processes_saves_and_ends_as_one(tmp_path, monkeypatch) -> None:
+    """The real thing: torchrun, gloo and SIGTERM as the driver sends it."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    base = TINY | {"optim.epochs": 300, "model.width": 1}
+    tree = {"recipe": "digits", "seeds": [0], "base": base, "gpus_per_trial": 2, "axes": {"method": ["ce"]}}
+    spec = spec_from_tree(tomllib.loads(toml(tree)), tmp_path, "t")
+    assert not spec.problems
+    sweep = SweepDirectory.create(tmp_path / "s", spec, "t.toml")
+    (trial,) = SweepDirectory.open(tmp_path / "s").plan.trials
+    environment = process.child_environment(sweep.path, 1, None, True)
+    run = process.TrialProcess(sweep, trial, environment, "cpu", True)
+    try:
+        metrics = sweep.run(trial) / "metrics.jsonl"
+        wait_for(lambda: metrics.exists() or run.process.poll() is not None, 60)
+        run.stop()
+        wait_for(lambda: run.process.poll() is not None)
+    finally:
+        run.kill()
+    action = run.finish()
+    assert action is not None
+    log = sweep.log(trial).read_text()
+    assert (action.status, run.state["attempts"][-1]["kind"]) == ("queued", "stopped"), log
+    assert run.process.returncode == 143
+    record = sweep.record(trial)
+    assert record is not None
+    assert (record["status"], record["processes"]) == ("interrupted", 2)
+    assert log.count("stopped by SIGTERM in epoch ") == 1

@@ -167,3 +167,18 @@ def test_no_cluster_is_one_line(stage) -> None:
     assert code == 2, text
     assert text.startswith("error: --address = ")
     assert text.count("\n") == 1
+
+
+def test_a_trial_of_several_gpus_is_one_nodes(monkeypatch) -> None:
+    from srat_fast.errors import UserError
+    from srat_fast.sweep import cluster
+
+    nodes = [{"Alive": True, "Resources": {"GPU": gpus, "CPU": 8.0}} for gpus in (3.0, 4.0)]
+    nodes.append({"Alive": False, "Resources": {"GPU": 8.0}})
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"GPU": 7.0, "CPU": 16.0})
+    assert [len(cluster.cluster_slots("auto", {"auto"}, None, None, each)) for each in (1, 2, 4)] == [7, 3, 1]
+    assert len(cluster.cluster_slots("auto", {"cpu"}, None, None, 3)) == 4
+    with pytest.raises(UserError, match=r"gpus_per_trial = 5: no node .* so many GPUs; the largest has 4"):
+        cluster.cluster_slots("auto", {"cuda"}, None, None, 5)

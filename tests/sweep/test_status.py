@@ -118,6 +118,12 @@ def test_slots(monkeypatch) -> None:
     found = local.make_slots({"auto"}, slots_per_gpu=2)
     assert [(s.gpu, s.share) for s in found] == [("0", 2), ("3", 2), ("0", 2), ("3", 2)]
     assert [s.gpu for s in local.make_slots({"cuda"}, gpus="3")] == ["3"]
+    assert [(s.gpu, s.name) for s in local.make_slots({"auto"}, per_trial=2)] == [("0,3", "gpu 0,3.0")]
+    with pytest.raises(UserError, match=r"gpus_per_trial = 3: this machine has 2 GPU\(s\) for it"):
+        local.make_slots({"cuda"}, per_trial=3)
+    monkeypatch.setattr(local, "free_memory", lambda: 99 * 2**30)
+    found = local.make_slots({"cpu"}, per_trial=4)
+    assert [(s.gpu, s.threads) for s in found] == [(None, 1)] * 2
     assert local.make_slots({"auto"}, gpus="none")[0].gpu is None
     assert local.make_slots({"cpu"})[0].gpu is None
     for devices, arguments, says in (
