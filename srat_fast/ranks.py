@@ -536,11 +536,11 @@ class _SyncedNorm(torch.autograd.Function):
         eps: float,
         ranks: Group,
     ) -> Tensor:
-        channels, axes = x.shape[1], [axis for axis in range(x.dim()) if axis != 1]
+        channels = x.shape[1]
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         own = x.numel() // channels
         if own:
-            square, mean = torch.var_mean(values, dim=axes, correction=0)
+            mean, square = torch.batch_norm_update_stats(values, None, None, 0.0)
         else:
             square, mean = values.new_zeros(2, channels)
         row = torch.cat([mean, square, values.new_full((1,), own)])
@@ -552,33 +552,30 @@ class _SyncedNorm(torch.autograd.Function):
         if running_mean is not None and running_var is not None:
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((square * (count / (count - 1))).to(running_var.dtype), momentum)
-        inverse = (square + eps).rsqrt()
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        found = (values - mean.view(shape)) * inverse.view(shape)
-        if weight is not None:
-            found = found * weight.view(shape)
-        if bias is not None:
-            found = found + bias.view(shape)
-        ctx.save_for_backward(x, weight, mean, inverse, count)
-        ctx.shape, ctx.axes, ctx.ranks = shape, axes, ranks
-        return found.to(x.dtype)
+        ctx.save_for_backward(x, weight, mean, square, count)
+        ctx.ranks, ctx.eps, ctx.shape = ranks, eps, (1, -1, *[1] * (x.dim() - 2))
+        if not own:
+            return x.clone()
+        return functional.batch_norm(x, mean, square, weight, bias, False, 0.0, eps)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse, count = ctx.saved_tensors
-        shape, axes = ctx.shape, ctx.axes
-        upstream = gradients[0].to(mean.dtype)
-        normal = (x.to(mean.dtype) - mean.view(shape)) * inverse.view(shape)
-        own = torch.stack([upstream.sum(dim=axes), (upstream * normal).sum(dim=axes)])
+        x, weight, mean, square, count = ctx.saved_tensors
+        factors = torch.ones_like(mean) if weight is None else weight
+        gradient, own = gradients[0].clone(), mean.new_zeros(2, len(mean))
+        if len(x):  # as if mean and variance were constants, with this share's sums
+            gradient, along, away = torch.ops.aten.native_batch_norm_backward.default(
+                gradients[0], x, factors, mean, square, None, None, False, ctx.eps, [True, True, True]
+            )
+            own = torch.stack([away, along])
         away, along = ctx.ranks.sum_(own.clone()) / count
-        gradient = upstream - away.view(shape) - normal * along.view(shape)
-        factor = inverse if weight is None else inverse * weight
-        gradient = (gradient * factor.view(shape)).to(x.dtype)
+        inverse = (square + ctx.eps).rsqrt()
+        slope = factors * inverse.square() * along
+        level = factors * inverse * away - slope * mean
+        gradient -= torch.addcmul(level.view(ctx.shape), x, slope.view(ctx.shape)).to(gradient.dtype)
         wants = ctx.needs_input_grad
-        weights = own[1].to(weight.dtype) if wants[1] else None
-        biases = own[0].to(weight.dtype) if wants[2] else None
-        return gradient, weights, biases, *[None] * 5
+        return gradient, own[1] if wants[1] else None, own[0] if wants[2] else None, *[None] * 5
 
 
 def fingerprint(model: nn.Module) -> list[int]:
