@@ -119,7 +119,8 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
             if engine.row.adversarial:
                 attack(images, labels, images)
             if engine.ranks.size > 1:  # only the attack is captured, and only where it exchanges nothing
-                yield from _compare_attacks(engine, attack, images, labels)
+                if engine.row.adversarial:
+                    yield from _compare_attacks(engine, attack, images, labels)
                 return
             engine.model.zero_grad(set_to_none=True)
             update(images, labels, *engine.clean(images))

@@ -384,7 +384,7 @@ class FastEngine:
     def step(self, images: Tensor, labels: Tensor) -> StepResult:
         """Algorithm 1 on one batch: attack, objective, update."""
         images = images.contiguous(memory_format=torch.channels_last)
-        if self._rehearse and images.shape not in self._seen:
+        if self._rehearse and len(images) and images.shape not in self._seen:
             self.rehearse(images, self.ranks.own(labels))
         self.guard.before_step()
         examples = images
@@ -411,8 +411,9 @@ class FastEngine:
         started = time.perf_counter()
         compiling = compile_settings(self.device) if self._compiled_size else nullcontext()
         with compile_errors(self.recipe), preserved(self.state()), compiling:
+            several = self.ranks.size > 1  # these images are a share: nothing is exchanged for them
             if (
-                not self._seen and self.recipe.plugin
+                not self._seen and self.recipe.plugin and not several
             ):  # what is wrong with it is told of its line, not of a compiler's
                 with torch.no_grad():
                     self.losses(images, labels, *self.clean(images))
@@ -421,7 +422,8 @@ class FastEngine:
             else:
                 if self.row.adversarial:
                     self._attack(images, labels, images)
-                self._update(images, labels, *self.clean(images))
+                if not several:
+                    self._update(images, labels, *self.clean(images))
         self._seen[images.shape] = layout(images, labels)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -448,6 +450,8 @@ class FastEngine:
         start = self._start(images, len(labels)) if self.recipe.attack.random_start else images
         if not self._whole_attack:
             labels = self.ranks.own(labels)
+        if not len(images):  # of a batch with fewer images than processes: nothing that is worth a graph
+            return self._attack_batch(images, labels, start, eager=True)[0]
         self._require_rehearsed(images, labels)
         self._require_rehearsed(start, labels)
         return self._attack(images, labels, start)[0]

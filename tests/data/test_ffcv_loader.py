@@ -19,6 +19,7 @@ from srat_fast.data.arrays import ImageSet
 from srat_fast.data.augment import Augmentation
 from srat_fast.data.ffcv_loader import FfcvLoader
 from srat_fast.data.memory import MemoryLoader
+from srat_fast.ranks import Ranks
 
 pytestmark = pytest.mark.usefixtures("ffcv")
 
@@ -241,3 +242,28 @@ def test_compiled_decoders_give_what_plain_python_gives(beton, jpegs) -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == here["served"](raw, jpegs[0])
+
+
+class Part(Ranks):
+    """One of several processes."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize("size", [3, 7])
+def test_processes_decode_a_share_of_every_batch(beton, device, size) -> None:
+    """From the third batch of 16 on; of the last one of 5 images two of seven processes get none."""
+    path, chosen = beton(random_images()), {"crop_padding": 2, "flip": True, "shuffle": True}
+    found = []
+    for ranks in (Ranks(), *(Part(rank, size) for rank in range(size))):
+        augmentation = Augmentation(seed=7, **chosen)
+        loader = FfcvLoader(path, batch_size=16, device=device, augmentation=augmentation, ranks=ranks)
+        found.append([(images.clone(), labels) for images, labels in loader.epoch(1, 2)])
+        loader.close()
+    whole, *parts = found
+    assert len(whole) == 2
+    for at, (images, labels) in enumerate(whole):
+        assert torch.equal(torch.cat([part[at][0] for part in parts]), images)
+        assert all(torch.equal(part[at][1], labels) for part in parts)
+    assert not decoding_threads()

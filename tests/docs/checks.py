@@ -66,6 +66,9 @@ def check(line: str) -> None:
     words = shlex.split(line, comments=True)
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words.pop(0)
+    if words[0] == "torchrun":  # its own options, then a module or a file as python takes them
+        (start,) = [k for k, word in enumerate(words) if word == "-m" or word.endswith(".py")]
+        words = ["python", *words[start:]]
     program, arguments = words[0], words[1:]
     if program == "srat-fast" or words[1:3] == ["-m", "srat_fast"]:
         _, parameters = parsed(arguments if program == "srat-fast" else words[3:])

@@ -36,7 +36,7 @@ class Capture(TorchDispatchMode):
 
     collecting: ClassVar[list[bool]] = []
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, capture_error_mode: str = "global") -> None:
         super().__init__()
         self.graph = graph
 

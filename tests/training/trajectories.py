@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -14,15 +15,19 @@ from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.models.build import build_model
 from srat_fast.ranks import joined
-from srat_fast.recipe import build_recipe
+from srat_fast.recipe import ResolvedRecipe, build_recipe
 from srat_fast.registry import model as models
+from srat_fast.training.feedback import measure
 from srat_fast.training.fit import MovingAverage
 from srat_fast.training.step import FastEngine
+from tests.training import tape
 
 COUNTS, UNDER = [60, 24, 9, 3], [2, 3]
 #: 33 images in batches of 16: 2 processes have 8 + 8 of them, 3 have 6 + 5 + 5, and of the last batch one has the image
 IMAGES, BATCH, EPOCHS = 33, 16, 7
 
+#: what depends on the number of processes
+LOCAL = "local"
 _TRADES = {"method": "trades", "attack.steps": 1}
 CASES: dict[str, dict[str, Any]] = {
     "srat-ldam": {"method": "srat-ldam"},
@@ -38,6 +43,8 @@ MORE: dict[str, dict[str, Any]] = {
     "etf": {"method": "mcat"},
     "awp": {"method": "trades-awp", "attack.radius": "count", "attack.radius_strength": 0.5},
     "faal": _TRADES | {"feedback.rule": "faal"},
+    "captured": {"method": "srat-ce", "attack.bn": "running", "run.capture": "on"},
+    LOCAL: {"method": "srat-ldam", "run.batch_norm": "local"},
 }
 
 
@@ -83,17 +90,27 @@ def _trajectory(ranks: Any, case: dict[str, Any], epochs: int) -> dict[str, Any]
         "data.name": "folder", "data.image_size": 12, "model.name": "tiny", "model.width": 4, "model.feature_dim": 8,
         "attack.steps": 2, "attack.epsilon": 0.05, "attack.step_size": 0.03, "optim.epochs": EPOCHS,
         "optim.defer_epoch": 1, "optim.milestones": "1", "optim.warmup_epochs": 1, "optim.decay": 0.5,
-        "optim.lr": 0.02, "run.precision": "fp32",
+        "optim.lr": 0.02, "run.precision": "fp32", "run.eval_batch_size": 12, "run.compile": "off",
     }  # fmt: skip
+    if ranks.size == 1:
+        case = case | {"run.capture": "off"}
     recipe = build_recipe("paper", fields | case).resolve()
+    with pytest.MonkeyPatch.context() as patch:
+        if recipe.run.capture == "on":  # the attack, which exchanges nothing
+            tape.install(patch)
+        return _trained(ranks, recipe, epochs)
+
+
+def _trained(ranks: Any, recipe: ResolvedRecipe, epochs: int) -> dict[str, Any]:
     model = build_model(recipe, classes=4, channels=3, moments=None).double()
     engine = FastEngine(recipe, model, COUNTS, UNDER, ranks)
     average = MovingAverage(engine.model, 0.5)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (IMAGES, 12, 12, 3), generator=generator, dtype=torch.uint8)
     labels = torch.multinomial(torch.tensor(COUNTS, dtype=torch.float), IMAGES, True, generator=generator)
+    loader_data = ImageSet(pixels.numpy(), labels.numpy())
     loader = MemoryLoader(
-        ImageSet(pixels.numpy(), labels.numpy()), batch_size=BATCH, device=torch.device("cpu"), shuffle=True,
+        loader_data, batch_size=BATCH, device=torch.device("cpu"), shuffle=True,
         crop_padding=1, flip=True, ranks=ranks,
     )  # fmt: skip
     losses, correct = [], []
@@ -106,4 +123,15 @@ def _trajectory(ranks: Any, case: dict[str, Any], epochs: int) -> dict[str, Any]
             correct.append(int(result.correct))
     kept = (*engine.model.parameters(), *engine.model.buffers(), *average.module.parameters())
     weights = torch.cat([tensor.detach().double().flatten() for tensor in kept]).numpy()
-    return {"losses": losses, "correct": correct, "zero": int(engine.zero), "weights": weights}
+    figures = measure(model, loader_data, recipe, seed=1, device=torch.device("cpu"), ranks=ranks)
+    found = {
+        "losses": losses, "correct": correct, "zero": int(engine.zero), "weights": weights,
+        "captured": tape.Graph.made, "figures": torch.stack([figures.robust, figures.loss, figures.margin]).numpy(),
+    }  # fmt: skip
+    images, targets = next(loader.epoch(0))
+    if ranks.rank == ranks.size - 1:
+        images[0, 0, 0, 0] = float("nan")
+    engine.guard.steps.zero_()
+    engine.step(images.double(), targets)
+    after = torch.cat([tensor.detach().flatten() for tensor in engine.model.parameters()]).numpy()
+    return found | {"stopped_at": int(engine.guard.bad), "kept": bool((after == weights[: len(after)]).all())}
