@@ -188,13 +188,13 @@ class Group(Ranks):
             "process": os.getpid(),
         }
         self._store.set(f"start/{self.rank}", json.dumps(here))
+        self._store.add("started", 1)
         until = time.monotonic() + self._seconds
-        missing = list(range(self.size))
-        while missing := [r for r in missing if not self._store.check([f"start/{r}"])]:
+        while self._store.add("started", 0) < self.size:
             if (told := self._failures()) is not None:
                 raise told
             if time.monotonic() > until:
-                named = ", ".join(map(str, missing))
+                named = ", ".join(str(r) for r in range(self.size) if not self._store.check([f"start/{r}"]))
                 problem = (
                     f"rank {named} of {self.size} did not start within {self._seconds:g} s (run.peer_seconds)"
                 )
@@ -227,13 +227,13 @@ class Group(Ranks):
                     time.sleep(0.01)
             elif self._store is not None and together:
                 self._await("over", patience=60.0)
-                self._store.set(f"gone/{self.rank}", "")
+                self._store.add("gone", 1)
         if dist.is_initialized() and (error is None or self._device == "cpu"):
             with suppress(RuntimeError):
                 dist.destroy_process_group()
 
     def _all_gone(self) -> bool:
-        return all(self._store.check([f"gone/{rank}"]) for rank in range(1, self.size))
+        return bool(self._store.add("gone", 0) >= self.size - 1)
 
     def _tell(self, error: BaseException) -> bool:
         """Say why this process fails; whether the first one has said the same, as of bad input."""
@@ -250,16 +250,17 @@ class Group(Ranks):
             error.rank = self.rank  # type: ignore[attr-defined]  # it prints it
         if self._store is not None:
             kind = failure_of(error) or "error"
-            self._store.set(f"failed/{self.rank}", json.dumps({"text": text, "kind": kind}))
+            told = json.dumps({"rank": self.rank, "text": text, "kind": kind})
+            for key in (f"failed/{self.rank}", "failed"):
+                self._store.set(key, told)
         return False
 
     def _failures(self) -> PeerLost | None:
         """What another process said before it failed."""
-        for rank in range(self.size):
-            if rank != self.rank and self._store.check([f"failed/{rank}"]):
-                told = json.loads(self._store.get(f"failed/{rank}"))
-                return PeerLost(f"rank {rank} has failed: {told['text']}", told["kind"])
-        return None
+        if not self._store.check(["failed"]):
+            return None
+        told = json.loads(self._store.get("failed"))
+        return PeerLost(f"rank {told['rank']} has failed: {told['text']}", told["kind"])
 
     def _dead(self) -> PeerLost | None:
         """A process of this machine that is no longer there."""
@@ -299,11 +300,12 @@ class Group(Ranks):
 
     def _await(self, key: str, patience: float = float("inf")) -> None:
         """Until the first process has set a key; it may take its time, but not fail."""
-        until = time.monotonic() + patience
+        until, pause = time.monotonic() + patience, 0.01
         while time.monotonic() < until and not self._store.check([key]):
             if (lost := self._failures() or self._dead()) is not None:
                 raise lost
-            time.sleep(0.02)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.2)
 
     def own(self, rows: Tensor) -> Tensor:
         return rows[self.share(len(rows))]

@@ -132,6 +132,7 @@ def test_every_mistake_at_once() -> None:
         sedes = 3
         baseline = "cee"
         retries = -1
+        gpus_per_trial = 0
         [base]
         dataset = "digits"
         optim.epohcs = 3
@@ -157,6 +158,7 @@ def test_every_mistake_at_once() -> None:
         "sedes: is not part of a sweep's spec; did you mean seeds?",
         "baseline = 'cee': one of natural, ce",
         "retries = -1: integers >= 0",
+        "gpus_per_trial = 0: integers >= 1",
         "base: optim.epohcs = 3: is not a recipe field; did you mean optim.epochs?",
         "axes: method: is in [base] too",
         "axes: loss.temperature = []: is empty",
