@@ -350,6 +350,17 @@ for _row in (
         "its images, which is feedback.rates balanced.",
     ),
     Method(
+        "bat", "ce", "none", {"entropy": "loss.entropy_weight"} | _KL, True, "BAT", "kl", FAIR,
+        {
+            "attack.stop": "both", "loss.branch": "last-right", "loss.kl_weight": 6.0, "loss.entropy_weight": 1.0,
+        },
+        own=_TRADES_ATTACK | _schedule(200, 74, 89, 99, weight_decay=2e-4) | {"eval_attack.step_size": 0.003},
+        source="Sun et al. 2023; silvercherry/Improving-Robust-Fairness-via-Balance-Adversarial-Training 9bcee67",
+        notes="Two attacks a batch, each from a start of its own: L_cls is that of the last iterate that is right, the "
+        "divergence that of one step after the first that is wrong. The published code takes images that have ended "
+        "out of the batch: here they stay in it, the same under attack.bn = running, at the cost of all steps.",
+    ),
+    Method(
         "mcat", "ce", "none", {"etf": "loss.etf_weight"}, True, "MCAT", "ce", ROBUST, {"loss.etf_weight": 1.0},
         own=_schedule(200) | {"attack.random_start": False},
         source="MCAT 2026; yneversky/MCAT f19c2af",

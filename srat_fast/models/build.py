@@ -94,19 +94,23 @@ def training_flops(forward: int, recipe: Recipe) -> int:
 
     A gradient costs a forward pass. An attack step is a pass and the gradient of the input, the clean prediction of a
     loss like kl one more pass an attack; the update has the gradient of the weights too: 10 x 2 + 3 = 23 for PGD-10.
-    It takes 3 for each of x and x' that its terms read, 1 where no gradient comes back, and AWP doubles it.
+    It takes 3 for each of x and x' that its terms read, 1 where no gradient comes back, and AWP doubles it. Two attacks
+    a step are twice the passes, early stops none fewer.
     """
     row, optim = recipe.row, recipe.optim
-    attack = 0
+    attack, two = 0, recipe.value("attack.stop") == "both"
     if row.adversarial:
         climbed = inner[recipe.attack.loss or row.inner]
-        attack = 2 * recipe.attack.steps + int(getattr(climbed, "clean", False))
-    base = recipe.value("loss.branch") == "clean"
+        attack = (1 + two) * (2 * recipe.attack.steps + int(getattr(climbed, "clean", False)))
+    branch = recipe.value("loss.branch")
     readers = [name for name in (row.base, *row.terms) if getattr(term[name], "clean", False)]
-    update = 1 if base and not row.terms else 3  # its logits are counted as right or wrong in any case
-    if base or readers:
-        detached = not base and readers == ["kl"] and recipe.value("loss.kl_target") == "detached"
+    update = (
+        1 if branch != "adversarial" and not row.terms else 3
+    )  # its logits are counted as right or wrong in any case
+    if branch == "clean" or readers:
+        detached = branch != "clean" and readers == ["kl"] and recipe.value("loss.kl_target") == "detached"
         update += 1 if detached else 3
+    update += 3 * two
     perturbed = 0.0
     if recipe.value("optim.awp_gamma") > 0:
         perturbed = max(0.0, 1 - recipe.value("optim.awp_epoch") / optim.epochs)

@@ -405,6 +405,8 @@ def _check_method(recipe: Recipe) -> None:
         "loss.harl_": (row.base == "harl", "base loss harl"),
         "loss.tail_": ("tail" in METHODS[recipe.method].terms, "a method that has the term tail"),
         "loss.graph_": (rule == "cgr", "feedback.rule = cgr"),
+        "loss.entropy_": ("entropy" in METHODS[recipe.method].terms, "a method that has the term entropy"),
+        "attack.stop": (row.adversarial, "adversarial training"),
         "loss.etf_": ("etf" in METHODS[recipe.method].terms, "a method that has the term etf"),
         "loss.branch": (row.adversarial, "adversarial training"),
         "attack.radius_strength": (value("attack.radius") == "count", "attack.radius = count"),
@@ -443,6 +445,19 @@ def _check_method(recipe: Recipe) -> None:
             "the term kl compares adversarial with clean images: adversarial is needed",
             "clean",
         )
+    two, reads_both = (
+        value("attack.stop") == "both",
+        value("loss.branch") == "last-right" or "entropy" in row.terms,
+    )
+    if value("loss.branch") == "last-right" and not two:
+        raise UserError(
+            "loss.branch", "last-right needs attack.stop = both; adversarial is possible", "last-right"
+        )
+    if two and not reads_both:
+        problem = (
+            "has an effect with loss.branch = last-right or a term entropy only; first-wrong is one attack"
+        )
+        raise UserError("attack.stop", problem, "both")
     _check_feedback(recipe, row)
     if not row.adversarial and value("attack.radius") != "same":
         raise UserError(

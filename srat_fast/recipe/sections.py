@@ -253,6 +253,11 @@ class Attack(Section):
     radius_factors: tuple[float, ...] | None = by_method(
         (), "factor on epsilon of each class, with radius = vector", low=0.0
     )
+    stop: str | None = by_method(
+        "off", "early stop, image by image: first-wrong, one step after an iterate that is misclassified; last-right, "
+        "at the iterate before it; both: two attacks, x' of the first and beside it x_c of the second",
+        choices=("off", "first-wrong", "last-right", "both"), source="BAT, code",
+    )  # fmt: skip
     examples: str = setting(
         "method", "what training sees: adversarial or clean images; method takes the method's row",
         choices=("method", "adversarial", "clean"),
@@ -268,6 +273,7 @@ class ResolvedAttack(Attack):
     radius_strength: float
     radius_ramp: float
     radius_factors: tuple[float, ...]
+    stop: str
 
 
 @dataclass(frozen=True)
@@ -355,8 +361,8 @@ class Loss(Section):
         choices=("projection", "penultimate"), source="authors' code",
     )  # fmt: skip
     branch: str | None = by_method(
-        "adversarial", "images of L_cls: adversarial ones, or the clean ones beside them",
-        choices=("adversarial", "clean"), source="TRADES, code",
+        "adversarial", "images of L_cls: adversarial ones, or beside them the clean ones or attack.stop's last right",
+        choices=("adversarial", "clean", "last-right"), source="TRADES, BAT, code",
     )  # fmt: skip
     adjusted_scale: float | None = by_method(
         1.0,
@@ -409,6 +415,10 @@ class Loss(Section):
         0.0, "coefficient of the term graph: margins of 0.5 to the classes that rule cgr found confused", low=0.0,
         source="CGR, code",
     )  # fmt: skip
+    entropy_weight: float | None = by_method(
+        0.0, "coefficient of the term entropy: KL(p(x') || uniform), and with attack.stop = both that of x_c too",
+        low=0.0, source="BAT, code",
+    )  # fmt: skip
     etf_weight: float | None = by_method(
         0.0, "coefficient of the term etf: cosines of the head's weights against those of a simplex", low=0.0,
         source="MCAT, code",
@@ -434,6 +444,7 @@ class ResolvedLoss(Loss):
     tail_weight: float
     tail_sign: str
     graph_weight: float
+    entropy_weight: float
     etf_weight: float
 
 

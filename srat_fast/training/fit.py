@@ -273,7 +273,8 @@ class EpochRunner:
         self._clocks = None
         speed = self._seen / seconds["total"]
         pixels = setup.split.train.images[0].size
-        attacked = self._seen * pixels * setup.recipe.attack.steps if setup.recipe.row.adversarial else 0
+        attacks = setup.recipe.row.adversarial * (1 + (setup.recipe.attack.stop == "both"))
+        attacked = self._seen * pixels * setup.recipe.attack.steps * attacks
         return {
             "epoch": self.epoch,
             "lr": learning_rate(setup.recipe, self.epoch),

@@ -117,7 +117,7 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
     with preserved([*engine.state(), *engine.by_epoch()]):
         with preserved(engine.state()):  # compiles and captures, at the weights of now
             if engine.row.adversarial:
-                attack(images, labels, images)
+                attack(images, labels, *engine.starts(images))
             engine.model.zero_grad(set_to_none=True)
             update(images, labels, *engine.clean(images))
             # a replayed graph writes into the gradients of its capture, and sets no `p.grad`
@@ -206,7 +206,7 @@ def _compare_attacks(
     examples = {"start": start}
     for name, run in (("eager", engine.attack_eagerly), ("compiled", attack)):
         with preserved(engine.state()):
-            examples[name] = run(images, labels, start)[0].clone()
+            examples[name] = run(images, labels, *engine.starts(start))[0].clone()
     moved = {name: float((batch - start).abs().mean()) for name, batch in examples.items()}
     short = 1 - moved["compiled"] / max(moved["eager"], 1e-30)
     yield Figure("attack moves pixels less than the eager one,", short, PIXELS)
