@@ -417,6 +417,10 @@ def _check_method(recipe: Recipe) -> None:
         "optim.ema_every": (recipe.optim.ema_decay > 0, "optim.ema_decay > 0"),
         "optim.nesterov": (recipe.optim.momentum > 0, "optim.momentum > 0"),
     }
+    needs["optim.ema_gate"] = (
+        recipe.optim.ema_every == "epoch" and recipe.optim.ema_decay > 0 and recipe.data.val_fraction > 0,
+        "optim.ema_decay > 0, optim.ema_every = epoch and data.val_fraction > 0",
+    )
     measured = ", ".join(name for name in RULES if name != "faal")
     for name in ("split", "images", "steps", "every", "start"):
         needs["feedback." + name] = (rule not in ("off", "faal"), f"feedback.rule = {measured}")

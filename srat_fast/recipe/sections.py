@@ -559,6 +559,11 @@ class Optim(Section):
     ema_every: str = setting(
         "step", "how often the average takes the weights in", choices=("step", "epoch"), before="step"
     )
+    ema_gate: float = setting(
+        0.0, "the average, BatchNorm's statistics with it, begins with and takes in only epochs in which every class "
+        "has at least so much robust accuracy on held-out images (FAWA); 0 is off: it takes in all", low=0.0, high=1.0,
+        before=0.0, source="CFA, code",
+    )  # fmt: skip
     select: str = setting(
         "balanced", "what the best epoch is best in, on attacked held-out images: balanced, the mean "
         "of the classes' robust accuracies; overall, that of all images; worst, the smallest of a class",

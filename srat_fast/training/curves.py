@@ -39,6 +39,9 @@ def epoch_line(title: str, metrics: dict[str, Any], epochs: int, seconds: float)
     if "validation" in metrics:
         standard, robust = (metrics["validation"][kind]["balanced"] for kind in ("standard", "robust"))
         text += f"  validation {standard:.1%} clean, {robust:.1%} robust"
+    if "average" in metrics:
+        average = metrics["average"]
+        text += f"  average {'taken' if average['taken'] else 'refused'} (worst class {average['worst']:.1%})"
     if metrics.get("catastrophic_overfitting"):
         text += "  catastrophic overfitting: robust under the attack of training only"
     if metrics["nonfinite_gradients"]:

@@ -17,7 +17,7 @@ from srat_fast.methods import RULES as NAMES
 from srat_fast.recipe import build_recipe
 from srat_fast.reference import feedback as plain
 from srat_fast.training.feedback import RULES, Facts, Feedback, Figures, Frl, _rates, measure, sets
-from srat_fast.training.fit import selected
+from srat_fast.training.fit import Fit, selected
 from srat_fast.training.trainer import train
 from tests.equivalence.test_step import COUNTS, Small, batches, make_pair
 from tests.training.short_runs import StopAfter, assert_equal_runs, short
@@ -266,6 +266,49 @@ def test_a_resumed_run_equals_the_uninterrupted_one(changes, boundary, tmp_path)
         assert all(math.isfinite(w) for w in line["weights"])
 
 
+GATED = {"ema_decay": 0.75, "ema_every": "epoch", "ema_gate": 0.24}
+
+
+def test_a_gated_average_resumes_where_it_was(tmp_path, monkeypatch) -> None:
+    """Refused, begun, gone on: a resumed run that forgot that it had begun would begin again."""
+    real, worst = Fit._validate, [0.1, 0.6, 0.24]
+
+    def validate(fit: Fit, epoch: int) -> dict:
+        verdict = real(fit, epoch)
+        verdict["robust"]["per_class"] = [0.9, math.nan, worst[epoch]]
+        return verdict
+
+    monkeypatch.setattr(Fit, "_validate", validate)
+    small = {"data__limit": 60, "data__test_limit": 10, "attack__steps": 1, "eval_attack__steps": 1}
+    recipe = short(method="ce", **small, **{f"optim__{name}": value for name, value in GATED.items()})
+    record = train(recipe, tmp_path / "whole")
+    assert record["ema"]["epochs"] == 2
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", stops=StopAfter(11))
+    train(recipe, tmp_path / "run", resume="must")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+    for name in ("whole", "run"):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        taken = [json.loads(line)["average"] for line in lines]
+        assert taken == [{"worst": w, "taken": w >= 0.24} for w in worst]
+
+
+def test_an_average_that_no_epoch_was_let_into_is_none(tmp_path) -> None:
+    small = {"data__limit": 60, "data__test_limit": 10, "attack__steps": 1, "eval_attack__steps": 1}
+    gate = GATED | {"ema_gate": 1.0}
+    recipe = short(
+        method="ce", optim__epochs=1, **small, **{f"optim__{name}": value for name, value in gate.items()}
+    )
+    record = train(recipe, tmp_path / "run")
+    assert "ema" not in record
+    assert record["warnings"][-1].startswith(
+        "no moving average: in no epoch had every class a robust accuracy of 1 "
+    )
+    assert not (tmp_path / "run" / "ema.safetensors").exists()
+    own = build_recipe(None, {"method": "cfa", "protocol": "own"}).resolve()
+    assert (own.optim.ema_gate, own.optim.ema_decay, own.data.val_fraction) == (0.24, 0.88, 0.02)
+
+
 def test_the_reference_trains_by_its_own_rule(tmp_path) -> None:
     record = train(short(method="cfa", run__engine="reference", optim__epochs=2), tmp_path / "run")
     assert record["status"] == "finished"
@@ -290,6 +333,10 @@ def test_the_reference_trains_by_its_own_rule(tmp_path) -> None:
         ({"method": "faal", "feedback.every": 2}, "has an effect with feedback.rule = frl, cfa, wat, dafa, cgr only"),
         ({"method": "frl", "feedback.wat_rate": 0.5}, "has an effect with feedback.rule = wat only"),
         ({"method": "frl", "feedback.rule": "frll"}, "did you mean frl"),
+        (
+            {"method": "ce", "optim.ema_gate": 0.2, "optim.ema_decay": 0.9, "optim.ema_every": "epoch"},
+            r"optim\.ema_gate = 0\.2: has an effect with optim\.ema_decay > 0, .* and data\.val_fraction > 0 only",
+        ),
         ({"method": "ce", "loss.graph_weight": 1.0}, "has an effect with feedback.rule = cgr only"),
     ],
 )  # fmt: skip
