@@ -316,8 +316,8 @@ for _row in (
         },
         source="Wei et al. 2023; PKU-ML/CFA 071f333",
         notes="Its TRADES form, radius (CCM) and regularisation (CCR) by class. The average (FAWA, the weights `ema`) "
-        "needs held-out images and comes with protocol = own; its gate of 0.24 is meant for balanced CIFAR-10, and a rare "
-        "class may never pass it; it goes by the attack of evaluation, PGD-20, where the published one takes 10 steps. "
+        "needs held-out images and comes with protocol = own; its gate of 0.24 is meant for balanced CIFAR-10, and a "
+        "rare class may never pass it; it goes by the attack of evaluation, PGD-20, the published one by PGD-10. "
         "Robust accuracy is measured after an epoch and not summed up over it; the published one is C times right over "
         "all, which is wrong for classes of different size and comes with protocol = own. Start and BatchNorm mode of "
         "its own protocol are TRADES's.",

@@ -119,7 +119,7 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
             if engine.row.adversarial:
                 attack(images, labels, *engine.starts(images))
             engine.model.zero_grad(set_to_none=True)
-            update(images, labels, *engine.clean(images))
+            update(images, labels, *engine.clean_copies(images))
             # a replayed graph writes into the gradients of its capture, and sets no `p.grad`
             kept, found = engine.captured_gradients, [p.grad for p in weights]
             captured = kept.get(images.shape, found) if all(g is None for g in found) else found
@@ -171,7 +171,7 @@ def _outcome(
     found = {}
     with preserved(engine.state()):
         engine.model.zero_grad(set_to_none=True)
-        losses = [part.clone() for part in update(images, labels, *engine.clean(images))[:-1]]
+        losses = [part.clone() for part in update(images, labels, *engine.clean_copies(images))[:-1]]
         own = [p.grad for p in engine.model.parameters()]
         if captured is not None and all(gradient is None for gradient in own):
             own = list(captured)

@@ -327,7 +327,10 @@ class FastEngine:
             t for entry in self.optimizer.state.values() for t in entry.values() if isinstance(t, Tensor)
         ]
         counters = [self.nonfinite, self.zero, *self.guard.tensors()]
-        return [*self.model.parameters(), *self.model.buffers(), *momentum, *counters]
+        weights = []
+        if self.recipe.feedback.rule == "faal":  # finds them in each update
+            weights = [self.objective.class_weights, *self.objective.found.values()]
+        return [*self.model.parameters(), *self.model.buffers(), *momentum, *counters, *weights]
 
     def by_epoch(self) -> list[Tensor]:
         """Every tensor that the beginning of an epoch changes in place, the rate aside."""
@@ -382,6 +385,10 @@ class FastEngine:
             return images, images if last_right is None else last_right
         return (images,) if self.objective.clean else ()
 
+    def clean_copies(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The same for a rehearsal: tensors of their own, as compiled code notices where two inputs are one."""
+        return tuple(t.clone(memory_format=torch.preserve_format) for t in self.clean(images))
+
     def starts(self, start: Tensor) -> tuple[Tensor, ...]:
         """The same start for each attack of a step."""
         return (start, start) if self.recipe.attack.stop == "both" else (start,)
@@ -398,13 +405,13 @@ class FastEngine:
                 not self._seen and self.recipe.plugin
             ):  # what is wrong with it is told of its line, not of a compiler's
                 with torch.no_grad():
-                    self.losses(images, labels, *self.clean(images))
+                    self.losses(images, labels, *self.clean_copies(images))
             if not self._seen or len(images) == self._compiled_size:
                 check_parity(self, images, labels)
             else:
                 if self.row.adversarial:
                     self._attack(images, labels, *self.starts(images))
-                self._update(images, labels, *self.clean(images))
+                self._update(images, labels, *self.clean_copies(images))
         self._seen[images.shape] = layout(images, labels)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
