@@ -13,7 +13,7 @@ from srat_fast.datasets import imbalance_label, imbalance_title
 from srat_fast.methods import order, settings
 from srat_fast.published import Published, departures, published
 from srat_fast.recipe import radius_title
-from srat_fast.record import WEIGHTS
+from srat_fast.record import WEIGHTS, weights_title, worst_class
 from srat_fast.report.collect import Run
 
 #: What tells repetitions of one recipe apart; not part of it.
@@ -43,7 +43,8 @@ class Row:
     @property
     def label(self) -> str:
         """How the row is called in a figure."""
-        extra = [part for part in (self.variant, "" if self.weights == "last" else self.weights) if part]
+        titles = dict.fromkeys(weights_title(run.record, self.weights) for run in self.finished)
+        extra = [part for part in (self.variant, *titles) if part]
         return self.method + (f" ({', '.join(extra)})" if extra else "")
 
     @property
@@ -60,7 +61,8 @@ class Row:
 
     def values(self, kind: str, part: str) -> list[float]:
         """An accuracy of each finished run that has it, as a fraction."""
-        found = (judged(run.record, self.weights)[kind].get(part) for run in self.finished)
+        accuracies = (judged(run.record, self.weights)[kind] for run in self.finished)
+        found = (worst_class(accuracy) if part == "worst" else accuracy.get(part) for accuracy in accuracies)
         return [value for value in found if value is not None]
 
     def per_class(self, kind: str) -> list[float]:

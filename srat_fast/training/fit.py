@@ -24,7 +24,7 @@ from srat_fast.models.files import model_from_bytes, save_model
 from srat_fast.plugins import described, recorded
 from srat_fast.progress import ProgressView
 from srat_fast.recipe import Recipe
-from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
+from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions, worst_class
 from srat_fast.registry import term
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
 from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors, to_lower
@@ -580,13 +580,16 @@ class Fit:
                 device=setup.device,
                 seed=recipe.seed,
                 progress=between_batches,
+                confident=images is setup.split.test,
             )
 
 
 def selected(verdict: dict[str, Any], by: str) -> float:
     """The robust accuracy that decides which epoch is the best; classes without held-out images have no say."""
     if by == "worst":
-        return min(value for value in verdict["robust"]["per_class"] if not math.isnan(value))
+        worst = worst_class(verdict["robust"])
+        assert worst is not None
+        return worst
     return verdict["robust"][by]
 
 

@@ -360,6 +360,9 @@ def test_a_selection_is_on_record_by_its_rule(by, tmp_path) -> None:
     small = {"data__limit": 60, "data__test_limit": 10, "attack__steps": 1, "eval_attack__steps": 1}
     record = train(short(method="ce", optim__select=by, optim__epochs=2, **small), tmp_path / "run")
     assert record["best"]["by"] == by
+    for judged in (record, record["last"], record["best"]):
+        low, high = judged["robust"]["intervals"]["worst"]
+        assert low <= judged["robust"]["worst"] <= high
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
 
     def figure(line: dict) -> float:
