@@ -12,7 +12,7 @@ from typing import Any
 from srat_fast.datasets import imbalance_label, imbalance_title
 from srat_fast.methods import order, settings
 from srat_fast.published import Published, departures, published
-from srat_fast.recipe import radius_title
+from srat_fast.recipe import FIELDS, radius_title
 from srat_fast.record import WEIGHTS, weights_title, worst_class
 from srat_fast.report.collect import Run
 
@@ -20,6 +20,8 @@ from srat_fast.report.collect import Run
 _REPETITION = {"seed", "data.subset_seed"}
 _NETWORK = "model.name"
 _PROTOCOL = "protocol"
+#: What a method does that says nothing of a field.
+_NEUTRAL = {name: spec.neutral for name, (_, spec) in FIELDS.items() if spec.neutral is not None}
 #: How the images reach the network is not what they are.
 _SERVED = {"data.loader", "data.root"}
 
@@ -152,7 +154,7 @@ def _group(runs: tuple[Run, ...], several_norms: bool, several_networks: bool) -
             usual[name] = None  # so that each row names its own
     rows: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        of_row = settings(run.method, str(run.fields["data.name"]), run.fields[_PROTOCOL] == "own")
+        of_row = _NEUTRAL | settings(run.method, str(run.fields["data.name"]), run.fields[_PROTOCOL] == "own")
         different = [
             f"{n}={_short(run.fields[n])}"
             for n in compared
