@@ -117,6 +117,36 @@ def training_flops(forward: int, recipe: Recipe) -> int:
     return round((attack + update * (1 + perturbed)) * forward)
 
 
+def measured_epochs(recipe: Recipe) -> list[int]:
+    """Epochs (from 0) at whose end `feedback.rule` measures classes; after the last it would change nothing."""
+    value, epochs = recipe.value, recipe.optim.epochs
+    rule = value("feedback.rule")
+    if rule in ("off", "faal"):
+        return []
+    first = value("feedback.start") * epochs - 1e-9
+    due = [e for e in range(epochs - 1) if (e + 1) % value("feedback.every") == 0 and e + 1 >= first]
+    return due[:1] if rule == "dafa" else due  # which goes by its first figures for good
+
+
+def feedback_flops(forward: int, recipe: Recipe, counts: Sequence[int]) -> int:
+    """FLOPs of a run's measurements, of classes of so many images: PGD's steps, and a pass of x and of x' each."""
+    images = sum(min(n, recipe.value("feedback.images")) for n in counts)
+    steps = recipe.value("feedback.steps") or recipe.attack.steps
+    return len(measured_epochs(recipe)) * images * (2 * steps + 2) * forward
+
+
+def planned_feedback_flops(recipe: Recipe, counts: Sequence[int]) -> int:
+    """The same of so many training images a class, hold-out included, before any image is there."""
+    data = recipe.data
+    if not measured_epochs(recipe):
+        return 0
+    if recipe.value("feedback.split") == "validation":
+        each = sum(counts) / len(counts)
+        of = [each] * len(counts) if data.val_source == "balanced" else counts
+        counts = [max(1, round(n * data.val_fraction)) for n in of]
+    return feedback_flops(_forward_flops(**_planned(recipe)), recipe, counts)
+
+
 def planned_flops(recipe: Recipe) -> int:
     """FLOPs of one training image before any image is there, at 32 pixels where only the images tell."""
     return training_flops(_forward_flops(**_planned(recipe)), recipe)

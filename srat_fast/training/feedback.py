@@ -6,11 +6,11 @@ A rule sets some of: weights [C] of L_cls, pair [C] on the term kl, radii [C] on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +21,7 @@ from srat_fast.data.imbalance import draw_subset
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
 from srat_fast.hardware import evaluating
+from srat_fast.models.build import feedback_flops, measured_epochs
 from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import ResolvedRecipe
 from srat_fast.registry import threat
@@ -238,8 +239,6 @@ class Cgr:
 RULES: dict[str, Callable[[Facts], Rule]] = {
     "off": Nothing, "frl": Frl, "cfa": Cfa, "wat": Wat, "dafa": Dafa, "cgr": Cgr, "faal": Nothing,
 }  # fmt: skip
-#: measured once and never again
-ONCE = ("dafa",)
 
 
 def sets(recipe: ResolvedRecipe) -> tuple[str, ...]:
@@ -325,19 +324,18 @@ class Feedback:
         self._recipe, self._chosen = recipe, recipe.feedback
         self._split = split
         self.rule = rule(Facts(recipe, split.counts))
-        self._done = False
+        self._epochs = measured_epochs(recipe)
         self._images: ImageSet | None = None
 
     def due(self, epoch: int) -> bool:
-        """Whether the end of an epoch (from 0) is one to measure at; that of the last would change nothing."""
-        chosen, after = self._chosen, epoch + 1
-        if chosen.rule in ("off", "faal") or after >= self._recipe.optim.epochs:
-            return False
-        if chosen.rule in ONCE and self._done:
-            return False
-        return after % chosen.every == 0 and after >= math.ceil(
-            chosen.start * self._recipe.optim.epochs - 1e-9
-        )
+        """Whether the end of an epoch (from 0) is one to measure at."""
+        return epoch in self._epochs
+
+    def flops(self, forward: int) -> int:
+        """Of all measurements of the run."""
+        images = self._source()
+        counts = np.bincount(images.labels, minlength=len(self._split.counts)).tolist()
+        return feedback_flops(forward, self._recipe, counts)
 
     def after(
         self, epoch: int, model: Classifier, device: torch.device, progress: Callable[[int], None]
@@ -347,7 +345,6 @@ class Feedback:
         images = self._measured()
         seen = measure(model, images, self._recipe, seed=seed, device=device, progress=progress)
         self.rule.update(seen)
-        self._done = True
         told = ("clean", "robust", "loss", "attacked_loss", "divergence", "margin")
         return {
             "split": self._chosen.split,
@@ -364,18 +361,19 @@ class Feedback:
     def _measured(self) -> ImageSet:
         """At most `feedback.images` of each class, the same in every epoch."""
         if self._images is None:
-            held_out = self._chosen.split == "validation"
-            images = self._split.validation if held_out else self._split.train
+            images = self._source()
             most = [self._chosen.images] * len(self._split.counts)
             chosen = draw_subset(images.labels, most, seed_for(self._recipe.seed, "feedback"))
             self._images = in_memory(images.select(chosen))
         return self._images
 
+    def _source(self) -> ImageSet:
+        return self._split.validation if self._chosen.split == "validation" else self._split.train
+
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"done": self._done, "rule": dict(self.rule.state)}
+        return {"rule": dict(self.rule.state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where another one stood."""
-        self._done = state["done"]
         self.rule.state = dict(state["rule"])

@@ -18,7 +18,7 @@ from srat_fast.errors import Interrupted
 from srat_fast.evaluation.judge import eval_settings, judge
 from srat_fast.evaluation.samples import sample_examples, save_samples
 from srat_fast.hardware import peak_flops, peak_memory
-from srat_fast.models.build import adjusted
+from srat_fast.models.build import adjusted, forward_flops
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes, save_model
 from srat_fast.plugins import described, recorded
@@ -535,8 +535,10 @@ class Fit:
         evaluation = history["evaluation"] + time.monotonic() - before
         speed = runner.images / runner.training_seconds
         overfitted = overfitting_verdict(recipe, history["metrics"], result["robust"])
+        flops = self.feedback.flops(forward_flops(setup.engine.model, recipe.data.image_size))
         return {
             **result,
+            **({"feedback_flops": flops} if flops else {}),
             **overfitted,
             "warnings": overfitted["warnings"] + refused,
             "weights_checksums": checksums,

@@ -14,8 +14,10 @@ from srat_fast.data.split import load_split
 from srat_fast.errors import Interrupted, UserError
 from srat_fast.losses.objective import margin_weights, worst_distribution
 from srat_fast.methods import RULES as NAMES
+from srat_fast.models.build import feedback_flops, measured_epochs, planned_flops, training_flops
 from srat_fast.recipe import build_recipe
 from srat_fast.reference import feedback as plain
+from srat_fast.sweep.plan import work_of
 from srat_fast.training.feedback import RULES, Facts, Feedback, Figures, Frl, _rates, measure, sets
 from srat_fast.training.fit import Fit, selected
 from srat_fast.training.trainer import train
@@ -226,6 +228,24 @@ def test_when_classes_are_measured() -> None:
     assert due(method="faal") == due(method="trades") == []
 
 
+def test_measurements_are_part_of_the_work() -> None:
+    """10 classes, 5 of more than 20 images; 2 steps of 2 passes, and one of x and of x' each."""
+    counts = [100, 80, 60, 40, 30, 20, 15, 10, 6, 5]
+    small = {"data.name": "digits", "optim.epochs": 7, "feedback.images": 20, "feedback.steps": 2}
+    recipe = build_recipe("digits", {"method": "frl"} | small)
+    assert feedback_flops(10, recipe, counts) == 6 * (6 * 20 + 15 + 10 + 6 + 5) * 6 * 10
+    assert measured_epochs(recipe) == [0, 1, 2, 3, 4, 5]
+    assert measured_epochs(recipe.replace({"feedback.every": 3, "feedback.start": 0.5})) == [5]
+    assert measured_epochs(build_recipe("digits", {"method": "dafa"} | small)) == [4]
+    other = build_recipe("digits", {"method": "trades", "loss.kl_weight": 1.5, "optim.epochs": 7})
+    forward = planned_flops(other) / 27
+    more = work_of(recipe, counts) - work_of(other, counts)
+    assert more == pytest.approx(6 * 156 * 6 * forward, rel=1e-6)
+    held_out = recipe.replace({"feedback.split": "validation", "data.val_fraction": 0.1})
+    assert work_of(held_out, counts) - work_of(other, counts) == pytest.approx(6 * 38 * 6 * forward, rel=1e-6)
+    assert feedback_flops(10, build_recipe("digits", {"method": "faal"}), counts) == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "boundary"),
     [
@@ -313,6 +333,11 @@ def test_the_reference_trains_by_its_own_rule(tmp_path) -> None:
     record = train(short(method="cfa", run__engine="reference", optim__epochs=2), tmp_path / "run")
     assert record["status"] == "finished"
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    steps, each = record["recipe"]["attack"]["steps"], record["flops_per_image"]
+    per_image = each / training_flops(1, build_recipe(None, {"method": "cfa", "attack.steps": steps}))
+    assert record["feedback_flops"] == pytest.approx(
+        sum(line["feedback"]["images"]) * (2 * steps + 2) * per_image
+    )
     assert line["feedback"]["radii"] == pytest.approx([0.5 + r for r in line["feedback"]["robust"]])
 
 
