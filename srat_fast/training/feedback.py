@@ -44,7 +44,7 @@ class Figures:
         margin: max_k!=y p'_k - p'_y, [C].
         probability: p' of each class (column) on images of each class (row), [C, C].
         confusion: share of them that is taken for it, [C, C].
-        centres: features of clean images, [C, D].
+        centres: features of attacked images, [C, D].
     """
 
     images: Tensor
@@ -208,20 +208,21 @@ class Cgr:
         self._keep = facts.recipe.feedback.cgr_momentum
         counts = torch.tensor(list(facts.counts), dtype=torch.float64)
         self._share = (counts / counts.max()).sqrt()
-        zeros = torch.zeros(len(counts), dtype=torch.float64)
-        self.state = {"scores": zeros, "graph": torch.zeros(len(counts), len(counts), dtype=torch.float64)}
+        ones = torch.ones(len(counts), dtype=torch.float64)
+        self.state = {"scores": ones, "graph": torch.zeros(len(counts), len(counts), dtype=torch.float64)}
 
     def update(self, seen: Figures) -> None:
-        """Scores: shortfall of robust accuracy plus half the clean error, mean 1. Graph: see `_edges`."""
-        raw = (seen.robust.mean() - seen.robust).clamp(min=0) + 0.5 * (1 - seen.clean)
+        """Scores: shortfall of robust accuracy plus half the error under attack, mean 1. Graph: see `_edges`."""
+        raw = (seen.robust.mean() - seen.robust).clamp(min=0) + 0.5 * (1 - seen.robust)
         raw = raw / raw.mean() if raw.mean() > 0 else raw
         keep = self._keep
         self.state["scores"] = keep * self.state["scores"] + (1 - keep) * raw
         self.state["graph"] = keep * self.state["graph"] + (1 - keep) * self._edges(seen)
 
     def _edges(self, seen: Figures) -> Tensor:
-        """Confusion sqrt(n_j / n_max) / distance of the centres; the largest three of a class, mean 1, at most 5."""
-        away = torch.cdist(seen.centres, seen.centres, compute_mode="donot_use_mm_for_euclid_dist")
+        """Confusion sqrt(n_j / n_max) / distance of unit centres; the largest three of a class, mean 1, at most 5."""
+        unit = functional.normalize(seen.centres, dim=1)
+        away = torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")
         edges = seen.confusion * self._share / away.clamp(min=1e-6)
         edges.fill_diagonal_(0.0)
         kept = edges.topk(min(3, len(edges) - 1), dim=1)
@@ -230,9 +231,10 @@ class Cgr:
         return (edges / there.mean()).clamp(max=5.0) if len(there) else edges
 
     def effects(self) -> Effects:
-        """Weights 1 + score at mean 1, in [0.25, 3]."""
+        """Weights 1 + score at mean 1, in [0.25, 3], and again at mean 1."""
         weights = 1 + self.state["scores"]
         weights = (weights / weights.mean()).clamp(0.25, 3.0)
+        weights = weights / weights.mean()
         return {"weights": weights, "pair": weights, "graph": self.state["graph"]}
 
 
@@ -283,8 +285,8 @@ def measure(
 
 def _each(model: Classifier, x: Tensor, attacked: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The figures of each image."""
-    features = model.features(x)
-    logs, attacked_logs = model.classify(features).log_softmax(dim=1), model(attacked).log_softmax(dim=1)
+    features = model.features(attacked)
+    logs, attacked_logs = model(x).log_softmax(dim=1), model.classify(features).log_softmax(dim=1)
     index, p = labels[:, None], attacked_logs.exp()
     own = p.gather(1, index).squeeze(1)
     taken = attacked_logs.argmax(dim=1)

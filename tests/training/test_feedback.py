@@ -18,6 +18,7 @@ from srat_fast.models.build import feedback_flops, measured_epochs, planned_flop
 from srat_fast.recipe import build_recipe
 from srat_fast.reference import feedback as plain
 from srat_fast.sweep.plan import work_of
+from srat_fast.training import feedback
 from srat_fast.training.feedback import RULES, Facts, Feedback, Figures, Frl, _rates, measure, sets
 from srat_fast.training.fit import Fit, selected
 from srat_fast.training.trainer import train
@@ -84,6 +85,20 @@ def test_dafa_moves_weight_between_similar_classes() -> None:
         assert list(effects["radii"]) == list(effects["weights"])
 
 
+def test_cgr_weighs_errors_under_attack() -> None:
+    """Robust accuracies .5, .3, .1: raw .25, .35, .65 of mean .417, scores .8 + .2 raw, weights 1 + score of mean 2."""
+    recipe = build_recipe(None, {"method": "cgr"}).resolve()
+    robust = torch.tensor([0.5, 0.3, 0.1], dtype=torch.float64)
+    seen = Figures(**(vars(figures(0, 3)) | {"robust": robust}))
+    for rule in (RULES["cgr"](Facts(recipe, [9, 3, 1])), plain.PlainRule(recipe, [9, 3, 1])):
+        assert list(rule.effects()["weights"]) == [1.0, 1.0, 1.0]
+        rule.update(seen)
+        assert list(rule.effects()["weights"]) == pytest.approx([0.96, 0.984, 1.056])
+        rule.state = rule.state | {"scores": [99.0, 0.0, 0.0]} if isinstance(rule, plain.PlainRule) else {
+            **rule.state, "scores": torch.tensor([99.0, 0.0, 0.0], dtype=torch.float64)}  # fmt: skip
+        assert sum(rule.effects()["weights"]) == pytest.approx(3), "of mean 1 after the bounds too"
+
+
 @pytest.mark.parametrize(
     ("divergence", "expected"), [(0.5, [0.0581, 0.1888, 0.7531]), (0.05, [0.2053, 0.3461, 0.4486])]
 )
@@ -117,13 +132,17 @@ def pixels(count: int = 40) -> ImageSet:
     return ImageSet(images.numpy(), labels.numpy())
 
 
-def test_figures_are_those_of_each_image(device, small) -> None:
+def test_figures_are_those_of_each_image(device, small, monkeypatch) -> None:
+    attacked: list[torch.Tensor] = []
+    real = feedback.pgd
+    monkeypatch.setattr(feedback, "pgd", lambda *a, **k: attacked.append(real(*a, **k)) or attacked[-1])
     changes = {"method": "cfa", "model.name": "small", "run.eval_batch_size": 16}
     pair = make_pair(device, torch.float64, **changes)
     recipe, model = pair.fast.recipe, pair.fast.model
     images = pixels()
     seen = measure(model, images, recipe, seed=5, device=device)
     assert model.training
+    changed = torch.cat(attacked)
     assert all(torch.equal(a, b) for a, b in zip(vars(seen).values(), vars(
         measure(model, images, recipe, seed=5, device=device)).values(), strict=True))  # fmt: skip
     assert seen.images.tolist() == [14, 13, 13, 0]
@@ -131,7 +150,7 @@ def test_figures_are_those_of_each_image(device, small) -> None:
     x = torch.from_numpy(images.images).permute(0, 3, 1, 2).double().to(device) / 255
     labels = torch.from_numpy(images.labels)
     logits = model(x).detach().cpu()
-    features = model.features(x).detach().cpu()
+    features = model.features(changed).detach().cpu()
     model.train()
     for c in range(3):
         own = labels == c
