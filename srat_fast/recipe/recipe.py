@@ -173,12 +173,17 @@ class Recipe(Section):
                 "optim.warmup_epochs": min(facts.warmup_cap, math.ceil(epochs / 4)),
                 "optim.milestones": milestones,
                 "optim.defer_epoch": milestones[0] if milestones else epochs,
+                "optim.clip_norm": 1.0 if self._steep() else 0.0,
             }
         )
         if data.flip == "auto":
             defaults["data.flip"] = "on" if facts.flip else "off"
         values = flatten(self)
         return {n: v for n, v in defaults.items() if values[n] in (None, "auto")}
+
+    def _steep(self) -> bool:
+        """Whether the base loss multiplies logits without a bound of their own: LDAM away from its cosine head."""
+        return self.row.base == "ldam" and self.value("model.head") == "linear" and self.loss.ldam_scale > 1
 
     def replace(self, changes: dict[str, Any]) -> Recipe:
         """A copy with dotted fields changed."""

@@ -548,9 +548,10 @@ class Optim(Section):
         None, "epoch (from 0) from which deferred weights apply", low=0, auto="the first milestone: 160 of 200",
         source="paper, Section 5",
     )  # fmt: skip
-    clip_norm: float = setting(
-        0.0, "largest L2 norm of the whole gradient, for small sets (LDAM's s = 30 makes it large); 0 is off",
-        low=0.0, source="authors' code: off",
+    clip_norm: float | None = setting(
+        None, "largest L2 norm of the whole gradient; 0 is off. LDAM's s = 30 on a linear head makes it 30 times as "
+        "long, and unclipped its first steps at the paper's rates end every feature (docs/explanation/method.md)",
+        low=0.0, auto="1 for LDAM on a linear head with loss.ldam_scale > 1, else off", source="authors' code: off",
     )  # fmt: skip
     ema_decay: float = setting(
         0.0, "decay of an exponential moving average of the weights, evaluated beside the last; 0 is off",
@@ -593,6 +594,7 @@ class ResolvedOptim(Optim):
     warmup_epochs: int
     milestones: tuple[int, ...]
     defer_epoch: int
+    clip_norm: float
 
 
 @dataclass(frozen=True)
