@@ -66,7 +66,7 @@ class Ranks:
         """Its share of a whole batch."""
         return rows
 
-    def gatherer(self, images: int) -> Callable[[Tensor], Tensor] | None:
+    def gatherer(self, images: int) -> Whole | None:
         """Share -> whole batch of `images` rows, with gradient; None where they are the same."""
         return None
 
@@ -310,8 +310,8 @@ class Group(Ranks):
     def own(self, rows: Tensor) -> Tensor:
         return rows[self.share(len(rows))]
 
-    def gatherer(self, images: int) -> Callable[[Tensor], Tensor] | None:
-        return lambda own: _Gather.apply(own, images, self)
+    def gatherer(self, images: int) -> Whole | None:
+        return Whole(self, images)
 
     def gather(self, own: Tensor, images: int) -> Tensor:
         """The whole batch in order, without gradient: shares are filled up to equal length for the exchange."""
@@ -465,6 +465,21 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
                 bucket = []
         if bucket:
             yield bucket
+
+
+class Whole:
+    """Share -> whole batch of so many images, and back."""
+
+    def __init__(self, ranks: Group, images: int) -> None:
+        self._ranks, self._images = ranks, images
+
+    def __call__(self, own: Tensor) -> Tensor:
+        """With gradient."""
+        return _Gather.apply(own, self._images, self._ranks)
+
+    def own(self, whole: Tensor) -> Tensor:
+        """This process's rows."""
+        return self._ranks.own(whole)
 
 
 class _Gather(torch.autograd.Function):

@@ -17,7 +17,7 @@ from srat_fast.attacks.inner import ce
 from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.shadow import Shadow
 from srat_fast.attacks.threat import Threat
-from srat_fast.models.batch import Batch
+from srat_fast.models.batch import Batch, Gather
 from srat_fast.models.classifier import Classifier
 
 
@@ -53,8 +53,9 @@ class AttackEngine:
         objective: Any = None,
         nonfinite: Tensor | None = None,
         zero: Tensor | None = None,
-        gather: Callable[[Tensor], Tensor] | None = None,
+        gather: Gather | None = None,
         eager: bool = False,
+        stop: str = "off",
     ) -> Tensor:
         """`attacks.pgd.pgd` on the model's present weights, in the images' own precision.
 
@@ -81,6 +82,7 @@ class AttackEngine:
             nonfinite=nonfinite,
             zero=zero,
             gather=gather,
+            stop=stop,
         )
         self.shadow.count(passes)
         return adversarial

@@ -11,7 +11,7 @@ from torch import Tensor
 from srat_fast.attacks.inner import ce
 from srat_fast.attacks.threat import Threat
 from srat_fast.errors import EvaluationFailure
-from srat_fast.models.batch import Batch
+from srat_fast.models.batch import Batch, Gather
 
 
 def fgsm(
@@ -39,7 +39,8 @@ def pgd(
     objective: Any = None,
     nonfinite: Tensor | None = None,
     zero: Tensor | None = None,
-    gather: Callable[[Tensor], Tensor] | None = None,
+    gather: Gather | None = None,
+    stop: str = "off",
 ) -> Tensor:
     """PGD-k (Madry et al. 2018): k steps up the loss, each projected onto the ball and [0, 1].
 
@@ -58,6 +59,9 @@ def pgd(
         nonfinite: one-element int64 counter of non-finite gradient entries.
         zero: one-element int64 counter of gradient entries that are exactly zero.
         gather: the batch's, for a loss that is taken on the images of several processes; `labels` are then all of them.
+        stop: of each image: "first-wrong", one step after an iterate that is misclassified (where that step has put it
+            right again, at the next one that is); "last-right", at the iterate before the first one that is
+            misclassified, or at the start; the last of the k + 1 iterates is not looked at. The start is projected.
 
     Returns:
         Adversarial images [B, C, H, W], detached.
@@ -66,6 +70,9 @@ def pgd(
         EvaluationFailure: the loss does not depend on the images through any gradient.
     """
     adversarial = (images if start is None else start).detach().clone()
+    halt = None if stop == "off" else _Halt(stop, labels if gather is None else gather.own(labels))
+    if halt is not None and len(images):
+        adversarial = ball.step(adversarial, torch.zeros_like(adversarial), images, step_size)
     batch = Batch(None, adversarial, labels, images, forward=model, objective=objective, gather=gather)
     for _ in range(steps):
         batch.move(adversarial.requires_grad_(True))
@@ -75,6 +82,35 @@ def pgd(
         if found[0] is None:
             raise EvaluationFailure("no gradient reaches the images: the model is cut off from its input")
         adversarial = adversarial.detach()
-        if len(images):  # none: another process of the run has the whole batch
+        if not len(images):  # another process of the run has the whole batch
+            continue
+        if halt is None:
             adversarial = ball.step(adversarial, found[0], images, step_size, nonfinite, zero)
+        else:
+            kept = halt.look(batch.own_logits.detach(), adversarial)
+            moved = ball.step(adversarial.clone(), found[0], images, step_size, nonfinite, zero)
+            adversarial = torch.where(halt.ended, kept, moved)
     return adversarial
+
+
+class _Halt:
+    """Which images of a batch have ended their attack, [B, 1, 1, 1]; all of them stay in the batch."""
+
+    def __init__(self, stop: str, labels: Tensor) -> None:
+        self._stop, self._labels = stop, labels
+        self.ended = torch.zeros_like(labels, dtype=torch.bool).view(-1, 1, 1, 1)
+        self._wrong_before = self.ended
+        self._before: Tensor | None = None
+
+    def look(self, logits: Tensor, present: Tensor) -> Tensor:
+        """End those of which it is time; where images stay that have ended."""
+        wrong = (logits.argmax(dim=1) != self._labels).view(-1, 1, 1, 1)
+        if self._stop == "first-wrong":
+            self.ended = self.ended | (wrong & self._wrong_before)
+            self._wrong_before = self._wrong_before | wrong
+            return present
+        now = wrong & ~self.ended
+        self.ended = self.ended | now
+        kept = present if self._before is None else torch.where(now, self._before, present)
+        self._before = kept
+        return kept

@@ -11,6 +11,7 @@ from torch import nn
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.evaluation.accuracy import PgdSettings, accuracies, collapsed_class, predict
+from srat_fast.evaluation.intervals import intervals
 from srat_fast.ranks import ALONE, Ranks
 from srat_fast.recipe import ResolvedRecipe
 
@@ -32,16 +33,21 @@ def judge(
     device: torch.device,
     seed: int,
     progress: Callable[[int], None] = lambda images: None,
+    confident: bool = False,
     ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
-    """Clean and robust accuracy; several processes take the batches in turn, and `progress` is told of all."""
+    """Clean and robust accuracy; `confident`: each with its intervals.
+
+    Several processes take the batches in turn, and `progress` is told of all.
+    """
     loader = MemoryLoader(images, batch_size=batch_size, device=device)
     mine = slice(ranks.rank, None, ranks.size)
     clean, labels = predict(model, loader, None, progress=progress, mine=mine)
     attacked, _ = predict(model, loader, attack, seed=seed, progress=progress, mine=mine)
-    clean, attacked = ranks.largest_(clean), ranks.largest_(attacked)
-    return {
-        "standard": accuracies(clean, labels, well, under),
-        "robust": accuracies(attacked, labels, well, under),
-        "collapsed": collapsed_class(clean),
-    }
+    found: dict[str, Any] = {}
+    for kind, own in (("standard", clean), ("robust", attacked)):
+        predictions = ranks.largest_(own)
+        found[kind] = accuracies(predictions, labels, well, under)
+        if confident:
+            found[kind]["intervals"] = intervals(predictions, labels, well, under)
+    return found | {"collapsed": collapsed_class(clean)}

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+
+class Gather(Protocol):
+    """What several processes (torchrun) do with the rows of a batch."""
+
+    def __call__(self, own: Tensor) -> Tensor:
+        """One process's share -> the whole batch."""
+
+    def own(self, whole: Tensor) -> Tensor:
+        """The whole batch -> this process's share."""
 
 
 class Batch:
@@ -17,6 +27,7 @@ class Batch:
         images: [B, C, H, W] in [0, 1] that the loss is taken on: adversarial ones, or an attack's present iterate.
         labels: [B].
         clean: the images before the attack; None where the loss does not read them.
+        last_right: what `attack.stop = both` has beside `images`, x_c; None without.
         half: whether forward passes run under bfloat16 autocast.
         forward: images -> logits in one, in place of `features` and `classify` (an attack's compiled forward).
         objective: what training minimises, for inner losses that climb it.
@@ -30,16 +41,19 @@ class Batch:
         images: Tensor,
         labels: Tensor,
         clean: Tensor | None = None,
+        last_right: Tensor | None = None,
         *,
         half: bool = False,
         forward: Callable[[Tensor], Tensor] | None = None,
         objective: Any = None,
-        gather: Callable[[Tensor], Tensor] | None = None,
+        gather: Gather | None = None,
     ) -> None:
         self.model, self.labels, self.objective = model, labels, objective
         self._clean, self._half, self._forward = clean, half, forward
         self._whole = gather or _same
         self._embedded_clean: Tensor | None = None
+        self._last_right = last_right
+        self._last_right_logits: Tensor | None = None
         self._clean_features: Tensor | None = None
         self._clean_logits: Tensor | None = None
         self._clean_probabilities: Tensor | None = None
@@ -49,6 +63,7 @@ class Batch:
         """Go on to other images of the same labels and clean images, as an attack does at each step."""
         self._images = images
         self._embedded: Tensor | None = None
+        self._own_logits: Tensor | None = None
         self._features: Tensor | None = None
         self._logits: Tensor | None = None
         self._separable: Tensor | None = None
@@ -78,11 +93,7 @@ class Batch:
     def logits(self) -> Tensor:
         """Logits of `images`, [B, classes]."""
         if self._logits is None:
-            self._logits = self._whole(
-                self.model.classify(self._own_features())
-                if self._forward is None
-                else self._forward(self._images)
-            )
+            self._logits = self._whole(self.own_logits)
         return self._logits
 
     @property
@@ -118,6 +129,41 @@ class Batch:
         ):  # detached, not no_grad: another term may want the logits' gradient
             self._clean_probabilities = self.clean_logits.detach().softmax(dim=1)
         return self._clean_probabilities
+
+    @property
+    def pair(self) -> bool:
+        """Whether there is `last_right`."""
+        return self._last_right is not None
+
+    @property
+    def last_right(self) -> Tensor | None:
+        """The images themselves, [B, C, H, W]."""
+        return None if self._last_right is None else self._whole(self._last_right)
+
+    @property
+    def last_right_logits(self) -> Tensor:
+        """Logits of `last_right`, [B, classes]."""
+        if self._last_right_logits is None:
+            assert self._last_right is not None, "the recipe's own check"
+            self._last_right_logits = self._whole(self.model.classify(self._embed(self._last_right)))
+        return self._last_right_logits
+
+    def branch_logits(self, branch: str) -> Tensor:
+        """Logits of the images that L_cls reads by `loss.branch`."""
+        if branch == "clean":
+            return self.clean_logits
+        return self.last_right_logits if branch == "last-right" else self.logits
+
+    @property
+    def own_logits(self) -> Tensor:
+        """Logits of this process's images, [B', classes]."""
+        if self._own_logits is None:
+            self._own_logits = (
+                self.model.classify(self._own_features())
+                if self._forward is None
+                else self._forward(self._images)
+            )
+        return self._own_logits
 
     def _own_clean(self) -> Tensor:
         if self._clean is None:

@@ -161,6 +161,11 @@ FIELD = [{"method": row.name} for row in rows() if row.family != PAPER] + [
     {"method": "ce", "attack.radius": "vector", "attack.radius_factors": (1.0, 0.5, 2.0, 0.0)},
     {"method": "awp", "optim.clip_norm": 0.5, "attack.loss": "objective", "optim.awp_epoch": 2},
     {"method": "trades-awp", "protocol": "own", "optim.awp_gamma": 0.1},
+    {"method": "bat", "protocol": "own"},
+    {"method": "bat", "attack.threat": "l2", "attack.start": "gaussian", "loss.branch": "adversarial"},
+    {"method": "robustlt:bat", "attack.radius_ramp": 0.2, "attack.bn": "frozen"},
+    {"method": "ce", "attack.stop": "first-wrong", "attack.step_size": 0.005},
+    {"method": "faal", "attack.stop": "last-right", "attack.bn": "running"},
 ]
 
 

@@ -42,6 +42,7 @@ MORE: dict[str, dict[str, Any]] = {
     "tail": {"method": "srat:reat", "attack.bn": "frozen"},
     "etf": {"method": "mcat"},
     "awp": {"method": "trades-awp", "attack.radius": "count", "attack.radius_strength": 0.5},
+    "bat": {"method": "bat"},
     "faal": _TRADES | {"feedback.rule": "faal"},
     "captured": {"method": "srat-ce", "attack.bn": "running", "run.capture": "on"},
     LOCAL: {"method": "srat-ldam", "run.batch_norm": "local"},
