@@ -278,6 +278,8 @@ class Group(Ranks):
 
     def _lost(self, error: RuntimeError) -> PeerLost:
         """Who it was that broke a collective."""
+        with suppress(RuntimeError):
+            self._store.set(f"waiting/{self.rank}", "")
         until = time.monotonic() + _TOLD
         while time.monotonic() < until:
             for find in (self._failures, self._dead):
@@ -285,8 +287,15 @@ class Group(Ranks):
                     if (found := find()) is not None:
                         return found
             time.sleep(0.05)
-        lost = PeerLost(f"another process of the run is gone or does not answer: {_first_line(error)}")
-        lost.rank = self.rank  # type: ignore[attr-defined]
+        silent, why = [], f"another process of the run is gone or does not answer: {_first_line(error)}"
+        with suppress(RuntimeError):  # whoever else waits has said so by now
+            silent = [r for r in range(self.size) if not self._store.check([f"waiting/{r}"])]
+        if silent:
+            named = ", ".join(map(str, silent))
+            why = f"rank {named} of {self.size} does not answer (after {self._seconds:g} s: run.peer_seconds)"
+        lost = PeerLost(f"{why}; --resume goes on from the last checkpoint")
+        if all(rank in silent for rank in range(self.rank)) or not silent:  # nobody before it prints it
+            lost.rank = self.rank  # type: ignore[attr-defined]
         return lost
 
     @contextmanager

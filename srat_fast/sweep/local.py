@@ -78,10 +78,10 @@ def free_memory() -> int | None:
         return None
 
 
-def _default_cpu_slots(trial: int) -> int:
-    """A core each, as long as the memory lasts: small networks gain little from a second thread."""
+def _default_cpu_slots(trial: int, processes: int) -> int:
+    """A core for each process, as long as the memory lasts: small networks gain little from a second thread."""
     free = free_memory()
-    return max(1, min(cores(), 1 if free is None else free // max(1, trial)))
+    return max(1, min(cores() // processes, 1 if free is None else free // max(1, trial)))
 
 
 def make_slots(
@@ -125,7 +125,7 @@ def make_slots(
         raise UserError(
             "--slots-per-gpu", "no trial runs on a GPU; --cpu-slots N is for the CPU", slots_per_gpu
         )
-    count = cpu_slots or max(1, _default_cpu_slots(memory) // per_trial)
+    count = cpu_slots or _default_cpu_slots(memory, per_trial)
     threads = max(1, cores() // (count * per_trial))
     return [Slot(None, threads, count, f"cpu {k}") for k in range(count)]
 

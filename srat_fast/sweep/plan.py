@@ -118,7 +118,7 @@ def work_of(recipe: Recipe, counts: Sequence[int]) -> float:
 
 
 def memory(plan: Plan, device: str) -> tuple[int, Recipe]:
-    """(Bytes that the largest run of a plan holds on a "cpu" or on "cuda", its recipe)."""
+    """(Bytes that the largest run of a plan holds on a "cpu", in all its processes, or on each "cuda", its recipe)."""
     from srat_fast.models.build import planned_memory  # with torch, which takes seconds
 
     found = [(plan.recipe(trial), trial.images) for trial in {t.cell: t for t in plan.trials}.values()]
@@ -127,7 +127,7 @@ def memory(plan: Plan, device: str) -> tuple[int, Recipe]:
         found.append((base, sum(planned_counts(base, base_counts(base)[0])) * base.optim.epochs))
     sizes = [planned_memory(recipe, images // recipe.optim.epochs, device) for recipe, images in found]
     largest = max(range(len(sizes)), key=sizes.__getitem__)
-    return sizes[largest], found[largest][0]
+    return sizes[largest] * (plan.gpus_per_trial if device == "cpu" else 1), found[largest][0]
 
 
 def _readable(recipe: Recipe, cell: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from rich.console import Console
 
 from srat_fast import Recipe, UserError, ranks, train
@@ -236,3 +237,17 @@ def test_a_process_that_never_starts_is_named(monkeypatch: pytest.MonkeyPatch, t
     ):
         train(short(run__peer_seconds=0.5), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four wait in vain, and say so to each other; the first of them prints it."""
+    monkeypatch.setattr(ranks, "_TOLD", 0.05)
+    store, told = dist.HashStore(), {}
+    for rank in (1, 3):
+        group = ranks.Group(rank, 4, "cpu", 60.0)
+        group._store = store
+        told[rank] = group
+    told[3]._lost(RuntimeError("timed out"))
+    first, last = told[1]._lost(RuntimeError("timed out")), told[3]._lost(RuntimeError("timed out"))
+    assert str(first).startswith("rank 0, 2 of 4 does not answer (after 60 s: run.peer_seconds)")
+    assert (getattr(first, "rank", None), getattr(last, "rank", None)) == (1, None)
