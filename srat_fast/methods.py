@@ -155,6 +155,8 @@ _AT_BSL = _attack("running", "gaussian") | _schedule(100, 74, 89, 99, weight_dec
 _ROBAL_ATTACK = _attack("running", "half-uniform", 5, 0.0078, 0.031) | {"eval_attack.step_size": 0.0078}
 _ROBAL = _ROBAL_ATTACK | _schedule(80, 59, 74, weight_decay=2e-4, batch_size=64, schedule="compounding")
 _COSINE = {"model.head": "cosine", "model.head_gamma": 1 / 32, "loss.adjusted_scale": 10.0}
+_HARL = {"loss.harl_mean": 0.1, "loss.harl_variance": 0.1, "loss.harl_share": 0.1}
+_TAET = _attack("running", "gaussian", step=0.003, radius=0.031) | _schedule(100, 75, 90, weight_decay=5e-4)
 _BMS = "Ren et al. 2020 (balanced softmax)"
 
 for _row in (
@@ -279,10 +281,16 @@ for _row in (
     ),
     Method(
         "harl", "harl", "none", {}, True, "HARL", "ce", JOINT,
-        {"loss.harl_mean": 0.1, "loss.harl_variance": 0.1, "loss.harl_share": 0.1},
-        own=_attack("running", "gaussian", step=0.003, radius=0.031) | _schedule(100, 75, 90, weight_decay=5e-4),
+        _HARL, own=_TAET,
         source="Wang et al. 2025 (TAET); BuhuiOK/TAET-Two-Stage-... a374adf",
         notes="TAET's second stage from the first epoch on; a class that is absent from a batch counts with loss 0.",
+    ),
+    Method(
+        "taet", "harl", "none", {}, True, "TAET", "ce", JOINT,
+        _HARL | {"stages.lengths": (40, 60), "stages.method": ("natural", "method")}, own=_TAET,
+        source="Wang et al. 2025; BuhuiOK/TAET-Two-Stage-... a374adf",
+        notes="Clean images first, then HARL, by one schedule and with the momentum kept. Published on images of 224 "
+        "pixels and a test set as imbalanced as the training set.",
     ),
 ):  # fmt: skip
     METHODS(_row.name)(_row)

@@ -11,6 +11,7 @@ from srat_fast.recipe.files import (
 )
 from srat_fast.recipe.recipe import FIELDS, SECTIONS, Recipe, ResolvedRecipe, flatten, require_field
 from srat_fast.recipe.sections import radius_title
+from srat_fast.recipe.stages import Stage, stage_at, stages_of
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -19,6 +20,7 @@ __all__ = [
     "SECTIONS",
     "Recipe",
     "ResolvedRecipe",
+    "Stage",
     "build_recipe",
     "flatten",
     "load_fields",
@@ -26,5 +28,7 @@ __all__ = [
     "radius_title",
     "recipe_from_dict",
     "require_field",
+    "stage_at",
+    "stages_of",
     "to_toml",
 ]

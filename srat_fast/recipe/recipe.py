@@ -17,6 +17,8 @@ from srat_fast.errors import UserError, did_you_mean
 from srat_fast.methods import METHODS, PLAIN_MEAN, RULES, UNWEIGHTED, Method
 from srat_fast.recipe.fields import Section, checked, fields_of, kind_of, setting
 from srat_fast.recipe.sections import (
+    NEUTRAL,
+    SECTIONS,
     Attack,
     Data,
     EvalAttack,
@@ -31,8 +33,11 @@ from srat_fast.recipe.sections import (
     ResolvedLoss,
     ResolvedModel,
     ResolvedOptim,
+    ResolvedStages,
     Run,
+    Stages,
 )
+from srat_fast.recipe.stages import check_stages
 from srat_fast.registry import threat
 
 R = TypeVar("R", bound="Recipe")
@@ -70,6 +75,7 @@ class Recipe(Section):
     loss: Loss = field(default_factory=Loss)
     feedback: Feedback = field(default_factory=Feedback)
     optim: Optim = field(default_factory=Optim)
+    stages: Stages = field(default_factory=Stages)
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
@@ -152,8 +158,8 @@ class Recipe(Section):
         jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
         brought = METHODS[self.method].brought(self.data.name)
         defaults: dict[str, Any] = (
-            _NEUTRAL
-            | {n: v for n, v in brought.items() if n in _NEUTRAL}
+            NEUTRAL
+            | {n: v for n, v in brought.items() if n in NEUTRAL}
             | {
                 "data.subset_seed": self.seed,
                 "data.image_size": size,
@@ -235,6 +241,7 @@ class ResolvedRecipe(Recipe):
     loss: ResolvedLoss
     feedback: ResolvedFeedback
     optim: ResolvedOptim
+    stages: ResolvedStages
 
     def resolve(self) -> ResolvedRecipe:
         """Itself."""
@@ -260,16 +267,6 @@ def _step(ball: str, radius: float, facts: Any) -> float:
     return facts.step_size if ball == Attack.threat else radius / 4
 
 
-SECTIONS: dict[str, type] = {
-    "data": Data,
-    "model": Model,
-    "attack": Attack,
-    "eval_attack": EvalAttack,
-    "loss": Loss,
-    "feedback": Feedback,
-    "optim": Optim,
-    "run": Run,
-}
 _RESOLVED: dict[str, type] = {
     "data": ResolvedData,
     "model": ResolvedModel,
@@ -278,6 +275,7 @@ _RESOLVED: dict[str, type] = {
     "loss": ResolvedLoss,
     "feedback": ResolvedFeedback,
     "optim": ResolvedOptim,
+    "stages": ResolvedStages,
 }
 
 #: dotted name -> (annotation, spec), in the order of the sections.
@@ -287,8 +285,6 @@ FIELDS = {name: (annotation, spec) for name, annotation, spec in fields_of(Recip
     for name, annotation, spec in fields_of(kind)
 }
 
-#: Fields that a method's row may set.
-_NEUTRAL = {name: spec.neutral for name, (_, spec) in FIELDS.items() if spec.neutral is not None}
 _PARTS = [(name, *name.rpartition(".")[::2]) for name in FIELDS]
 
 
@@ -365,6 +361,7 @@ def _check_together(recipe: Recipe) -> None:
     _check_serving(data)
     _check_threats(recipe)
     _check_method(recipe)
+    check_stages(recipe)
     device = recipe.run.device
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdecimal()):
         raise UserError("run.device", "auto, cpu, cuda or cuda:N", device)

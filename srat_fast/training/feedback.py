@@ -22,7 +22,7 @@ from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
 from srat_fast.hardware import evaluating
 from srat_fast.models.classifier import Classifier
-from srat_fast.recipe import ResolvedRecipe
+from srat_fast.recipe import ResolvedRecipe, stage_at, stages_of
 from srat_fast.registry import threat
 from srat_fast.seeds import seed_for
 
@@ -325,6 +325,7 @@ class Feedback:
         self._recipe, self._chosen = recipe, recipe.feedback
         self._split = split
         self.rule = rule(Facts(recipe, split.counts))
+        self._stages = stages_of(recipe)
         self._done = False
         self._images: ImageSet | None = None
 
@@ -334,6 +335,8 @@ class Feedback:
         if chosen.rule in ("off", "faal") or after >= self._recipe.optim.epochs:
             return False
         if chosen.rule in ONCE and self._done:
+            return False
+        if stage_at(self._stages, after).recipe.feedback.rule == "off":
             return False
         return after % chosen.every == 0 and after >= math.ceil(
             chosen.start * self._recipe.optim.epochs - 1e-9

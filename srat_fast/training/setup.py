@@ -17,7 +17,7 @@ from srat_fast.errors import UserError
 from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision, use_device
 from srat_fast.models.build import build_model, check_batch_norm
 from srat_fast.models.classifier import Classifier
-from srat_fast.recipe import ResolvedRecipe
+from srat_fast.recipe import ResolvedRecipe, Stage, stages_of
 from srat_fast.registry import inner
 from srat_fast.training.feedback import Effects, Facts, Rule
 from srat_fast.training.step import FastEngine
@@ -63,6 +63,8 @@ class Engine(Protocol):
     nonfinite: Tensor
     zero: Tensor
     compile_seconds: float
+    stages: list[Stage]
+    stage: Stage
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -77,7 +79,10 @@ class Engine(Protocol):
         """Its time per region."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Set the epoch's rate and weights."""
+        """Set the epoch's rate and weights; begin its stage where that is another one."""
+
+    def enter(self, number: int) -> None:
+        """Be what a stage needs, weights as they are."""
 
     def rule(self, facts: Facts) -> Rule:
         """Its feedback rule."""
@@ -129,10 +134,12 @@ def resolve_hardware(
 def prepare(recipe: ResolvedRecipe, device: torch.device, arrays: ImageArrays | None = None) -> Setup:
     """Load the images, build the network and its engine."""
     require_loader(recipe)
-    attack = recipe.attack
-    if getattr(inner[attack.loss], "clean", False) and not attack.random_start:  # only rounding would move it
-        problem = f"attack.loss = {attack.loss} has no gradient at the clean image: true is needed"
-        raise UserError("attack.random_start", problem, False)
+    for attack in (stage.recipe.attack for stage in stages_of(recipe)):
+        if (
+            getattr(inner[attack.loss], "clean", False) and not attack.random_start
+        ):  # only rounding would move it
+            problem = f"attack.loss = {attack.loss} has no gradient at the clean image: true is needed"
+            raise UserError("attack.random_start", problem, False)
     use_device(device)
     split = load_split(recipe, arrays)
     moments = _moments(split.train.images) if recipe.model.normalize == "dataset" else None

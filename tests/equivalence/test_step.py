@@ -247,7 +247,7 @@ def test_a_base_loss_without_a_formula_is_no_cross_entropy(device: torch.device)
         recipe = SimpleNamespace(
             **{
                 name: getattr(pair.fast.recipe, name)
-                for name in ("loss", "attack", "optim", "feedback", "reduction", "seed")
+                for name in ("loss", "attack", "optim", "feedback", "stages", "reduction", "seed")
             },
             row=row,
         )

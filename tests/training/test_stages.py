@@ -1,0 +1,216 @@
+"""Stages: a plan as recipe data, each against the reference across its edge, and runs that are stopped at any point."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from srat_fast.errors import Interrupted, UserError
+from srat_fast.recipe import build_recipe, recipe_from_dict, stages_of, to_toml
+from srat_fast.recipe.stages import edges_of
+from srat_fast.training.trainer import train
+from tests.training import tape
+from tests.training.short_runs import StopAfter, assert_equal_runs, record, short
+from tests.training.test_capture import engine_of, loader_of, recipe_of
+
+#: two stages of a few steps each
+FEW = {
+    "data__limit": 60,
+    "data__test_limit": 10,
+    "attack__steps": 1,
+    "eval_attack__steps": 1,
+    "model__width": 4,
+}
+
+
+def plan(**changes: Any) -> Any:
+    return build_recipe(
+        "paper", {name.replace("__", "."): value for name, value in changes.items()}
+    ).resolve()
+
+
+def test_lengths_share_the_epochs_of_the_run() -> None:
+    assert edges_of((40, 60), 100) == [0, 40, 100]
+    assert edges_of((40, 60), 200) == [0, 80, 200]
+    assert edges_of((190, 10), 4) == [0, 3, 4], "each has an epoch at least"
+    assert edges_of((1, 98, 1), 3) == [0, 1, 2, 3]
+    assert edges_of((5, 1, 1), 3) == [0, 1, 2, 3]
+
+
+def test_a_stage_of_another_row_has_that_rows_settings_and_the_runs_network() -> None:
+    recipe = plan(method="robustlt:taet", optim__epochs=10, model__width=32, loss__harl_mean=0.5)
+    clean, robust = stages_of(recipe)
+    assert (clean.first, clean.end, robust.end) == (0, 4, 10)
+    assert (clean.recipe.row.base, clean.recipe.row.adversarial, clean.recipe.loss.harl_mean) == (
+        "ce",
+        False,
+        0.0,
+    )
+    assert (robust.recipe.row.base, robust.recipe.row.adversarial, robust.recipe.loss.harl_mean) == (
+        "harl",
+        True,
+        0.5,
+    )
+    assert (clean.recipe.attack.radius, robust.recipe.attack.radius) == ("same", "count")
+    assert clean.recipe.model.width == robust.recipe.model.width == 32
+    assert stages_of(plan(method="harl"))[0].recipe.row == plan(method="harl").row
+
+
+def test_a_plan_is_part_of_a_runs_identity_and_of_its_files() -> None:
+    taet, harl = (build_recipe(None, {"method": name}) for name in ("taet", "harl"))
+    assert taet.fingerprint() != harl.fingerprint()
+    own = build_recipe(None, {"method": "harl", "stages.lengths": "1, 3", "stages.examples": "clean, method"})
+    assert own.stages.examples == ("clean", "method")
+    assert recipe_from_dict(own.to_dict()) == own
+    resolved = own.resolve()
+    assert recipe_from_dict(resolved.to_dict()).fingerprint() == own.fingerprint() == resolved.fingerprint()
+    assert "lengths = [1, 3]" in to_toml(own)
+
+
+def test_a_recipe_file_has_a_plan(tmp_path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text('method = "at-bsl"\n[stages]\nlengths = [3, 1]\nexamples = ["clean", "method"]\n')
+    first, second = stages_of(build_recipe(str(path)).resolve())
+    assert (first.recipe.row.adversarial, second.recipe.row.adversarial) == (False, True)
+    assert first.recipe.row.base == second.recipe.row.base == "adjusted"
+
+
+def test_rates_of_a_stage() -> None:
+    fields = {
+        "optim__epochs": 20,
+        "optim__milestones": "4,12",
+        "optim__decay": 0.1,
+        "optim__warmup_epochs": 0,
+    }
+    chosen = {"stages__lengths": (10, 10), "stages__lr": (0, 0.2)}
+    for schedule, expected in (
+        ("constant", {10: 0.2, 19: 0.2}),
+        ("cosine", {10: 0.2, 15: 0.1, 19: 0.1 * (1 + math.cos(0.9 * math.pi))}),
+        ("half", {10: 0.2, 14: 0.2, 15: 0.02, 19: 0.02}),
+    ):
+        first, second = stages_of(plan(**fields, **chosen, stages__schedule=("run", schedule)))
+        assert [first.rate(epoch) for epoch in (3, 4)] == pytest.approx([0.1, 0.01])
+        for epoch, rate in expected.items():
+            assert second.rate(epoch) == pytest.approx(rate), (schedule, epoch)
+    first, second = stages_of(plan(**fields, stages__lengths=(10, 10)))
+    assert second.rate(11) == pytest.approx(0.01)
+    assert second.rate(12) == pytest.approx(0.001), "the run's own schedule goes on"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"stages.train": "all,head"}, r"stages\.train = \['all', 'head'\]: needs stages\.lengths"),
+        (
+            {"stages.lengths": "1,1", "stages.sampler": "balanced"},
+            r"stages\.sampler = \['balanced'\]: needs 2 entries, one for each of stages\.lengths",
+        ),
+        ({"stages.lengths": "1,1", "stages.train": "all,heads"}, "a list of all, head, .*; did you mean head"),
+        ({"stages.lengths": "1,0"}, r"stages\.lengths = '1,0': a list of integers >= 1"),
+        ({"stages.lengths": "1,1", "optim.epochs": 1}, r"optim\.epochs = 1: at least 2, one for each of"),
+        (
+            {"stages.lengths": "1,1", "stages.schedule": "run,cosine"},
+            r"stages\.lr = 0\.0: a number > 0 with stages\.schedule = cosine",
+        ),
+        ({"stages.lengths": "1", "stages.lr": "0.1"}, r"stages\.lr = 0\.1: 0 with stages\.schedule = run"),
+        ({"stages.lengths": "1,1", "stages.train": "all,scales"}, r"model\.head = 'linear': scaled and a stage"),
+        ({"model.head": "scaled"}, r"model\.head = 'scaled': scaled and a stage that trains scales"),
+        (
+            {"stages.lengths": "1,1", "stages.method": "he,method"},
+            r"stages\.method = 'he': he needs model\.head = cosine, which is one for the whole run",
+        ),
+        (
+            {"stages.lengths": "1,1", "stages.method": "method,cfa"},
+            r"stages\.method = 'cfa': the rule cfa of cfa is possible in the run's own method only",
+        ),
+        (
+            {"method": "trades", "stages.lengths": "1,1", "stages.examples": "clean,method"},
+            "the term kl compares adversarial with clean images",
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_plans_that_do_not_hold_are_refused(changes, says) -> None:
+    with pytest.raises(UserError, match=says):
+        build_recipe(None, {"method": "ce"} | changes)
+
+
+RUNS: dict[str, dict[str, Any]] = {"taet": {"optim__epochs": 4}}
+#: request to stop -> where that is: in the first stage, between the two, in the second
+STOPS = [(1, "epoch 1, step 1"), (10, "epoch 3, step 0"), (11, "epoch 3, step 1"), (16, "epoch 4, step 1")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Any:
+    """The uninterrupted run of a method, made once."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def run(method: str, engine: str) -> Path:
+        if (method, engine) not in made:
+            made[method, engine] = tmp_path_factory.mktemp("stages") / "whole"
+            train(short(method=method, run__engine=engine, **FEW, **RUNS[method]), made[method, engine])
+        return made[method, engine]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("method", "engine", "stop"),
+    [*((method, "fast", stop) for method in RUNS for stop in STOPS), ("taet", "reference", STOPS[2])],
+    ids=str,
+)
+def test_a_run_that_was_stopped_goes_on_across_the_edge(method, engine, stop, whole, tmp_path) -> None:
+    boundary, where = stop
+    recipe = short(method=method, run__engine=engine, **FEW, **RUNS[method])
+    with pytest.raises(Interrupted, match=f"{where};"):
+        train(recipe, tmp_path / "run", stops=StopAfter(boundary))
+    train(recipe, tmp_path / "run", resume="must")
+    assert_equal_runs(whole(method, engine), tmp_path / "run")
+
+
+def test_a_record_knows_the_stages_of_its_epochs(whole) -> None:
+    out = whole("taet", "fast")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == [0, 0, 1, 1]
+    assert [line["zero_gradient_share"] is None for line in lines] == [True, True, False, False]
+    found = record(out)
+    clean, robust = found["stages"]
+    assert (clean["first_epoch"], clean["epochs"], clean["method"], clean["adversarial"]) == (
+        0,
+        2,
+        "natural",
+        False,
+    )
+    assert (robust["first_epoch"], robust["epochs"], robust["method"], robust["adversarial"]) == (
+        2,
+        2,
+        "taet",
+        True,
+    )
+    assert (clean["flops_per_image"] / 3, robust["flops_per_image"] / 5) == pytest.approx(
+        (clean["flops_per_image"] / 3,) * 2
+    )
+    assert found["flops_per_image"] == (clean["flops_per_image"] + robust["flops_per_image"]) / 2
+    assert found["best"]["epoch"] >= 2, "what the first stage leaves is another method"
+
+
+def test_captured_stages_are_recorded_anew(monkeypatch) -> None:
+    tape.install(monkeypatch)
+    changes = {"method": "taet", "stages__lengths": (1, 2)}
+    eager, captured = (engine_of(recipe_of(run__capture=choice, **changes)) for choice in ("off", "on"))
+    made = []
+    for epoch in range(3):
+        eager.start_epoch(epoch)
+        captured.start_epoch(epoch)
+        for images, labels in loader_of().epoch(epoch):
+            theirs, ours = eager.step(images, labels), captured.step(images, labels)
+            torch.testing.assert_close(ours.losses["total"], theirs.losses["total"])
+        made.append(tape.Graph.made)
+    assert made == [2, 6, 6], "the update for each of two shapes, then attack and update"
+    for mine, other in zip(captured.state(), eager.state(), strict=True):
+        torch.testing.assert_close(mine, other)
