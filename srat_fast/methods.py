@@ -155,6 +155,15 @@ _AT_BSL = _attack("running", "gaussian") | _schedule(100, 74, 89, 99, weight_dec
 _ROBAL_ATTACK = _attack("running", "half-uniform", 5, 0.0078, 0.031) | {"eval_attack.step_size": 0.0078}
 _ROBAL = _ROBAL_ATTACK | _schedule(80, 59, 74, weight_decay=2e-4, batch_size=64, schedule="compounding")
 _COSINE = {"model.head": "cosine", "model.head_gamma": 1 / 32, "loss.adjusted_scale": 10.0}
+#: a second stage on class-balanced draws, features as they are
+_SECOND = {
+    "stages.sampler": ("uniform", "balanced"),
+    "stages.schedule": ("run", "cosine"),
+    "stages.lr": (0.0, 0.1),
+}
+_ROBAL_SECOND = _ROBAL | {
+    "optim.epochs": 81, "stages.lengths": (80, 1), "stages.schedule": ("run", "constant"),
+}  # fmt: skip
 _HARL = {"loss.harl_mean": 0.1, "loss.harl_variance": 0.1, "loss.harl_share": 0.1}
 _TAET = _attack("running", "gaussian", step=0.003, radius=0.031) | _schedule(100, 75, 90, weight_decay=5e-4)
 _BMS = "Ren et al. 2020 (balanced softmax)"
@@ -215,6 +224,41 @@ for _row in (
         "post-hoc-la", "ce", "none", {}, True, "Post-hoc LA", "ce", LONG_TAILED, {"model.inference_prior": 1.0},
         own=_ROBAL, source="Menon et al. 2021; as a baseline of wutong16/Adversarial_Long-Tail ab2f3a7",
         notes="The adjustment is part of the network that is attacked.",
+    ),
+    Method(
+        "tau-norm", "ce", "none", {}, True, "tau-normalisation", "ce", LONG_TAILED, {"model.inference_norm": 1.0},
+        own=_ROBAL,
+        source="Kang et al. 2020; facebookresearch/classifier-balancing f162ade; as a baseline of "
+        "wutong16/Adversarial_Long-Tail ab2f3a7",
+        notes="After training, without a stage of its own, and part of the network that is attacked. tau is 1, as "
+        "RoBal's code has it; its authors choose tau on the images that they report.",
+    ),
+    Method(
+        "crt", "ce", "none", {}, True, "cRT", "ce", LONG_TAILED,
+        _SECOND | {"stages.lengths": (190, 10), "stages.train": ("all", "new-head")},
+        own=_ROBAL_SECOND | {"stages.train": ("all", "head")},
+        source="Kang et al. 2020; facebookresearch/classifier-balancing f162ade; rs-fine of "
+        "wutong16/Adversarial_Long-Tail ab2f3a7",
+        notes="Published on clean images, with a rate of 0.2 for batches of 512; RoBal's epoch of it goes on with the "
+        "old head and moves the running statistics of its frozen features, which here stay.",
+    ),
+    Method(
+        "lws", "ce", "none", {}, True, "LWS", "ce", LONG_TAILED,
+        _SECOND | {"stages.lengths": (195, 5), "stages.train": ("all", "scales"), "model.head": "scaled"},
+        own=_ROBAL_SECOND | {"stages.train": ("all", "scales")},
+        source="Kang et al. 2020; facebookresearch/classifier-balancing f162ade; as a baseline of "
+        "wutong16/Adversarial_Long-Tail ab2f3a7",
+        notes="A factor for each class on its logit, bias included, as coded. Published on clean images; the factors "
+        "decay as weights do.",
+    ),
+    Method(
+        "rs-whole", "ce", "none", {}, True, "Class-balanced sampling", "ce", LONG_TAILED,
+        {"stages.lengths": (1,), "stages.sampler": ("balanced",)},
+        own=_ROBAL | {"optim.milestones": (45, 61)},
+        source="as a baseline of wutong16/Adversarial_Long-Tail ab2f3a7",
+        notes="An epoch has as many draws as there are images, and the images of a class come in turn. Published are "
+        "25 epochs of C times the largest class, which at ratio 50 are 89 of these: its own protocol has RoBal's 80, "
+        "the milestones (15 and 20 of 25) at their share.",
     ),
     Method(
         "cdt", "adjusted", "none", {}, True, "CDT", "ce", LONG_TAILED, {"loss.adjusted_temperature": 0.3}, own=_ROBAL,

@@ -13,7 +13,7 @@ from srat_fast.data.ffcv_loader import FfcvLoader, default_workers, ffcv_library
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
 from srat_fast.data.torchvision_import import torchvision
-from srat_fast.recipe import Recipe, ResolvedRecipe
+from srat_fast.recipe import Recipe, ResolvedRecipe, stages_of
 
 
 class Loader(Protocol):
@@ -53,6 +53,8 @@ def require_loader(recipe: Recipe) -> None:
 def training_loader(recipe: ResolvedRecipe, split: DataSplit, device: torch.device) -> Loader:
     """The loader of a run's training batches; to be closed."""
     data, batch_size = recipe.data, recipe.optim.batch_size
+    stages = [stage for stage in stages_of(recipe) if stage.sampler == "balanced"]
+    balanced = tuple((stage.first, stage.end) for stage in stages)
     if data.loader == "memory":
         return MemoryLoader(
             split.train,
@@ -64,6 +66,7 @@ def training_loader(recipe: ResolvedRecipe, split: DataSplit, device: torch.devi
             flip=data.flip == "on",
             shuffle=True,
             policy=data.policy,
+            balanced=balanced,
         )
     from srat_fast.data.beton import prepare_beton
 
@@ -71,7 +74,9 @@ def training_loader(recipe: ResolvedRecipe, split: DataSplit, device: torch.devi
         prepare_beton("train", split.train, recipe).path,
         batch_size=batch_size,
         device=device,
-        augmentation=Augmentation(recipe.seed, data.crop_padding, data.crop_area, data.flip == "on", True),
+        augmentation=Augmentation(
+            recipe.seed, data.crop_padding, data.crop_area, data.flip == "on", True, balanced
+        ),
         size=data.image_size if data.storage == "jpeg" else None,
         workers=data.workers or default_workers(device.type == "cuda"),
     )

@@ -134,7 +134,8 @@ def check_stages(recipe: Recipe) -> None:
                 f"{len(lengths)} entries, one for each of stages.lengths" if lengths else "stages.lengths"
             )
             raise UserError(f"stages.{name}", f"needs {needed}", list(values))
-    if ("scales" in plan["train"]) != (recipe.value("model.head") == "scaled"):
+    trains, scaled = "scales" in plan["train"], recipe.value("model.head") == "scaled"
+    if trains != scaled and recipe.stages.lengths != ():  # which a stage's own recipe has
         problem = "scaled and a stage that trains scales (stages.train) need each other"
         raise UserError("model.head", problem, recipe.value("model.head"))
     if not lengths:

@@ -161,6 +161,16 @@ FIELD = [{"method": row.name} for row in rows() if row.family != PAPER] + [
     {"method": "ce", "attack.radius": "vector", "attack.radius_factors": (1.0, 0.5, 2.0, 0.0)},
     {"method": "awp", "optim.clip_norm": 0.5, "attack.loss": "objective", "optim.awp_epoch": 2},
     {"method": "trades-awp", "protocol": "own", "optim.awp_gamma": 0.1},
+    {"method": "srat:crt", "stages.lengths": (2, 1), "optim.epochs": 3},
+    {"method": "lws", "stages.lengths": (2, 1), "optim.epochs": 3, "stages.schedule": "run,half"},
+    {
+        "method": "trades-awp",
+        "stages.lengths": (1, 1, 1),
+        "stages.train": "all,head,all",
+        "optim.epochs": 3,
+        "stages.method": "ce,method,srat-ldam",
+        "model.normalize": "none",
+    },
 ]
 
 

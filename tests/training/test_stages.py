@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
+from srat_fast import load
 from srat_fast.errors import Interrupted, UserError
+from srat_fast.models.build import adjusted, stage_flops, training_flops
+from srat_fast.progress import ProgressView
 from srat_fast.recipe import build_recipe, recipe_from_dict, stages_of, to_toml
 from srat_fast.recipe.stages import edges_of
+from srat_fast.training.fit import EpochRunner
+from srat_fast.training.setup import prepare, resolve_hardware
 from srat_fast.training.trainer import train
 from tests.training import tape
 from tests.training.short_runs import StopAfter, assert_equal_runs, record, short
@@ -140,7 +146,11 @@ def test_plans_that_do_not_hold_are_refused(changes, says) -> None:
         build_recipe(None, {"method": "ce"} | changes)
 
 
-RUNS: dict[str, dict[str, Any]] = {"taet": {"optim__epochs": 4}}
+RUNS: dict[str, dict[str, Any]] = {
+    "taet": {"optim__epochs": 4},
+    "srat:crt": {"optim__epochs": 4, "stages__lengths": (2, 2)},
+    "lws": {"optim__epochs": 4, "stages__lengths": (2, 2), "data__policy": "randaugment"},
+}
 #: request to stop -> where that is: in the first stage, between the two, in the second
 STOPS = [(1, "epoch 1, step 1"), (10, "epoch 3, step 0"), (11, "epoch 3, step 1"), (16, "epoch 4, step 1")]
 
@@ -161,7 +171,11 @@ def whole(tmp_path_factory) -> Any:
 
 @pytest.mark.parametrize(
     ("method", "engine", "stop"),
-    [*((method, "fast", stop) for method in RUNS for stop in STOPS), ("taet", "reference", STOPS[2])],
+    [
+        *(("taet", "fast", stop) for stop in STOPS),
+        *((method, "fast", stop) for method in ("srat:crt", "lws") for stop in STOPS[1:3]),
+        ("lws", "reference", STOPS[2]),
+    ],
     ids=str,
 )
 def test_a_run_that_was_stopped_goes_on_across_the_edge(method, engine, stop, whole, tmp_path) -> None:
@@ -199,9 +213,11 @@ def test_a_record_knows_the_stages_of_its_epochs(whole) -> None:
     assert found["best"]["epoch"] >= 2, "what the first stage leaves is another method"
 
 
-def test_captured_stages_are_recorded_anew(monkeypatch) -> None:
+@pytest.mark.parametrize(("method", "graphs"), [("taet", [2, 6, 6]), ("srat:crt", [4, 8, 8])])
+def test_captured_stages_are_recorded_anew(method, graphs, monkeypatch) -> None:
+    """Of attack and update for each of two shapes; a stage on clean images has no attack."""
     tape.install(monkeypatch)
-    changes = {"method": "taet", "stages__lengths": (1, 2)}
+    changes = {"method": method, "stages__lengths": (1, 2)}
     eager, captured = (engine_of(recipe_of(run__capture=choice, **changes)) for choice in ("off", "on"))
     made = []
     for epoch in range(3):
@@ -211,6 +227,81 @@ def test_captured_stages_are_recorded_anew(monkeypatch) -> None:
             theirs, ours = eager.step(images, labels), captured.step(images, labels)
             torch.testing.assert_close(ours.losses["total"], theirs.losses["total"])
         made.append(tape.Graph.made)
-    assert made == [2, 6, 6], "the update for each of two shapes, then attack and update"
+    assert made == graphs
     for mine, other in zip(captured.state(), eager.state(), strict=True):
         torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("method", ["crt", "lws", "srat:trades-awp"])
+def test_features_that_rest_stay_as_they_are(method) -> None:
+    """Weights and BatchNorm of all but the head, in attack and update; its momentum begins anew."""
+    changes: dict[str, Any] = {"method": method, "stages__lengths": (1, 2), "run__engine": "fast"}
+    if method == "srat:trades-awp":
+        changes |= {"stages__train": ("all", "head"), "optim__awp_epoch": 0}
+    engine = engine_of(recipe_of(**changes))
+    for epoch in range(3):
+        engine.start_epoch(epoch)
+        before = {name: value.clone() for name, value in engine.model.state_dict().items()}
+        if epoch == 1:
+            momentum = [entry["momentum_buffer"] for entry in engine.optimizer.state.values()]
+            assert all(not bool(buffer.any()) for buffer in momentum)
+            assert len(momentum) == (1 if method == "lws" else 2)
+        for images, labels in loader_of().epoch(epoch):
+            engine.step(images, labels)
+        after = engine.model.state_dict()
+        moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        head = {"linear.scales"} if method == "lws" else {"linear.weight", "linear.bias"}
+        if epoch:
+            assert moved == head
+        else:
+            assert "bn1.running_mean" in moved and "linear.weight" in moved and "linear.scales" not in moved
+
+
+def test_a_new_head_is_drawn_once_and_by_the_runs_seed() -> None:
+    one, other = (engine_of(recipe_of(method="crt", stages__lengths=(1, 2), seed=seed)) for seed in (0, 1))
+    old = one.model.linear.weight.clone()
+    for engine in (one, other):
+        engine.start_epoch(1)
+    new = one.model.linear.weight.clone()
+    assert not torch.equal(old, new)
+    assert not torch.equal(new, other.model.linear.weight)
+    one.start_epoch(2)
+    assert torch.equal(one.model.linear.weight, new)
+    head = torch.nn.Linear(one.model.feature_dim, 4)
+    assert float(new.detach().abs().max()) <= float(head.weight.detach().abs().max()) * 1.1
+
+
+def test_scales_are_part_of_the_weights_that_are_saved(whole) -> None:
+    out = whole("lws", "fast")
+    model = load(out)
+    assert type(model.linear) is torch.nn.Linear
+    assert "linear.scales" not in model.state_dict()
+    assert json.loads((out / "recipe.json").read_text())["model"]["head"] == "scaled"
+    engine = engine_of(recipe_of(method="lws", stages__lengths=(1, 2)))
+    with torch.no_grad():
+        engine.model.linear.scales.copy_(torch.tensor([1.0, 2.0, 0.5, 3.0]))
+    images, _ = next(iter(loader_of().epoch(0)))
+    served = adjusted(engine.model, engine.recipe, [8, 6, 4, 2])
+    assert type(served.linear) is torch.nn.Linear
+    torch.testing.assert_close(served.eval()(images), engine.model.eval()(images))
+
+
+def test_the_average_begins_anew_where_other_parameters_are_trained(tmp_path) -> None:
+    setup = prepare(*resolve_hardware(short(method="crt", stages__lengths=(1, 2), **FEW).resolve()))
+    runner = EpochRunner(setup, ProgressView("", Console(quiet=True)), [1, 1], tmp_path)
+    runner.run()
+    runner.advance()
+    average, weights = runner.ema.module.state_dict(), setup.engine.model.state_dict()
+    assert not torch.equal(average["conv1.weight"], weights["conv1.weight"])
+    runner.run()
+    assert torch.equal(average["conv1.weight"], weights["conv1.weight"])
+    assert not torch.equal(average["linear.weight"], weights["linear.weight"])
+
+
+def test_a_frozen_stage_costs_no_backward_pass_of_weights() -> None:
+    recipe = plan(method="crt", optim__epochs=20)
+    first, second = stages_of(recipe)
+    assert (stage_flops(100, first), stage_flops(100, second)) == (2300, 2100)
+    assert training_flops(100, recipe) == (19 * 2300 + 2100) / 20
+    taet = plan(method="taet", optim__epochs=100)
+    assert training_flops(100, taet) == 0.4 * 300 + 0.6 * 2300
