@@ -35,6 +35,7 @@ class Method:
         settings: recipe field -> value, for fields that say "the method's row": what makes it this method.
         by_data: data set -> settings that differ there.
         own: recipe field -> value of the authors' training, for `protocol = own`; the network is not among them.
+        fine_tunes: whether `own` goes on from a trained network (`model.start`).
         source: publication, and the code that was read.
         notes: where the published code differs from its paper, or from this row.
     """
@@ -52,6 +53,7 @@ class Method:
     own: Mapping[str, Any] = field(default_factory=dict, hash=False)
     source: str = ""
     notes: str = ""
+    fine_tunes: bool = False
 
     def setting(self, name: str, dataset: str, neutral: Any) -> Any:
         """What the row says of a recipe field on a data set, or `neutral`."""
@@ -342,21 +344,41 @@ for _row in (
 _FROM_TRADES = {"loss.branch": "clean", "loss.kl_weight": 6.0}
 _FRL = {"loss.branch": "clean", "loss.kl_weight": 1.5, "feedback.rule": "frl"}
 _HELD_OUT = {"feedback.split": "validation", "data.val_fraction": 0.06}
-_FROM_SCRATCH = "Published as a fine-tuning of a robust network; here it trains from the first epoch. "
+_FROM_SCRATCH = (
+    "Published as a fine-tuning of a robust network, which its own protocol is (model.start); else it trains from the "
+    "first epoch. "
+)
+_FRL_OWN = _attack("running", "gaussian") | _schedule(40, lr=0.001, weight_decay=5e-4) | _HELD_OUT | {
+    "feedback.steps": 20,
+}  # fmt: skip
+_FAAL_OWN = _attack("running", "uniform") | _schedule(2, 1, lr=0.01, weight_decay=5e-4) | {
+    "model.normalize": "dataset", "feedback.rates": "balanced",
+}  # fmt: skip
 
 for _row in (
     Method(
         "frl", "ce", "none", _KL, True, "FRL", "kl", FAIR, _FRL | {"feedback.frl_slack": 0.1},
+        own=_FRL_OWN, fine_tunes=True,
         source="Xu et al. 2021; hannxu123/fair_robust a80547d",
         notes=f"{_FROM_SCRATCH}Reweighting alone; its classes are measured on held-out images and by PGD-20, which "
         "feedback.split and feedback.steps give.",
     ),
     Method(
         "frl-remargin", "ce", "none", _KL, True, "FRL-Remargin", "kl", FAIR,
-        _FRL | {"feedback.frl_slack": 0.07, "feedback.frl_radius_rate": 0.2},
+        _FRL | {"feedback.frl_slack": 0.07, "feedback.frl_radius_rate": 0.2}, own=_FRL_OWN, fine_tunes=True,
         source="Xu et al. 2021; hannxu123/fair_robust a80547d",
         notes=f"{_FROM_SCRATCH}A class's step follows its radius; the published one is a quarter of the largest radius "
         "for all.",
+    ),
+    Method(
+        "frl-tuned", "ce", "none", _KL, True, "TRADES, then FRL", "kl", FAIR,
+        _FRL | {
+            "feedback.frl_slack": 0.1, "stages.lengths": (160, 40), "stages.method": ("trades", "method"),
+            "stages.schedule": ("run", "constant"), "stages.lr": (0.0, 0.001),
+        },
+        source="Xu et al. 2021; hannxu123/fair_robust a80547d",
+        notes="FRL as published, a fine-tuning, with the network that it begins with in the same run: TRADES for "
+        "160 of 200 epochs. From another run: frl with its own protocol.",
     ),
     Method(
         "cfa", "ce", "none", _KL, True, "CFA", "kl", FAIR,
@@ -396,10 +418,21 @@ for _row in (
     ),
     Method(
         "faal", "ce", "none", _KL, True, "FAAL", "ce", FAIR, {"feedback.rule": "faal"},
+        own=_FAAL_OWN, fine_tunes=True,
         source="Zhang et al. 2024; TrustAI/FAAL b20ee9d",
         notes=f"{_FROM_SCRATCH}On cross-entropy; on TRADES with attack.loss kl, loss.branch clean, loss.kl_weight 6. "
         "The weights that its solver finds have a closed form. A class counts by its mean margin, not by the sum over "
         "its images, which is feedback.rates balanced.",
+    ),
+    Method(
+        "faal-tuned", "ce", "none", _KL, True, "CE, then FAAL", "ce", FAIR,
+        {
+            "feedback.rule": "faal", "stages.lengths": (198, 2), "stages.method": ("ce", "method"),
+            "stages.schedule": ("run", "half"), "stages.lr": (0.0, 0.01),
+        },
+        source="Zhang et al. 2024; TrustAI/FAAL b20ee9d",
+        notes="FAAL as published, a fine-tuning of two epochs, with the network that it begins with in the same run. "
+        "From another run: faal with its own protocol.",
     ),
     Method(
         "mcat", "ce", "none", {"etf": "loss.etf_weight"}, True, "MCAT", "ce", ROBUST, {"loss.etf_weight": 1.0},
@@ -425,7 +458,7 @@ def _robustlt(name: str) -> Method:
     return replace(
         row, name=f"robustlt:{name}", title=f"{row.title} + RobustLT", family=JOINT,
         settings=dict(row.settings) | radius, by_data=dict(row.by_data) | {"cifar100": hundred},
-        own=own | {"model.normalize": "dataset", "eval_attack.step_size": 1 / 255},
+        own=own | {"model.normalize": "dataset", "eval_attack.step_size": 1 / 255}, fine_tunes=False,
         source=f"RobustLT, CVPR 2026; zhang-lilin/RobustLT 2d63979; on {row.source or 'the SRAT paper'}",
         notes="The radius of training only; evaluation has one for all classes. Its code forwards each batch twice "
         "more in train mode, which moves BatchNorm.",

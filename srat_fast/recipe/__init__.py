@@ -9,7 +9,15 @@ from srat_fast.recipe.files import (
     recipe_from_dict,
     to_toml,
 )
-from srat_fast.recipe.recipe import FIELDS, SECTIONS, Recipe, ResolvedRecipe, flatten, require_field
+from srat_fast.recipe.recipe import (
+    FIELDS,
+    SECTIONS,
+    Recipe,
+    ResolvedRecipe,
+    flatten,
+    require_field,
+    starting_weights,
+)
 from srat_fast.recipe.sections import radius_title
 from srat_fast.recipe.stages import Stage, stage_at, stages_of
 
@@ -30,5 +38,6 @@ __all__ = [
     "require_field",
     "stage_at",
     "stages_of",
+    "starting_weights",
     "to_toml",
 ]

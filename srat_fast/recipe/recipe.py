@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from srat_fast import plugins
@@ -38,6 +39,7 @@ from srat_fast.recipe.sections import (
     Stages,
 )
 from srat_fast.recipe.stages import check_stages
+from srat_fast.record import MODEL, RECORD
 from srat_fast.registry import threat
 
 R = TypeVar("R", bound="Recipe")
@@ -161,6 +163,9 @@ class Recipe(Section):
             NEUTRAL
             | {n: v for n, v in brought.items() if n in NEUTRAL}
             | {
+                "model.start_sha256": ""
+                if self.model.start is None
+                else starting_weights(self.model.start)[1],
                 "data.subset_seed": self.seed,
                 "data.image_size": size,
                 "data.crop_padding": 0 if resized else None if size is None else size // 8,
@@ -260,6 +265,34 @@ def _rebuilt(kind: type[R], recipe: Recipe, sections: dict[str, type]) -> R:
     """The same fields as a recipe of another kind."""
     parts = {name: section(**vars(getattr(recipe, name))) for name, section in sections.items()}
     return kind(**(vars(recipe) | parts))
+
+
+def starting_weights(start: str) -> tuple[Path, str]:
+    """The file that `model.start` stands for, and its SHA-256."""
+    path = Path(start)
+    try:
+        if path.is_dir():
+            if (
+                not (path / RECORD).is_file()
+                or json.loads((path / RECORD).read_bytes()).get("status") != "finished"
+            ):
+                raise UserError("model.start", "is no finished run", start)
+            path = path / MODEL
+        if path.suffix != ".safetensors":
+            raise UserError("model.start", "a run directory or a .safetensors file is needed", start)
+        facts = path.stat()
+        return path, _sha256(path, facts.st_size, facts.st_mtime_ns)
+    except OSError as error:
+        raise UserError("model.start", f"cannot be read: {error.strerror}", start) from None
+    except ValueError:
+        raise UserError("model.start", f"its {RECORD} is damaged", start) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Of a file as it is: a plan asks once for each of its runs."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _step(ball: str, radius: float, facts: Any) -> float:
@@ -391,6 +424,13 @@ def _check_method(recipe: Recipe) -> None:
     row, value = recipe.row, recipe.value
     if recipe.protocol == "own" and not METHODS[recipe.method].own:
         raise UserError("protocol", f"no other one is known of {recipe.method}; srat is possible", "own")
+    if recipe.protocol == "own" and METHODS[recipe.method].fine_tunes and recipe.model.start is None:
+        problem = f"a run directory is needed: {recipe.method} as published goes on from a trained network"
+        raise UserError("model.start", problem, "auto")
+    if recipe.model.start is None and recipe.model.start_sha256:
+        raise UserError(
+            "model.start_sha256", "has an effect with model.start only", recipe.model.start_sha256
+        )
     cosine, prior = value("model.head") == "cosine", row.base == "adjusted"
     perturbed, pair = value("optim.awp_gamma") > 0, "kl" in METHODS[recipe.method].terms
     rule = value("feedback.rule")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from srat_fast import registry
@@ -161,6 +162,13 @@ class Model(Section):
         "none", "per-channel normalisation inside the model, by the training images' mean and deviation",
         choices=("none", "dataset"), source="authors' code",
     )  # fmt: skip
+    start: str | None = setting(
+        None, "run directory (its last weights) or .safetensors file to begin with, for fine-tuning: of the same "
+        "network, classes and normalisation, which come with it", auto="weights of the seed", identity=False,
+    )  # fmt: skip
+    start_sha256: str | None = setting(
+        None, "SHA-256 of the weights that model.start gives", auto="that of the file", before=""
+    )
     head: str | None = by_method(
         "linear", "last layer; cosine: head_scale <f/|f|, w/(|w| + head_gamma)>, without bias, 0 for zeros; scaled: "
         "linear times a factor for each class, 1 until a stage trains them (stages.train)",
@@ -188,10 +196,16 @@ class Model(Section):
         0.0, "tau of z_c / n_c^tau", low=0.0, source="Wu et al. 2021, code"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start is not None:  # a trial of a sweep may have another working directory
+            object.__setattr__(self, "start", str(Path(self.start).expanduser().absolute()))
+
 
 class ResolvedModel(Model):
-    """With the head and the adjustment of the method."""
+    """With the weights that it begins with, and the head and the adjustment of the method."""
 
+    start_sha256: str
     head: str
     head_scale: float
     head_gamma: float

@@ -17,6 +17,7 @@ from srat_fast.errors import UserError
 from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision, use_device
 from srat_fast.models.build import build_model, check_batch_norm
 from srat_fast.models.classifier import Classifier
+from srat_fast.models.files import start_from
 from srat_fast.recipe import ResolvedRecipe, Stage, stages_of
 from srat_fast.registry import inner
 from srat_fast.training.feedback import Effects, Facts, Rule
@@ -131,8 +132,10 @@ def resolve_hardware(
     return recipe.replace({"run.device": str(device)} | choices), device
 
 
-def prepare(recipe: ResolvedRecipe, device: torch.device, arrays: ImageArrays | None = None) -> Setup:
-    """Load the images, build the network and its engine."""
+def prepare(
+    recipe: ResolvedRecipe, device: torch.device, arrays: ImageArrays | None = None, begins: bool = True
+) -> Setup:
+    """Load the images, build the network and its engine; a run that `begins` takes the weights of `model.start`."""
     require_loader(recipe)
     for attack in (stage.recipe.attack for stage in stages_of(recipe)):
         if (
@@ -146,6 +149,8 @@ def prepare(recipe: ResolvedRecipe, device: torch.device, arrays: ImageArrays | 
     channels = split.train.images.shape[3]
     model = build_model(recipe, classes=len(split.classes), channels=channels, moments=moments)
     check_batch_norm(recipe, len(split.train), model)
+    if begins and recipe.model.start is not None:
+        start_from(model, recipe, split.classes)
     model = model.to(device)
     loader = training_loader(recipe, split, device)
     return Setup(recipe, device, split, loader, _engine(recipe, model, split))
