@@ -112,7 +112,17 @@ def test_the_page_on_records_names_every_key_and_no_other(demo_run) -> None:
         first = [
             cell for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for cell in CODE.findall(row)
         ]
-        optional = {"audit", "ema", "evaluations", "failure", "plugins", "problem", "resumed"}
+        optional = {
+            "audit",
+            "ema",
+            "evaluations",
+            "failure",
+            "plugins",
+            "problem",
+            "resumed",
+            "stage",
+            "stages",
+        }
         assert set(first) <= there | optional, set(first) - there - optional
 
 

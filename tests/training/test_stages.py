@@ -19,6 +19,9 @@ from srat_fast.models.build import adjusted, stage_flops, training_flops
 from srat_fast.progress import ProgressView
 from srat_fast.recipe import build_recipe, recipe_from_dict, stages_of, to_toml
 from srat_fast.recipe.stages import edges_of
+from srat_fast.report.collect import find_runs
+from srat_fast.report.figures.curves import curve_drawings
+from srat_fast.report.groups import group_runs
 from srat_fast.training.feedback import Feedback, Frl
 from srat_fast.training.fit import EpochRunner
 from srat_fast.training.setup import prepare, resolve_hardware
@@ -400,3 +403,13 @@ def test_a_rule_measures_from_the_last_epoch_before_its_stage_on() -> None:
     for epoch, weights in ((1, effects["weights"]), (2, [1.0] * 4)):
         engine.start_epoch(epoch)
         assert engine.objective.class_weights.tolist() == weights
+
+
+def test_curves_show_where_a_stage_begins(whole, trained) -> None:
+    (drawing,) = curve_drawings(*group_runs(find_runs([whole("taet", "fast")])))
+    assert "Dotted lines: a further stage begins." in drawing.caption
+    assert "A further stage begins with epoch 3." in drawing.text
+    shown = drawing.draw().axes
+    assert all([line.get_xdata()[0] for line in place.get_lines()][-1] == 2.5 for place in shown)
+    (plain,) = curve_drawings(*group_runs(find_runs([trained])))
+    assert "stage" not in plain.caption + plain.text
