@@ -622,8 +622,8 @@ class Stages(Section):
         choices=("all", "head", "new-head", "scales"), source="Kang et al. 2020",
     )  # fmt: skip
     schedule: tuple[str, ...] | None = by_method(
-        (), "rate: that of optim for this epoch of the run; or stages.lr, constant, falling to 0 by a cosine, or times "
-        "optim.decay from half of the stage on", choices=("run", "constant", "cosine", "half"),
+        (), "rate: that of optim for this epoch of the run; or stages.lr, constant, falling to 0 by a cosine, or a "
+        "tenth from half of the stage on", choices=("run", "constant", "cosine", "half"),
     )  # fmt: skip
     lr: tuple[float, ...] | None = by_method(
         (), "first rate of a stage with a schedule of its own, 0 of the others", low=0.0

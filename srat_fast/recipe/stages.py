@@ -59,7 +59,7 @@ class Stage:
         done = (epoch - self.first) / (self.end - self.first)
         if self.schedule == "cosine":
             return self.lr * (1 + math.cos(math.pi * done)) / 2
-        return self.lr * (self.recipe.optim.decay if self.schedule == "half" and done >= 0.5 else 1.0)
+        return self.lr * (0.1 if self.schedule == "half" and done >= 0.5 else 1.0)
 
 
 def learning_rate(recipe: ResolvedRecipe, epoch: int) -> float:

@@ -122,7 +122,7 @@ class Reference:
         if own == "cosine":
             rate = 0.5 * rate + 0.5 * rate * math.cos(done * math.pi / length)
         if own == "half" and 2 * done >= length:
-            rate = rate * optim.decay
+            rate = rate / 10
         self.optimizer.param_groups[0]["lr"] = rate
         reweight = self.row.weighting == "balanced"
         if self.row.weighting == "deferred":

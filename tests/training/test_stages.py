@@ -96,7 +96,7 @@ def test_rates_of_a_stage() -> None:
     fields = {
         "optim__epochs": 20,
         "optim__milestones": "4,12",
-        "optim__decay": 0.1,
+        "optim__decay": 0.5,
         "optim__warmup_epochs": 0,
     }
     chosen = {"stages__lengths": (10, 10), "stages__lr": (0, 0.2)}
@@ -106,12 +106,12 @@ def test_rates_of_a_stage() -> None:
         ("half", {10: 0.2, 14: 0.2, 15: 0.02, 19: 0.02}),
     ):
         first, second = stages_of(plan(**fields, **chosen, stages__schedule=("run", schedule)))
-        assert [first.rate(epoch) for epoch in (3, 4)] == pytest.approx([0.1, 0.01])
+        assert [first.rate(epoch) for epoch in (3, 4)] == pytest.approx([0.1, 0.05])
         for epoch, rate in expected.items():
             assert second.rate(epoch) == pytest.approx(rate), (schedule, epoch)
     first, second = stages_of(plan(**fields, stages__lengths=(10, 10)))
-    assert second.rate(11) == pytest.approx(0.01)
-    assert second.rate(12) == pytest.approx(0.001), "the run's own schedule goes on"
+    assert second.rate(11) == pytest.approx(0.05)
+    assert second.rate(12) == pytest.approx(0.025), "the run's own schedule goes on"
 
 
 @pytest.mark.parametrize(
