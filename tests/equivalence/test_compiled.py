@@ -12,6 +12,7 @@ import torch
 from benchmarks.startup import FAULTS, applies
 from srat_fast.errors import TrainingFailure
 from srat_fast.hardware import numerics
+from srat_fast.methods import rows
 from srat_fast.registry import model as models
 from srat_fast.training import parity
 from srat_fast.training.capture import preserved
@@ -239,6 +240,7 @@ def test_no_step_waits_for_the_gpu(device, variant) -> None:
         {"attack.bn": "batch"},
         {"attack.bn": "running"},
         *({"model.name": name, "attack.bn": "running"} | L2 for name in models if ":" not in name),
+        *({"method": row.name, "optim.clip_norm": 0.0} for row in rows() if row.adversarial),
     ],
 )
 def test_a_captured_run_equals_an_eager_one(device, changes) -> None:
