@@ -164,7 +164,7 @@ class Model(Section):
     )  # fmt: skip
     start: str | None = setting(
         None, "run directory (its last weights) or .safetensors file to begin with, for fine-tuning: of the same "
-        "network, classes and normalisation, which come with it", auto="weights of the seed", identity=False,
+        "network, classes and normalisation, which come with it", auto="weights of the seed", identity=False, before="",
     )  # fmt: skip
     start_sha256: str | None = setting(
         None, "SHA-256 of the weights that model.start gives", auto="that of the file", before=""

@@ -126,16 +126,20 @@ def changes_of(recipe: Recipe, number: int) -> dict[str, Any]:
 
 def check_stages(recipe: Recipe) -> None:
     """Refuse a plan whose parts do not fit each other, the epochs or the network."""
-    plan = {name.removeprefix("stages."): recipe.value(name) for name in _NONE}
-    lengths = plan.pop("lengths")
+    lengths, scaled = recipe.value("stages.lengths"), recipe.value("model.head") == "scaled"
+    if not (lengths or scaled or any(vars(recipe.stages).values())):
+        return
+    plan = {name.removeprefix("stages."): recipe.value(name) for name in _NONE if name != "stages.lengths"}
+    row = METHODS[recipe.method]
     for name, values in plan.items():
-        if values and len(values) != len(lengths):
+        rows_own = not lengths and values == row.setting(f"stages.{name}", recipe.data.name, ())
+        if values and len(values) != len(lengths) and not rows_own:
             needed = (
                 f"{len(lengths)} entries, one for each of stages.lengths" if lengths else "stages.lengths"
             )
             raise UserError(f"stages.{name}", f"needs {needed}", list(values))
-    trains, scaled = "scales" in plan["train"], recipe.value("model.head") == "scaled"
-    if trains != scaled and recipe.stages.lengths != ():  # which a stage's own recipe has
+    # of a stage's own recipe stages.lengths is empty, and so it may be in a recipe that does without its row's plan
+    if ("scales" in plan["train"]) != scaled and recipe.stages.lengths != ():
         problem = "scaled and a stage that trains scales (stages.train) need each other"
         raise UserError("model.head", problem, recipe.value("model.head"))
     if not lengths:
