@@ -98,7 +98,7 @@ def _work(
             plugin_errors(),
             memory_errors("while preparing", "data.limit or model.width, or choose another --device"),
         ):
-            setup = prepare(recipe, start.device, arrays, begins=start.checkpoint is None)
+            setup = prepare(recipe, start.device, arrays, start.checkpoint is None)
         if start.checkpoint is not None:
             check_data(setup, start.checkpoint)
         purge = start.checkpoint.about["epoch"] if start.checkpoint else 0 if start.entries else None
