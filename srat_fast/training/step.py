@@ -367,8 +367,8 @@ class FastEngine:
         return [self.objective.class_weights, *self.objective.found.values(), *radii]
 
     def rule(self, facts: Facts) -> Rule:
-        """The recipe's feedback rule."""
-        return RULES[self.recipe.feedback.rule](facts)
+        """The feedback rule of a run's recipe, whose first stage may have none."""
+        return RULES[facts.recipe.feedback.rule](facts)
 
     def steer(self, effects: Mapping[str, Sequence[float] | Tensor]) -> None:
         """Take over what the feedback rule has found; weights and radii are in force from the next `start_epoch`.

@@ -22,7 +22,7 @@ from srat_fast.recipe.stages import edges_of
 from srat_fast.report.collect import find_runs
 from srat_fast.report.figures.curves import curve_drawings
 from srat_fast.report.groups import group_runs
-from srat_fast.training.feedback import Feedback, Frl
+from srat_fast.training.feedback import Facts, Feedback, Frl
 from srat_fast.training.fit import EpochRunner
 from srat_fast.training.setup import prepare, resolve_hardware
 from srat_fast.training.trainer import train
@@ -156,6 +156,7 @@ def test_plans_that_do_not_hold_are_refused(changes, says) -> None:
 RUNS: dict[str, dict[str, Any]] = {
     "taet": {"optim__epochs": 4},
     "srat:crt": {"optim__epochs": 4, "stages__lengths": (2, 2)},
+    "frl-tuned": {"optim__epochs": 4, "stages__lengths": (2, 2), "feedback__frl_slack": 0.0},
     "lws": {"optim__epochs": 4, "stages__lengths": (2, 2), "data__policy": "randaugment"},
 }
 #: request to stop -> where that is: in the first stage, between the two, in the second
@@ -182,6 +183,7 @@ def whole(tmp_path_factory) -> Any:
         *(("taet", "fast", stop) for stop in STOPS),
         ("srat:crt", "fast", STOPS[1]),
         ("lws", "fast", STOPS[2]),
+        ("frl-tuned", "fast", (12, "epoch 3, step 1")),
         ("lws", "reference", STOPS[2]),
     ],
     ids=str,
@@ -399,6 +401,7 @@ def test_a_rule_measures_from_the_last_epoch_before_its_stage_on() -> None:
     engine = engine_of(recipe_of(method="frl-tuned", stages__lengths=(1, 1, 1), stages__method="trades,method,ce",
                                  stages__schedule="run,run,run", stages__lr="0,0,0"))  # fmt: skip
     effects = {"weights": [1.0, 2.0, 3.0, 4.0], "pair": [4.0, 3.0, 2.0, 1.0]}
+    assert isinstance(engine.rule(Facts(recipe, [1] * 10)), Frl)
     engine.start_epoch(0)
     engine.steer(effects)
     assert engine.objective.found == {}
