@@ -21,7 +21,7 @@ from srat_fast.recipe import build_recipe
 from srat_fast.training.step import FastEngine
 
 METHODS = ("ce", "at-bsl", "he", "harl", "reat", "robustlt:at-bsl", "srat:at-bsl", "mart", "robal-n", "awp", "trades",
-           "trades-awp")  # fmt: skip
+           "trades-awp", "frl-remargin", "cfa", "wat", "cgr", "faal", "mcat", "bat")  # fmt: skip
 #: CIFAR-10-LT, imbalance ratio 50
 COUNTS = [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100]
 BATCH, SIZE, WIDTH = 32, 32, 16
@@ -35,6 +35,7 @@ def engine_of(method: str) -> FastEngine:
     recipe = build_recipe("paper", fields).resolve()
     model = build_model(recipe, classes=len(COUNTS), channels=3, moments=None)
     engine = FastEngine(recipe, model, COUNTS, [5, 6, 7, 8, 9])
+    engine.steer({name: torch.rand_like(found) + 0.5 for name, found in engine.objective.found.items()})
     engine.start_epoch(5)
     return engine
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.rows import Row, latest, read
-from srat_fast.record import audit_verdict
+from srat_fast.record import audit_verdict, worst_class
 from srat_fast.tables import Table
 
 #: What a rung of the ladder is, in words; those of the goals' comparisons first.
@@ -389,7 +389,7 @@ def attacks_of(record: dict[str, Any]) -> dict[str, Row]:
 
 
 def attack_table(folders: Iterable[Path]) -> str:
-    """Attacks by methods: overall and under accuracy in percent with the overall 95 % interval."""
+    """Attacks by methods: overall, under and worst class in percent, with the overall 95 % interval."""
 
     def order(name: str) -> tuple[int, str, list[float]]:
         """Clean first, AutoAttack last, between them by kind and numbers."""
@@ -397,16 +397,21 @@ def attack_table(folders: Iterable[Path]) -> str:
         place = {"clean": 0, "autoattack": 2}.get(name, 1)
         return place, kind.replace("pgd", "a"), [float(n) for n in re.findall(r"[0-9.]+", numbers)]
 
-    def cells(row: Row | None) -> tuple[str, str]:
+    def cells(row: Row | None) -> tuple[str, ...]:
         if row is None:
-            return "-", "-"
+            return "-", "-", "-"
         low, high = row["intervals"]["overall"]
-        return f"{100 * row['overall']:.1f} [{100 * low:.1f}, {100 * high:.1f}]", f"{100 * row['under']:.1f}"
+        worst = 100 * (worst_class(row) or 0.0)
+        overall = f"{100 * row['overall']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        return overall, f"{100 * row['under']:.1f}", f"{worst:.1f}"
 
     records = [json.loads((folder / "record.json").read_text(encoding="utf-8")) for folder in folders]
     found = {record["recipe"]["method"]: attacks_of(record) for record in records}
     names = sorted({name for rows in found.values() for name in rows if name != "worst-case"}, key=order)
-    heads = ("attack", *(head for method in found for head in (method, f"{method}, under")))
+    heads = (
+        "attack",
+        *(head for method in found for head in (method, f"{method}, under", f"{method}, worst class")),
+    )
     lines = [(name, *(cell for rows in found.values() for cell in cells(rows.get(name)))) for name in names]
     return table(heads, lines, right=range(1, len(heads)))
 

@@ -34,7 +34,7 @@ _SAID = {
 #: Move along with the number of epochs, which is named then.
 _FOLLOW = {"optim.milestones", "optim.defer_epoch", "optim.warmup_epochs"}
 #: Judged beside the last weights, in which it changes nothing.
-_BESIDE = {"optim.ema_decay"}
+_BESIDE = {"optim.ema_decay", "optim.ema_every", "optim.ema_gate"}
 
 
 @dataclass(frozen=True)

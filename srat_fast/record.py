@@ -325,6 +325,20 @@ def audit_verdict(record: dict[str, Any], weights: str = "last", checksum: str |
     return str(audit.get("verdict", "not audited"))
 
 
+def worst_class(accuracy: dict[str, Any]) -> float | None:
+    """Accuracy of the class that has the least, of those with images; None where a record does not tell."""
+    present = [v for v in accuracy.get("per_class") or () if v is not None and not math.isnan(v)]
+    return min(present, default=None)
+
+
+def weights_title(record: dict[str, Any], weights: str) -> str:
+    """Which weights of a run are judged, and by what the best epoch was chosen; "" for the last of a run without."""
+    if weights == "best":
+        by = record["best"].get("by", "balanced")  # records of earlier versions have no other
+        return "best " + {"worst": "worst class"}.get(by, by)
+    return "" if weights == "last" and not record.get("best") else weights
+
+
 def is_whole(record: Any) -> bool:
     """Whether a record (or {"recipe": ...} of a run without one) has what tables and figures read of it."""
     try:

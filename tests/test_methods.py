@@ -114,6 +114,17 @@ def test_settings_of_a_row_that_a_missing_plugin_brings_are_unknown() -> None:
         ({"method": "robustlt:nothing"}, "one of natural"),
         ({"method": "robustlt:<name>"}, "one of natural"),
         ({"attack.radius": "count"}, r"attack\.radius_strength = 0.0: a number > 0 is needed"),
+        (
+            {"method": "trades", "loss.branch": "last-right"},
+            r"loss\.branch = 'last-right': last-right needs attack\.stop = both; adversarial is possible",
+        ),
+        (
+            {"method": "ce", "attack.stop": "both"},
+            r"attack\.stop = 'both': has an effect with loss\.branch = last-right",
+        ),
+        ({"method": "natural", "attack.stop": "first-wrong"}, "has an effect with adversarial training only"),
+        ({"method": "ce", "loss.entropy_weight": 1.0}, "with a method that has the term entropy only"),
+        ({"method": "bat", "attack.stop": "off"}, "last-right needs attack.stop = both"),
         ({"loss.base": "harl", "method": "ce"}, "are all 0: base loss harl needs one > 0"),
         (
             {"method": "trades", "protocol": "own", "optim.epochs": "many"},

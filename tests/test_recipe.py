@@ -218,6 +218,8 @@ STORED = {
     "smoke": ("6bc51bbf2633", "69b547193752", "e4133290c4bf", "d6533dbb18a8"),
     "digits": ("d7706df3434e", "890a965f7798", "5e946938470b", "ee0cbc84c0be"),
 }
+#: Their `optim.clip_norm`, of a data set's or named recipe: it became "auto", which clips LDAM.
+UNCLIPPED = {name: {"optim.clip_norm": 0.0} for name in ("paper", *FINGERPRINTS) if name != "digits"}
 TWELVE = (
     "natural ce focal ldam cb-reweight cb-focal drcb-ce drcb-focal drcb-ldam srat-ce srat-focal srat-ldam"
 )
@@ -247,19 +249,41 @@ def _digest(*parts: str) -> str:
 
 @pytest.mark.parametrize("dataset", FINGERPRINTS)
 def test_fingerprints_are_those_of_the_version_before(dataset: str) -> None:
-    recipes = [build_recipe(None, {"data.name": dataset, "method": method}) for method in TWELVE.split()]
+    recipes = [
+        build_recipe(None, {"data.name": dataset, "method": method} | UNCLIPPED.get(dataset, {}))
+        for method in TWELVE.split()
+    ]
     assert _digest(*(recipe.fingerprint() for recipe in recipes)) == FINGERPRINTS[dataset]
 
 
 @pytest.mark.parametrize("name", STORED)
 def test_recipes_on_disk_are_those_of_the_version_before(name: str) -> None:
-    recipe = build_recipe(name)
+    recipe = build_recipe(name, UNCLIPPED.get(name))
     assert STORED[name] == (
         recipe.fingerprint(),
         _digest(_earlier(recipe.to_dict())),
         _digest(_earlier(recipe.resolve().to_dict())),
         _digest(_earlier(tomllib.loads(to_toml(recipe))), _earlier(tomllib.loads(to_toml(recipe.resolve())))),
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "clipped"),
+    [
+        ({"method": "srat-ldam"}, 1.0),
+        ({"method": "drcb-ldam", "optim.clip_norm": 0.0}, 0.0),
+        ({"method": "ce"}, 0.0),
+        ({"method": "ce", "loss.base": "ldam"}, 1.0),
+        ({"method": "srat-ldam", "loss.base": "focal"}, 0.0),
+        ({"method": "srat-ldam", "loss.ldam_scale": 1.0}, 0.0),
+        ({"method": "srat-ldam", "model.head": "cosine"}, 0.0),
+        ({"method": "ldam-drw"}, 0.0),
+    ],
+)
+def test_gradients_are_clipped_where_ldam_scales_an_unbounded_logit(
+    fields: dict[str, Any], clipped: float
+) -> None:
+    assert build_recipe("paper", fields).resolve().optim.clip_norm == clipped
 
 
 def test_what_is_resolved_stays_resolved() -> None:

@@ -54,6 +54,7 @@ class AttackEngine:
         nonfinite: Tensor | None = None,
         zero: Tensor | None = None,
         eager: bool = False,
+        stop: str = "off",
     ) -> Tensor:
         """`attacks.pgd.pgd` on the model's present weights, in the images' own precision.
 
@@ -79,6 +80,7 @@ class AttackEngine:
             objective=objective,
             nonfinite=nonfinite,
             zero=zero,
+            stop=stop,
         )
         self.shadow.count(passes)
         return adversarial

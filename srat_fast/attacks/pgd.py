@@ -39,6 +39,7 @@ def pgd(
     objective: Any = None,
     nonfinite: Tensor | None = None,
     zero: Tensor | None = None,
+    stop: str = "off",
 ) -> Tensor:
     """PGD-k (Madry et al. 2018): k steps up the loss, each projected onto the ball and [0, 1].
 
@@ -56,6 +57,9 @@ def pgd(
         objective: the batch's, for a loss that reads it.
         nonfinite: one-element int64 counter of non-finite gradient entries.
         zero: one-element int64 counter of gradient entries that are exactly zero.
+        stop: of each image: "first-wrong", one step after an iterate that is misclassified (where that step has put it
+            right again, at the next one that is); "last-right", at the iterate before the first one that is
+            misclassified, or at the start; the last of the k + 1 iterates is not looked at. The start is projected.
 
     Returns:
         Adversarial images [B, C, H, W], detached.
@@ -64,6 +68,9 @@ def pgd(
         EvaluationFailure: the loss does not depend on the images through any gradient.
     """
     adversarial = (images if start is None else start).detach().clone()
+    halt = None if stop == "off" else _Halt(stop, labels)
+    if halt is not None:
+        adversarial = ball.step(adversarial, torch.zeros_like(adversarial), images, step_size)
     batch = Batch(None, adversarial, labels, images, forward=model, objective=objective)
     for _ in range(steps):
         batch.move(adversarial.requires_grad_(True))
@@ -72,5 +79,34 @@ def pgd(
         found = torch.autograd.grad(value, adversarial, allow_unused=True) if value.requires_grad else (None,)
         if found[0] is None:
             raise EvaluationFailure("no gradient reaches the images: the model is cut off from its input")
-        adversarial = ball.step(adversarial.detach(), found[0], images, step_size, nonfinite, zero)
+        adversarial = adversarial.detach()
+        if halt is None:
+            adversarial = ball.step(adversarial, found[0], images, step_size, nonfinite, zero)
+        else:
+            kept = halt.look(batch.logits.detach(), adversarial)
+            moved = ball.step(adversarial.clone(), found[0], images, step_size, nonfinite, zero)
+            adversarial = torch.where(halt.ended, kept, moved)
     return adversarial
+
+
+class _Halt:
+    """Which images of a batch have ended their attack, [B, 1, 1, 1]; all of them stay in the batch."""
+
+    def __init__(self, stop: str, labels: Tensor) -> None:
+        self._stop, self._labels = stop, labels
+        self.ended = torch.zeros_like(labels, dtype=torch.bool).view(-1, 1, 1, 1)
+        self._wrong_before = self.ended
+        self._before: Tensor | None = None
+
+    def look(self, logits: Tensor, present: Tensor) -> Tensor:
+        """End those of which it is time; where images stay that have ended."""
+        wrong = (logits.argmax(dim=1) != self._labels).view(-1, 1, 1, 1)
+        if self._stop == "first-wrong":
+            self.ended = self.ended | (wrong & self._wrong_before)
+            self._wrong_before = self._wrong_before | wrong
+            return present
+        now = wrong & ~self.ended
+        self.ended = self.ended | now
+        kept = present if self._before is None else torch.where(now, self._before, present)
+        self._before = kept
+        return kept

@@ -10,6 +10,7 @@ import typer
 
 from srat_fast.cli.options import AsJson, Device, PluginFiles, RunDataRoot, Subset, Weights, fields_given
 from srat_fast.cli.show import rows_table
+from srat_fast.record import worst_class
 from srat_fast.tables import Table, percent
 
 
@@ -98,6 +99,7 @@ def _table(results: dict[str, dict[str, Any]]) -> Table:
             "view": view,
             "accuracy, %": percent(result[view]["accuracy"]["overall"]),
             "under, %": percent(result[view]["accuracy"]["under"]),
+            "worst class, %": percent(worst_class(result[view]["accuracy"])),
             "under taken for well, %": percent(result[view]["under_taken_by_well"]),
             "silhouette": number(result[view]["silhouette"]),
             "cosine silhouette": number(result[view]["silhouette_cosine"]),

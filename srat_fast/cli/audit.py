@@ -73,7 +73,7 @@ def audit(
     changes = judged_fields(run, {"--data-root": data_root}, dataset)
     fields_given({"--subset": limit, "--threat": threat}, {"--threat": "attack.threat"})
 
-    from srat_fast.cli.show import audit_table
+    from srat_fast.cli.show import accuracy_table, audit_table
     from srat_fast.console import Console
     from srat_fast.evaluation.audit import audit_run, summary
     from srat_fast.progress import Watch
@@ -102,6 +102,16 @@ def audit(
     else:
         out = Console()
         out.print(audit_table(report))
+        if report["accuracy"]:
+            out.print(
+                accuracy_table(
+                    {
+                        kind: {"overall": found["overall"], "worst": found["worst"]}
+                        | {"intervals": {"overall": found["interval"], "worst": found["worst_interval"]}}
+                        for kind, found in report["accuracy"].items()
+                    }
+                )
+            )
         out.say(summary(report))
     if unrecorded is not None:
         raise unrecorded

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from srat_fast.record import worst_class
 from srat_fast.tables import Cell, Table, percent
 
 #: Intervals stand in a table of classes with at most this many columns of accuracies; the record has them all.
@@ -12,47 +13,29 @@ _INTERVAL_COLUMNS = 3
 
 
 def accuracy_table(rows: dict[str, dict[str, Any]]) -> Table:
-    """Overall, well and under of each row, each with its 95 % interval where the row has one.
-
-    Args:
-        rows: name -> accuracies.
-
-    Returns:
-        A table in percent.
-    """
-    table = Table("accuracy, %", "overall", "well", "under", right=(1, 2, 3))
+    """Overall, well, under and worst class of each row (name -> accuracies), with 95 % intervals where it has them."""
+    known = {"overall": "overall", "well": "well", "under": "under", "worst": "worst class"}
+    parts = {
+        part: head for part, head in known.items() if any(part in v or part == "worst" for v in rows.values())
+    }
+    table = Table("accuracy, %", *parts.values(), right=range(1, 1 + len(parts)))
     for name, values in rows.items():
         cells: list[Cell] = []
-        for part in ("overall", "well", "under"):
+        for part in parts:
             low_high = (values.get("intervals") or {}).get(part)
-            cells.append((percent(values[part]), interval(low_high) if low_high else ""))
+            value = values.get(part, worst_class(values))  # records of earlier versions lack the worst
+            cells.append((percent(value), interval(low_high) if low_high else ""))
         table.add(name, *cells)
     return table
 
 
 def interval(low_high: Sequence[float]) -> str:
-    """A confidence interval in percent.
-
-    Args:
-        low_high: fractions.
-
-    Returns:
-        Such as " [59.5, 66.6]".
-    """
+    """A confidence interval in percent, such as " [59.5, 66.6]"."""
     return f" [{100 * low_high[0]:.1f}, {100 * low_high[1]:.1f}]"
 
 
 def per_class_table(rows: dict[str, dict[str, Any]], classes: Sequence[str], counts: Sequence[int]) -> Table:
-    """One line a class, with 95 % intervals where a row has them and there is room.
-
-    Args:
-        rows: name -> accuracies with `per_class`.
-        classes: names.
-        counts: training images.
-
-    Returns:
-        A table in percent.
-    """
+    """One line a class, a column each of `rows` (name -> accuracies), with 95 % intervals where there is room."""
     table = Table(
         "class", "training images", *rows, right=range(1, 2 + len(rows)), spare=("training images",)
     )
@@ -67,14 +50,7 @@ def per_class_table(rows: dict[str, dict[str, Any]], classes: Sequence[str], cou
 
 
 def audit_table(report: dict[str, Any]) -> Table:
-    """One line a check.
-
-    Args:
-        report: as `srat_fast.evaluation.audit.audit` gives it.
-
-    Returns:
-        A table: check, verdict, figure, threshold, and the figure in words.
-    """
+    """One line a check of an audit: verdict, figure, threshold, and the figure in words."""
     table = Table("check", "verdict", "figure", "at most", "found", right=(2, 3))
     for check in report["checks"]:
         numbers = ["-" if check[key] is None else f"{check[key]:.2g}" for key in ("figure", "threshold")]

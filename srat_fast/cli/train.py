@@ -12,7 +12,7 @@ from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.cli.streams import recorded
 from srat_fast.plugins import load_all
 from srat_fast.recipe import NAMED_RECIPES, radius_title, to_toml
-from srat_fast.record import MUST, RECIPE, RunDirectory, audit_verdict
+from srat_fast.record import MUST, RECIPE, RunDirectory, audit_verdict, weights_title
 from srat_fast.training.stops import Stops
 
 if TYPE_CHECKING:
@@ -115,11 +115,9 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     }
     for name in ("best", "ema"):
         if name in record:
-            title: str = name
+            title = weights_title(record, name)
             if name == "best":
-                by = record[name].get("by", "balanced")  # of earlier versions
-                shown = {"balanced": "", "overall": " overall", "worst": " worst class"}[by]
-                title = f"best{shown} (epoch {record[name]['epoch'] + 1})"
+                title += f" (epoch {record[name]['epoch'] + 1})"
             rows[f"{title}: clean"], rows[f"{title}: robust"] = (
                 record[name]["standard"],
                 record[name]["robust"],

@@ -76,6 +76,7 @@ def accuracies(predictions: Tensor, labels: Tensor, well: list[int], under: list
         "balanced": sum(present) / len(present),
         "well": mean(torch.isin(labels, torch.tensor(well))),
         "under": mean(torch.isin(labels, torch.tensor(under))),
+        "worst": min(present),
         "per_class": per_class,
     }
 

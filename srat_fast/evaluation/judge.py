@@ -11,6 +11,7 @@ from torch import nn
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.evaluation.accuracy import PgdSettings, accuracies, collapsed_class, predict
+from srat_fast.evaluation.intervals import intervals
 from srat_fast.recipe import ResolvedRecipe
 
 
@@ -31,13 +32,15 @@ def judge(
     device: torch.device,
     seed: int,
     progress: Callable[[int], None] = lambda images: None,
+    confident: bool = False,
 ) -> dict[str, Any]:
-    """Clean and robust accuracy."""
+    """Clean and robust accuracy; `confident`: each with its intervals."""
     loader = MemoryLoader(images, batch_size=batch_size, device=device)
     clean, labels = predict(model, loader, None, progress=progress)
     attacked, _ = predict(model, loader, attack, seed=seed, progress=progress)
-    return {
-        "standard": accuracies(clean, labels, well, under),
-        "robust": accuracies(attacked, labels, well, under),
-        "collapsed": collapsed_class(clean),
-    }
+    found: dict[str, Any] = {}
+    for kind, predictions in (("standard", clean), ("robust", attacked)):
+        found[kind] = accuracies(predictions, labels, well, under)
+        if confident:
+            found[kind]["intervals"] = intervals(predictions, labels, well, under)
+    return found | {"collapsed": collapsed_class(clean)}

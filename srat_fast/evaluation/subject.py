@@ -25,7 +25,11 @@ from srat_fast.record import RECORD, WEIGHTS, RunDirectory
 from srat_fast.sharing.load import load
 
 #: What keeps weights of a kind.
-_KEPT = {"last": "every run", "best": "data.val_fraction > 0", "ema": "optim.ema_decay > 0"}
+_KEPT = {
+    "last": "every run",
+    "best": "data.val_fraction > 0",
+    "ema": "optim.ema_decay > 0, and an epoch that optim.ema_gate lets in",
+}
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ __all__ = [
     "named",
     "render",
     "save",
+    "spectrum",
     "style",
     "suffix_of",
 ]
@@ -87,6 +88,11 @@ def figure(
     with style():
         made = Figure(figsize=(width, height), layout="constrained")
         return made, made.subplots(rows, columns, squeeze=False, **options)
+
+
+def spectrum(count: int) -> list[tuple[float, float, float, float]]:
+    """Colours in an order that is seen, also in grey print: dark to light, short of what is lost on white."""
+    return [matplotlib.colormaps["viridis"](share) for share in np.linspace(0.0, 0.92, count)]
 
 
 def named(name: str) -> str:

@@ -157,8 +157,8 @@ class Objective:
 
     def _weigh(self, batch: Batch) -> None:
         """Put FAAL's weights of a batch in force."""
-        if getattr(self._base, "clean", False):
-            _ = batch.clean_logits  # BatchNorm sees first what L_cls reads
+        own = "clean" if getattr(self._base, "clean", False) else "adversarial"  # of a plug-in
+        _ = batch.branch_logits(getattr(self._base, "branch", own))  # BatchNorm sees first what L_cls reads
         weights = margin_weights(batch.logits.detach(), batch.labels, self._divergence, self._summed)
         self.class_weights.copy_(weights)
         self.found["pair"].copy_(weights)

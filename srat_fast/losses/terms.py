@@ -5,6 +5,7 @@ A term is built once a run from its `Context` and called once a step with the `B
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,9 @@ class Margin:
     """L_cls as a setting of `srat_kernels.margin_loss`: subclasses add margins, scale, prior or focal factor."""
 
     def __init__(self, context: Context) -> None:
-        self.clean = context.recipe.loss.branch == "clean"
-        self.fused = not self.clean  # with L_sep, in `srat_loss`
+        self.branch = context.recipe.loss.branch
+        self.clean = self.branch == "clean"
+        self.fused = self.branch == "adversarial"  # with L_sep, in `srat_loss`
         self.arguments: dict[str, Any] = {
             "class_weights": context.class_weights,
             "reduction": context.reduction,
@@ -32,14 +34,11 @@ class Margin:
 
     def __call__(self, batch: Batch) -> Tensor:
         """w * L_cls, margins and scale included."""
-        return margin_loss(self._logits(batch), batch.labels, **self.arguments)
+        return margin_loss(batch.branch_logits(self.branch), batch.labels, **self.arguments)
 
     def raw(self, batch: Batch) -> Tensor:
         """w * L_cls on raw logits, without margin and scale: the inner maximisation of the paper's text."""
         return margin_loss(batch.logits, batch.labels, **(self.arguments | {"margins": None, "scale": 1.0}))
-
-    def _logits(self, batch: Batch) -> Tensor:
-        return batch.clean_logits if self.clean else batch.logits
 
 
 @term("ce")
@@ -104,7 +103,7 @@ class Mart(Margin):
 
     def __call__(self, batch: Batch) -> Tensor:
         """Both parts with the class weights."""
-        return super().__call__(batch) + self._second(self._logits(batch), batch.labels)
+        return super().__call__(batch) + self._second(batch.branch_logits(self.branch), batch.labels)
 
     def raw(self, batch: Batch) -> Tensor:
         """The same of the attacked images."""
@@ -125,12 +124,13 @@ class Harl:
 
     def __init__(self, context: Context) -> None:
         loss = context.recipe.loss
+        self.branch = loss.branch
         self.clean = loss.branch == "clean"
         self._factors = (loss.harl_mean, loss.harl_variance, loss.harl_share)
 
     def __call__(self, batch: Batch) -> Tensor:
         """A scalar."""
-        return self._of(batch.clean_logits if self.clean else batch.logits, batch.labels)
+        return self._of(batch.branch_logits(self.branch), batch.labels)
 
     def raw(self, batch: Batch) -> Tensor:
         """The same of the attacked images."""
@@ -223,6 +223,24 @@ class Graph:
         short = functional.relu(0.5 - logits.gather(1, labels[:, None]) + logits)  # [B, C]
         each = (self._graph.to(logits.dtype)[labels] * short).sum(dim=1)
         return (self._weights.to(logits.dtype)[labels] * each).mean()
+
+
+@term("entropy")
+class Entropy:
+    """BAT's term (Sun et al. 2023): KL(p || u) = ln C - H(p) of x', plus that of x_c with `attack.stop = both`."""
+
+    def __init__(self, context: Context) -> None:
+        pass
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Mean over the batch."""
+        value = self._of(batch.logits)
+        return value if batch.last_right is None else value + self._of(batch.last_right_logits)
+
+    @staticmethod
+    def _of(logits: Tensor) -> Tensor:
+        logs = logits.log_softmax(dim=1)
+        return (logs.exp() * logs).sum(dim=1).mean() + math.log(logits.shape[1])
 
 
 @term("etf")

@@ -17,6 +17,7 @@ class Batch:
         images: [B, C, H, W] in [0, 1] that the loss is taken on: adversarial ones, or an attack's present iterate.
         labels: [B].
         clean: the images before the attack; None where the loss does not read them.
+        last_right: what `attack.stop = both` has beside `images`, x_c; None without.
         half: whether forward passes run under bfloat16 autocast.
         forward: images -> logits in one, in place of `features` and `classify` (an attack's compiled forward).
         objective: what training minimises, for inner losses that climb it.
@@ -28,6 +29,7 @@ class Batch:
         images: Tensor,
         labels: Tensor,
         clean: Tensor | None = None,
+        last_right: Tensor | None = None,
         *,
         half: bool = False,
         forward: Callable[[Tensor], Tensor] | None = None,
@@ -35,6 +37,9 @@ class Batch:
     ) -> None:
         self.model, self.labels, self.objective = model, labels, objective
         self._clean, self._half, self._forward = clean, half, forward
+        #: the images themselves, [B, C, H, W]
+        self.last_right = last_right
+        self._last_right_logits: Tensor | None = None
         self._clean_features: Tensor | None = None
         self._clean_logits: Tensor | None = None
         self._clean_probabilities: Tensor | None = None
@@ -107,6 +112,20 @@ class Batch:
         ):  # detached, not no_grad: another term may want the logits' gradient
             self._clean_probabilities = self.clean_logits.detach().softmax(dim=1)
         return self._clean_probabilities
+
+    @property
+    def last_right_logits(self) -> Tensor:
+        """Logits of `last_right`, [B, classes]."""
+        if self._last_right_logits is None:
+            assert self.last_right is not None, "the recipe's own check"
+            self._last_right_logits = self.model.classify(self._embed(self.last_right))
+        return self._last_right_logits
+
+    def branch_logits(self, branch: str) -> Tensor:
+        """Logits of the images that L_cls reads by `loss.branch`."""
+        if branch == "clean":
+            return self.clean_logits
+        return self.last_right_logits if branch == "last-right" else self.logits
 
     def _embed(self, images: Tensor) -> Tensor:
         if self._forward is not None:

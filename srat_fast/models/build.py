@@ -15,7 +15,7 @@ from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
 from srat_fast.methods import METHODS
 from srat_fast.models.classifier import TINY, Classifier, CosineLinear, ScaledLinear
-from srat_fast.recipe import Recipe, ResolvedRecipe, Stage, stages_of
+from srat_fast.recipe import Recipe, ResolvedRecipe, Stage, stage_at, stages_of
 from srat_fast.registry import inner, term
 from srat_fast.seeds import seed_for
 
@@ -119,13 +119,10 @@ def training_flops(forward: int, recipe: Recipe) -> int:
 
     A gradient costs a forward pass. An attack step is a pass and the gradient of the input, the clean prediction of a
     loss like kl one more pass an attack; the update has the gradient of the weights too: 10 x 2 + 3 = 23 for PGD-10.
-    It takes 3 for each of x and x' that its terms read, 1 where no gradient comes back, and AWP doubles it.
+    It takes 3 for each of x and x' that its terms read, 1 where no gradient comes back, and AWP doubles it. Two attacks
+    a step are twice the passes, early stops none fewer.
     """
-    epochs = recipe.optim.epochs
-    if recipe.value("stages.lengths"):
-        stages = stages_of(cast(ResolvedRecipe, recipe.filled()))
-    else:
-        stages = [Stage(0, 0, epochs, cast(ResolvedRecipe, recipe))]
+    stages, epochs = _stages(recipe), recipe.optim.epochs
     return round(sum((stage.end - stage.first) * _passes(stage) for stage in stages) / epochs * forward)
 
 
@@ -134,25 +131,66 @@ def stage_flops(forward: int, stage: Stage) -> int:
     return round(_passes(stage) * forward)
 
 
+def _stages(recipe: Recipe) -> list[Stage]:
+    """Those of a recipe that need not be resolved."""
+    if recipe.value("stages.lengths"):
+        return stages_of(cast(ResolvedRecipe, recipe.filled()))
+    return [Stage(0, 0, recipe.optim.epochs, cast(ResolvedRecipe, recipe))]
+
+
 def _passes(stage: Stage) -> float:
     recipe, row = stage.recipe, stage.recipe.row
-    attack = 0
+    attack, two = 0, recipe.value("attack.stop") == "both"
     if row.adversarial:
         climbed = inner[recipe.attack.loss or row.inner]
-        attack = 2 * recipe.attack.steps + int(getattr(climbed, "clean", False))
+        attack = (1 + two) * (2 * recipe.attack.steps + int(getattr(climbed, "clean", False)))
     with_gradient = 1 if stage.frozen else 3
-    base = recipe.value("loss.branch") == "clean"
+    branch = recipe.value("loss.branch")
     readers = [name for name in (row.base, *row.terms) if getattr(term[name], "clean", False)]
     # the logits of x' are counted as right or wrong in any case
-    update = 1 if base and not row.terms else with_gradient
-    if base or readers:
-        detached = not base and readers == ["kl"] and recipe.value("loss.kl_target") == "detached"
+    update = 1 if branch != "adversarial" and not row.terms else with_gradient
+    if branch == "clean" or readers:
+        detached = branch != "clean" and readers == ["kl"] and recipe.value("loss.kl_target") == "detached"
         update += 1 if detached else with_gradient
+    update += with_gradient * two
     perturbed = 0.0
     if recipe.value("optim.awp_gamma") > 0:
         first = max(stage.first, recipe.value("optim.awp_epoch"))
         perturbed = max(0.0, (stage.end - first) / (stage.end - stage.first))
     return attack + update * (1 + perturbed)
+
+
+def measured_epochs(recipe: Recipe) -> list[int]:
+    """Epochs (from 0) at whose end `feedback.rule` measures classes; after the last it would change nothing."""
+    value, epochs = recipe.value, recipe.optim.epochs
+    rule = value("feedback.rule")
+    if rule in ("off", "faal"):
+        return []
+    first = value("feedback.start") * epochs - 1e-9
+    due = [e for e in range(epochs - 1) if (e + 1) % value("feedback.every") == 0 and e + 1 >= first]
+    if value("stages.lengths"):  # stages of other rows go without
+        stages = _stages(recipe)
+        due = [e for e in due if stage_at(stages, e + 1).recipe.value("feedback.rule") == rule]
+    return due[:1] if rule == "dafa" else due  # which goes by its first figures for good
+
+
+def feedback_flops(forward: int, recipe: Recipe, counts: Sequence[int]) -> int:
+    """FLOPs of a run's measurements, of classes of so many images: PGD's steps, and a pass of x and of x' each."""
+    images = sum(min(n, recipe.value("feedback.images")) for n in counts)
+    steps = recipe.value("feedback.steps") or recipe.attack.steps
+    return len(measured_epochs(recipe)) * images * (2 * steps + 2) * forward
+
+
+def planned_feedback_flops(recipe: Recipe, counts: Sequence[int]) -> int:
+    """The same of so many training images a class, hold-out included, before any image is there."""
+    data = recipe.data
+    if not measured_epochs(recipe):
+        return 0
+    if recipe.value("feedback.split") == "validation":
+        each = sum(counts) / len(counts)
+        of = [each] * len(counts) if data.val_source == "balanced" else counts
+        counts = [max(1, round(n * data.val_fraction)) for n in of]
+    return feedback_flops(_forward_flops(**_planned(recipe)), recipe, counts)
 
 
 def planned_flops(recipe: Recipe) -> int:

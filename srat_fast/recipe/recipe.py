@@ -184,12 +184,17 @@ class Recipe(Section):
                 "optim.warmup_epochs": min(facts.warmup_cap, math.ceil(epochs / 4)),
                 "optim.milestones": milestones,
                 "optim.defer_epoch": milestones[0] if milestones else epochs,
+                "optim.clip_norm": 1.0 if self.steep() else 0.0,
             }
         )
         if data.flip == "auto":
             defaults["data.flip"] = "on" if facts.flip else "off"
         values = flatten(self)
         return {n: v for n, v in defaults.items() if values[n] in (None, "auto")}
+
+    def steep(self) -> bool:
+        """Whether the base loss multiplies logits without a bound of their own: LDAM away from its cosine head."""
+        return self.row.base == "ldam" and self.value("model.head") == "linear" and self.loss.ldam_scale > 1
 
     def replace(self, changes: dict[str, Any]) -> Recipe:
         """A copy with dotted fields changed."""
@@ -442,6 +447,8 @@ def _check_method(recipe: Recipe) -> None:
         "loss.harl_": (row.base == "harl", "base loss harl"),
         "loss.tail_": ("tail" in METHODS[recipe.method].terms, "a method that has the term tail"),
         "loss.graph_": (rule == "cgr", "feedback.rule = cgr"),
+        "loss.entropy_": ("entropy" in METHODS[recipe.method].terms, "a method that has the term entropy"),
+        "attack.stop": (row.adversarial, "adversarial training"),
         "loss.etf_": ("etf" in METHODS[recipe.method].terms, "a method that has the term etf"),
         "loss.branch": (row.adversarial, "adversarial training"),
         "attack.radius_strength": (value("attack.radius") == "count", "attack.radius = count"),
@@ -452,6 +459,10 @@ def _check_method(recipe: Recipe) -> None:
         "optim.ema_every": (recipe.optim.ema_decay > 0, "optim.ema_decay > 0"),
         "optim.nesterov": (recipe.optim.momentum > 0, "optim.momentum > 0"),
     }
+    needs["optim.ema_gate"] = (
+        recipe.optim.ema_every == "epoch" and recipe.optim.ema_decay > 0 and recipe.data.val_fraction > 0,
+        "optim.ema_decay > 0, optim.ema_every = epoch and data.val_fraction > 0",
+    )
     measured = ", ".join(name for name in RULES if name != "faal")
     for name in ("split", "images", "steps", "every", "start"):
         needs["feedback." + name] = (rule not in ("off", "faal"), f"feedback.rule = {measured}")
@@ -480,6 +491,19 @@ def _check_method(recipe: Recipe) -> None:
             "the term kl compares adversarial with clean images: adversarial is needed",
             "clean",
         )
+    two, reads_both = (
+        value("attack.stop") == "both",
+        value("loss.branch") == "last-right" or "entropy" in row.terms,
+    )
+    if value("loss.branch") == "last-right" and not two:
+        raise UserError(
+            "loss.branch", "last-right needs attack.stop = both; adversarial is possible", "last-right"
+        )
+    if two and not reads_both:
+        problem = (
+            "has an effect with loss.branch = last-right or a term entropy only; first-wrong is one attack"
+        )
+        raise UserError("attack.stop", problem, "both")
     _check_feedback(recipe, row)
     if not row.adversarial and value("attack.radius") != "same":
         raise UserError(

@@ -268,6 +268,11 @@ class Attack(Section):
     radius_factors: tuple[float, ...] | None = by_method(
         (), "factor on epsilon of each class, with radius = vector", low=0.0
     )
+    stop: str | None = by_method(
+        "off", "early stop, image by image: first-wrong, one step after an iterate that is misclassified; last-right, "
+        "at the iterate before it; both: two attacks, x' of the first and beside it x_c of the second",
+        choices=("off", "first-wrong", "last-right", "both"), source="BAT, code",
+    )  # fmt: skip
     examples: str = setting(
         "method", "what training sees: adversarial or clean images; method takes the method's row",
         choices=("method", "adversarial", "clean"),
@@ -283,6 +288,7 @@ class ResolvedAttack(Attack):
     radius_strength: float
     radius_ramp: float
     radius_factors: tuple[float, ...]
+    stop: str
 
 
 @dataclass(frozen=True)
@@ -370,8 +376,8 @@ class Loss(Section):
         choices=("projection", "penultimate"), source="authors' code",
     )  # fmt: skip
     branch: str | None = by_method(
-        "adversarial", "images of L_cls: adversarial ones, or the clean ones beside them",
-        choices=("adversarial", "clean"), source="TRADES, code",
+        "adversarial", "images of L_cls: adversarial ones, or beside them the clean ones or attack.stop's last right",
+        choices=("adversarial", "clean", "last-right"), source="TRADES, BAT, code",
     )  # fmt: skip
     adjusted_scale: float | None = by_method(
         1.0,
@@ -424,6 +430,10 @@ class Loss(Section):
         0.0, "coefficient of the term graph: margins of 0.5 to the classes that rule cgr found confused", low=0.0,
         source="CGR, code",
     )  # fmt: skip
+    entropy_weight: float | None = by_method(
+        0.0, "coefficient of the term entropy: KL(p(x') || uniform), and with attack.stop = both that of x_c too",
+        low=0.0, source="BAT, code",
+    )  # fmt: skip
     etf_weight: float | None = by_method(
         0.0, "coefficient of the term etf: cosines of the head's weights against those of a simplex", low=0.0,
         source="MCAT, code",
@@ -449,6 +459,7 @@ class ResolvedLoss(Loss):
     tail_weight: float
     tail_sign: str
     graph_weight: float
+    entropy_weight: float
     etf_weight: float
 
 
@@ -552,9 +563,10 @@ class Optim(Section):
         None, "epoch (from 0) from which deferred weights apply", low=0, auto="the first milestone: 160 of 200",
         source="paper, Section 5",
     )  # fmt: skip
-    clip_norm: float = setting(
-        0.0, "largest L2 norm of the whole gradient, for small sets (LDAM's s = 30 makes it large); 0 is off",
-        low=0.0, source="authors' code: off",
+    clip_norm: float | None = setting(
+        None, "largest L2 norm of the whole gradient; 0 is off. LDAM's s = 30 on a linear head makes it 30 times as "
+        "long, and unclipped its first steps at the paper's rates end every feature (docs/explanation/method.md)",
+        low=0.0, auto="1 for LDAM on a linear head with loss.ldam_scale > 1, else off", source="authors' code: off",
     )  # fmt: skip
     ema_decay: float = setting(
         0.0, "decay of an exponential moving average of the weights, evaluated beside the last; 0 is off",
@@ -563,6 +575,11 @@ class Optim(Section):
     ema_every: str = setting(
         "step", "how often the average takes the weights in", choices=("step", "epoch"), before="step"
     )
+    ema_gate: float = setting(
+        0.0, "the average, BatchNorm's statistics with it, begins with and takes in only epochs in which every class "
+        "has at least so much robust accuracy on held-out images (FAWA); 0 is off: it takes in all", low=0.0, high=1.0,
+        before=0.0, source="CFA, code",
+    )  # fmt: skip
     select: str = setting(
         "balanced", "what the best epoch is best in, on attacked held-out images: balanced, the mean "
         "of the classes' robust accuracies; overall, that of all images; worst, the smallest of a class",
@@ -592,6 +609,7 @@ class ResolvedOptim(Optim):
     warmup_epochs: int
     milestones: tuple[int, ...]
     defer_epoch: int
+    clip_norm: float
 
 
 @dataclass(frozen=True)

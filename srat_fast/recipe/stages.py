@@ -116,6 +116,8 @@ def changes_of(recipe: Recipe, number: int) -> dict[str, Any]:
     if row not in ("method", recipe.method):
         changes |= {name: None for name in NEUTRAL if not name.startswith(_ONE)}
         changes |= {"method": row, "protocol": "srat", "attack.loss": None}
+        if not recipe.optim.clip_norm and not recipe.steep():
+            changes["optim.clip_norm"] = None  # which LDAM wants
         changes |= {"loss.base": "method", "loss.weighting": "method", "attack.examples": "method"}
     if plan["stages.examples"] and plan["stages.examples"][number] != "method":
         changes["attack.examples"] = plan["stages.examples"][number]

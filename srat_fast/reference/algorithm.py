@@ -144,7 +144,7 @@ class Reference:
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """One batch: attack, objective, gradient, update. Losses by name, logits, and the images trained on."""
-        x = self.attack(images, labels) if self.row.adversarial else images
+        x = self.examples(images, labels)
         with self.perturbed(x, labels, images):
             found, logits = self.gradient(x, labels, images)
             self.optimizer.step()
@@ -167,8 +167,18 @@ class Reference:
             [min(ramp * factors[y] * found[y], most) for y in labels.tolist()], dtype=torch.float64
         )
 
-    def attack(self, images: Tensor, labels: Tensor) -> Tensor:
-        """PGD on the training model."""
+    def examples(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What the network is trained on; BAT's last right iterates are kept beside it."""
+        stop = self.recipe.attack.stop
+        if not self.row.adversarial:
+            return images
+        if stop == "both":
+            self.last_right = self.attack(images, labels, "last-right")
+            return self.attack(images, labels, "first-wrong")
+        return self.attack(images, labels, stop)
+
+    def attack(self, images: Tensor, labels: Tensor, stop: str = "off") -> Tensor:
+        """PGD on the training model; with a stop, each image's iterates end as BAT's code ends them."""
         attack = self.recipe.attack
         factors = self.radii(labels).to(self.device).view(-1, 1, 1, 1)
         eps, alpha = (
@@ -183,18 +193,34 @@ class Reference:
         if attack.loss == "kl":
             with torch.no_grad():
                 clean = self.logits(self.model.features(images))
+        ended: dict[int, Tensor] = {}  # image -> where it stays
+        mistakes = [0 for _ in labels]
+        if stop != "off":
+            x = project(x, images, eps, attack.threat)
+        before = x
         for _ in range(attack.steps):
             x = x.detach().requires_grad_(True)
-            self.inner(self.logits(self.model.features(x)), labels, clean).backward()
+            logits = self.logits(self.model.features(x))
+            self.inner(logits, labels, clean).backward()
             gradient = x.grad
             assert gradient is not None
             self.see(gradient)
+            here = x.detach().clone()
+            for i, wrong in enumerate((logits.argmax(dim=1) != labels).tolist()):
+                mistakes[i] += wrong
+                if stop == "first-wrong" and mistakes[i] == 2:  # control = 1 - mistakes
+                    ended.setdefault(i, here[i])
+                if stop == "last-right" and mistakes[i] == 1:
+                    ended.setdefault(i, before[i])
+            before = here
             if attack.threat == "l2":
                 x = l2_step(x.detach(), gradient, images, alpha, eps)
             else:
                 x = x.detach() + alpha * torch.sign(gradient)
                 x = torch.max(torch.min(x, images + eps), images - eps)
                 x = torch.clamp(x, 0, 1)
+            for i, stays in ended.items():
+                x[i] = stays
         self.optimizer.zero_grad()
         self.learn()
         if attack.bn == "frozen":
@@ -266,11 +292,17 @@ class Reference:
         clean: Tensor | None = None
         if loss.branch == "clean":
             clean = self.logits(model.features(images), model)
+        near: Tensor | None = None  # logits of BAT's last right iterates
+        if loss.branch == "last-right":
+            near = self.logits(model.features(self.last_right), model)
         hidden = model.features(x)
         logits = self.logits(hidden, model)
+        if "entropy" in terms and near is None and self.recipe.attack.stop == "both":
+            near = self.logits(model.features(self.last_right), model)
         if "kl" in terms and clean is None:
             clean = self.logits(model.features(images), model)
-        branch = clean if clean is not None and loss.branch == "clean" else logits
+        branch = {"clean": clean, "last-right": near}.get(loss.branch, logits)
+        assert branch is not None
         chosen = self.recipe.feedback
         if chosen.rule == "faal":
             predicted = torch.softmax(logits.detach(), dim=1).tolist()
@@ -294,6 +326,10 @@ class Reference:
         if "graph" in terms:
             edges = self.found.get("graph", torch.zeros(len(self.counts), len(self.counts)))
             found["graph"] = losses.graph(logits, labels, edges.to(logits), self.weights.to(logits))
+        if "entropy" in terms:
+            found["entropy"] = losses.certainty(logits)
+            if near is not None:
+                found["entropy"] = found["entropy"] + losses.certainty(near)
         if "etf" in terms:
             found["etf"] = losses.frame(model.linear.weight)
         if "tail" in terms:
@@ -369,6 +405,13 @@ def l2_start(images: Tensor, eps: float, noise: torch.Generator) -> Tensor:
         radius = eps * u ** (1 / x.numel())
         found.append(torch.clamp(x + radius * n / torch.sqrt((n**2).sum()), 0, 1))
     return torch.stack(found)
+
+
+def project(x: Tensor, images: Tensor, eps: Tensor, threat: str) -> Tensor:
+    """Into each image's ball and into [0, 1]."""
+    if threat == "l2":
+        return l2_step(x, torch.zeros_like(x), images, torch.zeros(len(x)), eps)
+    return torch.clamp(torch.max(torch.min(x, images + eps), images - eps), 0, 1)
 
 
 def l2_step(adversarial: Tensor, gradient: Tensor, images: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:

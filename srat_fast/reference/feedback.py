@@ -143,22 +143,23 @@ def dafa_effects(state: State, recipe: ResolvedRecipe) -> dict[str, Any]:
 
 
 def cgr_begin(counts: list[int]) -> State:
-    """Neither scores nor edges."""
-    return {"scores": [0.0] * len(counts), "graph": [[0.0] * len(counts) for _ in counts]}
+    """Equal scores, and no edges."""
+    return {"scores": [1.0] * len(counts), "graph": [[0.0] * len(counts) for _ in counts]}
 
 
 def cgr(state: State, seen: Seen, recipe: ResolvedRecipe, counts: list[int]) -> State:
     """Smoothed scores and edges."""
     keep, classes = recipe.feedback.cgr_momentum, range(len(counts))
     level = mean(seen["robust"])
-    raw = [max(level - seen["robust"][c], 0.0) + 0.5 * (1 - seen["clean"][c]) for c in classes]
+    raw = [max(level - seen["robust"][c], 0.0) + 0.5 * (1 - seen["robust"][c]) for c in classes]
     raw = [r / mean(raw) for r in raw] if sum(raw) > 0 else raw
     edges = [[0.0 for _ in classes] for _ in classes]
+    unit = [[x / math.hypot(*centre) for x in centre] for centre in seen["centres"]]
     for i in classes:
         found = []
         for j in classes:
             if j != i:
-                away = math.dist(seen["centres"][i], seen["centres"][j])
+                away = math.dist(unit[i], unit[j])
                 rarity = math.sqrt(counts[j] / max(counts))
                 found.append((seen["confusion"][i][j] * rarity / max(away, 1e-6), j))
         for strength, j in sorted(found, key=lambda edge: -edge[0])[:3]:
@@ -172,9 +173,10 @@ def cgr(state: State, seen: Seen, recipe: ResolvedRecipe, counts: list[int]) -> 
 
 
 def cgr_effects(state: State, recipe: ResolvedRecipe) -> dict[str, Any]:
-    """Weights of mean 1 before they are bounded."""
+    """Weights of mean 1 before and after they are bounded."""
     raw = [1 + score for score in state["scores"]]
-    weights = [min(3.0, max(0.25, r / mean(raw))) for r in raw]
+    bounded = [min(3.0, max(0.25, r / mean(raw))) for r in raw]
+    weights = [b / mean(bounded) for b in bounded]
     return {"weights": weights, "pair": weights, "graph": state["graph"]}
 
 

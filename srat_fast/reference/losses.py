@@ -11,7 +11,20 @@ from torch import Tensor
 from srat_fast.recipe.sections import ResolvedLoss
 
 #: terms, inner losses and threat models that have a formula here or in the algorithm
-TERMS = ("ce", "focal", "ldam", "adjusted", "mart", "harl", "separation", "kl", "tail", "graph", "etf")
+TERMS = (
+    "ce",
+    "focal",
+    "ldam",
+    "adjusted",
+    "mart",
+    "harl",
+    "separation",
+    "kl",
+    "tail",
+    "graph",
+    "entropy",
+    "etf",
+)
 INNER = ("ce", "objective", "margin", "kl")
 THREATS = ("linf", "l2")
 
@@ -158,6 +171,15 @@ def graph(logits: Tensor, labels: Tensor, edges: Tensor, weights: Tensor) -> Ten
     for row, y in zip(logits, labels.tolist(), strict=True):
         short = [edges[y, k] * torch.relu(0.5 - row[y] + row[k]) for k in range(len(row))]
         values.append(weights[y] * torch.stack(short).sum())
+    return torch.stack(values).mean()
+
+
+def certainty(logits: Tensor) -> Tensor:
+    """BAT: mean over images of KL(p || u) from the uniform distribution, sum_c p_c ln(C p_c)."""
+    values = []
+    for row in logits:
+        p = torch.softmax(row, dim=0)
+        values.append((p * torch.log(len(p) * p)).sum())
     return torch.stack(values).mean()
 
 

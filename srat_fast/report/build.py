@@ -98,6 +98,7 @@ def _drawings(groups: list[Group], runs: list[Run]) -> list[Drawing]:
     from srat_fast.report.figures.curves import curve_drawings
     from srat_fast.report.figures.epsilon import epsilon_drawings
     from srat_fast.report.figures.features import feature_drawings
+    from srat_fast.report.figures.feedback import feedback_drawings
     from srat_fast.report.figures.forms import form_drawings
     from srat_fast.report.figures.images import image_drawings
     from srat_fast.report.figures.tradeoff import tradeoff_drawings
@@ -110,6 +111,7 @@ def _drawings(groups: list[Group], runs: list[Run]) -> list[Drawing]:
             epsilon_drawings,
             tradeoff_drawings,
             curve_drawings,
+            feedback_drawings,
             feature_drawings,
             image_drawings,
         ):

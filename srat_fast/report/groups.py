@@ -12,14 +12,16 @@ from typing import Any
 from srat_fast.datasets import imbalance_label, imbalance_title
 from srat_fast.methods import order, settings
 from srat_fast.published import Published, departures, published
-from srat_fast.recipe import radius_title
-from srat_fast.record import WEIGHTS
+from srat_fast.recipe import FIELDS, radius_title
+from srat_fast.record import WEIGHTS, weights_title, worst_class
 from srat_fast.report.collect import Run
 
 #: What tells repetitions of one recipe apart; not part of it.
 _REPETITION = {"seed", "data.subset_seed"}
 _NETWORK = "model.name"
 _PROTOCOL = "protocol"
+#: What a method does that says nothing of a field.
+_NEUTRAL = {name: spec.neutral for name, (_, spec) in FIELDS.items() if spec.neutral is not None}
 #: How the images reach the network is not what they are.
 _SERVED = {"data.loader", "data.root"}
 
@@ -43,7 +45,8 @@ class Row:
     @property
     def label(self) -> str:
         """How the row is called in a figure."""
-        extra = [part for part in (self.variant, "" if self.weights == "last" else self.weights) if part]
+        titles = dict.fromkeys(weights_title(run.record, self.weights) for run in self.finished)
+        extra = [part for part in (self.variant, *titles) if part]
         return self.method + (f" ({', '.join(extra)})" if extra else "")
 
     @property
@@ -60,7 +63,8 @@ class Row:
 
     def values(self, kind: str, part: str) -> list[float]:
         """An accuracy of each finished run that has it, as a fraction."""
-        found = (judged(run.record, self.weights)[kind].get(part) for run in self.finished)
+        accuracies = (judged(run.record, self.weights)[kind] for run in self.finished)
+        found = (worst_class(accuracy) if part == "worst" else accuracy.get(part) for accuracy in accuracies)
         return [value for value in found if value is not None]
 
     def per_class(self, kind: str) -> list[float]:
@@ -150,7 +154,7 @@ def _group(runs: tuple[Run, ...], several_norms: bool, several_networks: bool) -
             usual[name] = None  # so that each row names its own
     rows: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        of_row = settings(run.method, str(run.fields["data.name"]), run.fields[_PROTOCOL] == "own")
+        of_row = _NEUTRAL | settings(run.method, str(run.fields["data.name"]), run.fields[_PROTOCOL] == "own")
         different = [
             f"{n}={_short(run.fields[n])}"
             for n in compared

@@ -16,10 +16,11 @@ from srat_fast.errors import MissingPackage
 from srat_fast.published import COLUMNS, SEEDS_TAKEN
 from srat_fast.recipe import FIELDS
 from srat_fast.record import audit_verdict as record_verdict
+from srat_fast.record import worst_class
 from srat_fast.report.collect import Run, value_of
 from srat_fast.report.figures.drawing import Drawing
 from srat_fast.report.groups import Group, Row, mean_and_deviation
-from srat_fast.report.summary import audit_verdict, cell, notes, paper_texts, seeds
+from srat_fast.report.summary import WORST, audit_verdict, cell, notes, paper_texts, seeds, worst_cell
 
 _SHOWN = {
     "fig1": "accuracy of each class, natural against adversarial training, CIFAR-10 step-100",
@@ -106,6 +107,9 @@ def _summary_rows(row: Row) -> list[list[Cell]]:
         values = row.values(*column)
         summary = mean_and_deviation(values)
         cells.append(Cell(cell(values), -1.0 if summary is None else summary[0]))
+    for kind in WORST:
+        summary = mean_and_deviation(row.values(kind, "worst"))
+        cells.append(Cell("".join(worst_cell(row, kind)), -1.0 if summary is None else summary[0]))
     verdict = audit_verdict(row) if row.finished else "-"
     ours = [*cells, Cell(verdict, verdict), Cell(notes(row), notes(row))]
     theirs = paper_texts(row)
@@ -115,6 +119,7 @@ def _summary_rows(row: Row) -> list[list[Cell]]:
         theirs[0],
         -1.0,
         *(number.mean / 100 for number in row.paper or ()),
+        *(-1.0 for _ in WORST),
         *theirs[-2:],
     ]
     return [ours, [Cell(text, value) for text, value in zip(theirs, keys, strict=True)]]
@@ -123,8 +128,10 @@ def _summary_rows(row: Row) -> list[list[Cell]]:
 def _run_row(run: Run, different: str, out: Path) -> dict[str, Any]:
     record = run.record
     accuracies = []
-    for kind, part in COLUMNS:
-        value = record[kind].get(part) if run.finished else None
+    for kind, part in (*COLUMNS, *((kind, "worst") for kind in WORST)):
+        value = None
+        if run.finished:
+            value = worst_class(record[kind]) if part == "worst" else record[kind].get(part)
         accuracies.append(
             Cell("-" if value is None else f"{100 * value:.2f}", -1.0 if value is None else value)
         )

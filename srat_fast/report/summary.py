@@ -6,13 +6,17 @@ from collections.abc import Iterable, Sequence
 
 from srat_fast.published import COLUMNS, Published, p_text
 from srat_fast.record import audit_verdict as record_verdict
-from srat_fast.report.groups import Group, Row, mean_and_deviation
-from srat_fast.tables import Table, csv_text, spread, tabular, visible
+from srat_fast.report.groups import Group, Row, judged, mean_and_deviation
+from srat_fast.tables import Cell, Table, csv_text, spread, tabular, visible
 from srat_fast.tables import latex as tex
 
 HEADINGS = ("standard", "standard under", "robust", "robust under")
+#: Behind the paper's columns.
+WORST = ("standard", "robust")
+_WORST_HEADINGS = tuple(f"{kind} worst" for kind in WORST)
+_FIGURES = len(HEADINGS) + len(WORST)
 #: What a narrow terminal does without, first to last: the robust accuracies stand with their audit.
-_SPARE = ("note", "seeds", "standard under", "standard", "robust")
+_SPARE = ("note", _WORST_HEADINGS[0], "seeds", _WORST_HEADINGS[1], "standard under", "standard", "robust")
 
 
 def audit_verdict(row: Row) -> str:
@@ -62,13 +66,21 @@ def seeds(row: Row) -> str:
     return f"{numbers[0]} .. {numbers[-1]} ({len(numbers)})"
 
 
-def texts(row: Row) -> list[str]:
-    """A row as the cells of a table: label, seeds, the accuracies of `HEADINGS`, audit, notes."""
-    return [*_cells(row), audit_verdict(row) if row.finished else "-", notes(row)]
+def texts(row: Row) -> list[Cell]:
+    """A row as the cells of a table: label, seeds, the accuracies of `HEADINGS`, worst classes, audit, notes."""
+    worst = [worst_cell(row, kind) for kind in WORST]
+    return [*_cells(row), *worst, audit_verdict(row) if row.finished else "-", notes(row)]
 
 
 def _cells(row: Row) -> list[str]:
     return [row.label, seeds(row), *(cell(row.values(*column)) for column in COLUMNS)]
+
+
+def worst_cell(row: Row, kind: str) -> tuple[str, str]:
+    """Mean and deviation over seeds of each run's worst class; of one run beside it the interval over its images."""
+    found = [judged(run.record, row.weights)[kind] for run in row.finished]
+    ends = (found[0].get("intervals") or {}).get("worst") if len(found) == 1 else None
+    return cell(row.values(kind, "worst")), f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else ""
 
 
 def against_paper(row: Row) -> list[tuple[Published, float | None, float | None]]:
@@ -95,17 +107,26 @@ def paper_texts(row: Row) -> list[str]:
         if off is not None
     ]
     note = f"ours minus the paper's: {', '.join(off)}" if off else ""
-    return [f"{row.label}, paper", "-", *(number.text for number, _, _ in figures), "-", note]
+    return [
+        f"{row.label}, paper",
+        "-",
+        *(number.text for number, _, _ in figures),
+        *("-" for _ in WORST),
+        "-",
+        note,
+    ]
 
 
 def summary_tables(groups: Iterable[Group]) -> list[tuple[str, Table]]:
     """(title, table for a terminal) of each group; a column of notes only where there are any."""
     tables = []
     for group in groups:
-        rows = [cells for row in group.rows for cells in (texts(row), paper_texts(row)) if cells]
+        rows: list[Sequence[Cell]] = [
+            cells for row in group.rows for cells in (texts(row), paper_texts(row)) if cells
+        ]
         noted = any(cells[-1] for cells in rows)
-        heads = ["method", "seeds", *HEADINGS, "audit", *(["note"] if noted else [])]
-        table = Table(*heads, right=range(2, 2 + len(HEADINGS)), spare=_SPARE)
+        heads = ["method", "seeds", *HEADINGS, *_WORST_HEADINGS, "audit", *(["note"] if noted else [])]
+        table = Table(*heads, right=range(2, 2 + _FIGURES), spare=_SPARE)
         for cells in rows:
             table.add(*(cells if noted else cells[:-1]))
         tables.append((group.title, table))
@@ -116,10 +137,12 @@ def markdown(groups: Sequence[Group]) -> str:
     """One Markdown table a group."""
     lines = []
     for group in groups:
-        table = Table("method", "seeds", *HEADINGS, "audit", "note", right=range(2, 2 + len(HEADINGS)))
+        heads = ["method", "seeds", *HEADINGS, *_WORST_HEADINGS, "audit", "note"]
+        table = Table(*heads, right=range(2, 2 + _FIGURES))
         for row in group.rows:
-            for cells in filter(None, (texts(row), paper_texts(row))):
-                table.add(*cells)
+            table.add(*texts(row))
+            if theirs := paper_texts(row):
+                table.add(*theirs)
         lines += [visible(group.title), "", table.markdown(), ""]
     return "\n".join(lines)
 
@@ -127,22 +150,25 @@ def markdown(groups: Sequence[Group]) -> str:
 def latex(groups: Sequence[Group]) -> str:
     """One booktabs table a group; a dagger marks robust accuracies that no audit has found reliable."""
     lines = ["% needs \\usepackage{booktabs}; daggers: robust accuracy not audited, or found suspicious"]
-    heads = ["method & seeds & " + " & ".join(HEADINGS) + r" \\"]
+    heads = ["method & seeds & " + " & ".join((*HEADINGS, *_WORST_HEADINGS)) + r" \\"]
     for group in groups:
         rows = []
         for row in group.rows:
-            cells = [tex(text) for text in _cells(row)]
+            cells = [
+                tex(text) for text in (*_cells(row), *("".join(worst_cell(row, kind)) for kind in WORST))
+            ]
             if row.finished and audit_verdict(row) != "reliable":
-                cells[4:] = [rf"{text}$^\dagger$" for text in cells[4:]]
+                for k in (4, 5, 7):  # the robust ones
+                    cells[k] += r"$^\dagger$"
             rows.append(cells)
             if theirs := paper_texts(row):
-                rows.append([tex(text) for text in theirs[: 2 + len(HEADINGS)]])
+                rows.append([tex(text) for text in theirs[: 2 + _FIGURES]])
         caption = rf"\caption{{{tex(group.title)}}}"
         lines += [
             r"\begin{table}",
             r"\centering",
             caption,
-            *tabular("llrrrr", heads, rows),
+            *tabular("ll" + "r" * _FIGURES, heads, rows),
             r"\end{table}",
             "",
         ]
@@ -158,7 +184,7 @@ def comma_separated(groups: Sequence[Group]) -> str:
                 "group": group.title, "method": row.method, "variant": row.variant, "weights": row.weights,
                 "runs": len(row.runs), "finished": len(row.finished),
             }  # fmt: skip
-            for kind, part in COLUMNS:
+            for kind, part in (*COLUMNS, *((kind, "worst") for kind in WORST)):
                 mean, std = mean_and_deviation(row.values(kind, part)) or (None, None)
                 cells |= {f"{kind}_{part}_mean": mean, f"{kind}_{part}_std": std}
             cells |= {"audit": audit_verdict(row) if row.finished else "", "note": notes(row)}

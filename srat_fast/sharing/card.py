@@ -7,6 +7,7 @@ from typing import Any
 from srat_fast.methods import METHODS
 from srat_fast.recipe import FIELDS, radius_title
 from srat_fast.recipe.sections import Attack
+from srat_fast.record import weights_title, worst_class
 from srat_fast.registry import threat
 from srat_fast.tables import Table, percent, visible
 
@@ -140,7 +141,8 @@ def model_card(
         "An image classifier trained by srat-fast with the method "
         f"`{recipe['method']}`: {recipe['model'].get('name', 'resnet18')} of width {recipe['model']['width']}, "
         f"{len(classes)} classes. "
-        f"These are the weights of {_WEIGHTS[weights]}.",
+        f"These are the weights of {_WEIGHTS[weights]}"
+        + (f": {weights_title(record, weights)}, by `optim.select`." if weights == "best" else "."),
         f"- Input: `[B, {channels}, {pixels}, {pixels}]`, float32, pixels in [0, 1]; {inside}.\n"
         f"- Output: logits `[B, {len(classes)}]`, classes in this order: {', '.join(map(visible, classes))}.",
         "## Loading",
@@ -153,8 +155,14 @@ def model_card(
             "overall",
             "well",
             "under",
+            "worst class",
             rows=[
-                [name, images, *(percent(values.get(part)) for part in ("overall", "well", "under"))]
+                [
+                    name,
+                    images,
+                    *(percent(values.get(part)) for part in ("overall", "well", "under")),
+                    percent(worst_class(values)),
+                ]
                 for name, images, values in _accuracies(record, weights)
             ],
         ).markdown(),

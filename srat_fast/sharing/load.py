@@ -19,7 +19,7 @@ from srat_fast.sharing.zoo import foreign_state
 
 _ABSENT = {
     "best": "it was trained without data.val_fraction",
-    "ema": "it was trained without optim.ema_decay",
+    "ema": "it was trained without optim.ema_decay, or optim.ema_gate refused every epoch",
 }
 
 

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,16 @@ class Plan:
         return Recipe().replace(self.recipes[trial.cell] | {"seed": trial.seed})
 
 
-def work_of(recipe: Recipe, images: int) -> float:
-    """Training work of a run in FLOP over all epochs of `images` training images."""
-    from srat_fast.models.build import planned_flops  # with torch, which takes seconds
+def work_of(recipe: Recipe, counts: Sequence[int]) -> float:
+    """Training work of a run in FLOP over all epochs, on so many images a class; measurements of classes included."""
+    from srat_fast.models.build import (
+        planned_feedback_flops,
+        planned_flops,
+    )  # with torch, which takes seconds
 
-    return float(planned_flops(recipe)) * images * recipe.optim.epochs
+    return float(planned_flops(recipe)) * sum(counts) * recipe.optim.epochs + planned_feedback_flops(
+        recipe, counts
+    )
 
 
 def memory(plan: Plan, device: str) -> tuple[int, Recipe]:
@@ -143,7 +148,7 @@ class _Planner:
         self.problems: dict[str, list[str]] = {}
         self.bases: dict[str | None, dict[str, Any]] = {}
         self.starts: dict[str, Recipe | None] = {}
-        self.counts: dict[tuple, int | UserError] = {}
+        self.counts: dict[tuple, list[int] | UserError] = {}
 
     def wrong(self, line: str, where: str) -> None:
         self.problems.setdefault(line, []).append(where)
@@ -167,8 +172,8 @@ class _Planner:
         chosen = {} if dataset is None else {"data.name": dataset}
         return build_recipe(self.spec.recipe, chosen | self.spec.base | fields)
 
-    def images(self, recipe: Recipe) -> int:
-        """Training images of a run; the same for all seeds and methods, so counted once a shape."""
+    def images(self, recipe: Recipe) -> list[int]:
+        """Training images of a run by class; the same for all seeds and methods, so counted once a shape."""
         data = recipe.data
         identity = {
             name: getattr(data, name.partition(".")[2]) for name in FIELDS if name.startswith("data.")
@@ -177,7 +182,7 @@ class _Planner:
         key = tuple(identity.values())
         if key not in self.counts:
             try:
-                self.counts[key] = sum(planned_counts(recipe, base_counts(recipe)[0]))
+                self.counts[key] = planned_counts(recipe, base_counts(recipe)[0])
             except UserError as error:
                 self.counts[key] = error
         found = self.counts[key]
@@ -185,8 +190,8 @@ class _Planner:
             raise found
         return found
 
-    def cell(self, cell: dict[str, Any]) -> tuple[dict[str, Any], Recipe, int] | None:
-        """Fields, recipe and training images of a cell, or None where something is wrong with it."""
+    def cell(self, cell: dict[str, Any]) -> tuple[dict[str, Any], Recipe, list[int]] | None:
+        """Fields, recipe and training images by class of a cell, or None where something is wrong with it."""
         where = ", ".join(f"{name} = {value}" for name, value in cell.items()) or "[base]"
         try:
             base, start = self.start(cell)
@@ -229,7 +234,7 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
                 continue
             seen[identity] = True
             name = f"{_readable(recipe, cells[k])}-seed{seed}-{identity}"
-            work, total = work_of(recipe, images), images * recipe.optim.epochs
+            work, total = work_of(recipe, images), sum(images) * recipe.optim.epochs
             trials.append(Trial(len(trials), identity, name, k, seed, work, total))
     search = _planned_search(spec, planner) if spec.search is not None else None
     if spec.baseline is not None and spec.baseline not in METHODS:  # those of plug-ins are known by now
@@ -280,10 +285,10 @@ def suggested(plan: Plan, values: dict[str, Any]) -> tuple[dict[str, Any], Trial
     assert plan.search is not None
     fields = plan.search["base"] | values
     recipe = Recipe().replace(fields)
-    images = sum(planned_counts(recipe, base_counts(recipe)[0]))
+    images = planned_counts(recipe, base_counts(recipe)[0])
     identity = run_identity(recipe, plan.code)
     name = f"{_readable(recipe, values)}-seed{recipe.seed}-{identity}"
-    work, total = work_of(recipe, images), images * recipe.optim.epochs
+    work, total = work_of(recipe, images), sum(images) * recipe.optim.epochs
     return fields, Trial(len(plan.trials), identity, name, len(plan.cells), recipe.seed, work, total)
 
 

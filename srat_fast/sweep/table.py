@@ -15,7 +15,15 @@ from srat_fast.errors import MissingPackage, UserError, require_one_of
 from srat_fast.methods import METHODS, order
 from srat_fast.published import COLUMNS, SEEDS_TAKEN, Published, departures, differs, p_text, published
 from srat_fast.recipe import Recipe, flatten
-from srat_fast.record import RECORD, WEIGHTS, audit_verdict, has_accuracies, write_atomically
+from srat_fast.record import (
+    RECORD,
+    WEIGHTS,
+    audit_verdict,
+    has_accuracies,
+    weights_title,
+    worst_class,
+    write_atomically,
+)
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.tables import Cell, Table, csv_text, latex, spread, tabular, visible
 
@@ -214,7 +222,7 @@ def _values(records: dict[int, dict[str, Any]], kind: str, part: str, weights: s
         if part.startswith("class:"):
             value = accuracy["per_class"][list(record["classes"]).index(part.removeprefix("class:"))]
         elif part == "worst":
-            value = min((v for v in accuracy["per_class"] if v is not None), default=None)
+            value = worst_class(accuracy)
         else:
             value = accuracy[part]
         if value is not None and not math.isnan(value):
@@ -276,7 +284,8 @@ def build_table(
             flat = flatten(recipe)
             names = dict.fromkeys([*_SETTING[:1], *_SETTING[2:4], "method", *axes])
             said = {name: flat[name] for name in names} | {"weights": weights}
-            label = _label(recipe, axes) + ("" if weights == "last" else f", {weights} weights")
+            titles = dict.fromkeys(weights_title(r, weights) for r in mine.values())
+            label = ", ".join([_label(recipe, axes), *(f"{title} weights" for title in titles if title)])
             seconds, speed = (
                 summarize([float(v) for r in mine.values() if (v := of(r)) is not None], confidence)
                 for of in (_seconds, _speed)
@@ -359,7 +368,7 @@ def _attacks(records: Iterable[dict[str, Any]], weights: str) -> dict[str, tuple
                     mine[f"{name}{radius}, {row['images']} images"] = (
                         row["overall"],
                         row["under"],
-                        min((v for v in row.get("per_class", ()) if v is not None), default=math.nan),
+                        math.nan if (worst := worst_class(row)) is None else worst,
                     )
         for name, values in mine.items():
             found.setdefault(name, []).append(values)
@@ -385,6 +394,9 @@ def _group(recipe: Recipe, axes: list[str]) -> tuple[str, ...]:
 
 FORMATS = ("md", "csv", "parquet", "tex")
 SORTS = _HEADS = [f"{kind} {part}" for kind, part in FIGURES]
+_BY_KIND = sorted(
+    range(len(FIGURES)), key=lambda k: FIGURES[k][0] == "robust"
+)  # stable: overall, under, worst
 _SPARE = ["group", *_HEADS[len(COLUMNS) :]]  # what a narrow terminal does without first
 
 
@@ -505,31 +517,29 @@ def to_parts(table: TableData) -> list[str | Table]:
 
 
 def to_latex(table: TableData) -> str:
-    """The table for a paper: booktabs, standard and robust accuracy above overall and under; marks as footnotes."""
+    """The table for a paper: booktabs, both accuracies above overall, under and worst class; marks as footnotes."""
     parts = [f"% {visible(table.title)}"]
     for setting, lines in table.settings().items():
         with_paper = any(entry.paper is not None for line in lines for entry in line.entries)
+        group = 5 if with_paper else 3  # columns of a kind of accuracy
         notes: dict[str, str] = {}
         body: list[str | list[str]] = []
         for before, line in zip([None, *lines], lines, strict=False):
             if _grouped(lines) and (before is None or before.family != line.family):
                 body += ["\\midrule"] * bool(body)
-                width = 1 + len(COLUMNS) * (2 if with_paper else 1)
+                width = 1 + 2 * group
                 body.append(f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{latex(line.family)}}}}} \\\\")
             method = str(line.values["method"])
             label = latex(line.label.replace(method, METHODS[method].title, 1))
             marks = [notes.setdefault(mark, chr(ord("a") + len(notes) % 26)) for mark in line.marks]
             cells = [label + (f"\\tnote{{{','.join(marks)}}}" if marks else "")]
-            for entry in line.entries[: len(COLUMNS)]:
+            for entry in (line.entries[k] for k in _BY_KIND):
                 cells.append(latex(_spread(entry.summary)))
-                if with_paper:
+                if with_paper and entry.part != "worst":
                     cells.append("" if entry.paper is None else latex(entry.paper.text))
             body.append(cells)
-        wide = 2 if with_paper else 1
-        group = 2 * wide
         heads = " & ".join(
-            f"{part}" + (" & paper" if with_paper else "")
-            for part in ("Overall", "Under", "Overall", "Under")
+            2 * [*(part + " & paper" * with_paper for part in ("Overall", "Under")), "Worst class"]
         )
         above = (
             rf"& \multicolumn{{{group}}}{{c}}{{Standard}} & \multicolumn{{{group}}}{{c}}{{Robust}} \\",

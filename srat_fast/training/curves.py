@@ -1,4 +1,4 @@
-"""Curves of a run: a line an epoch, TensorBoard, catastrophic overfitting."""
+"""Curves of a run: a line an epoch, TensorBoard, signs of a network that has failed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from srat_fast.errors import MissingPackage
 from srat_fast.recipe import ResolvedRecipe
 
+#: Share of pixels whose gradient is exactly zero in the attack from which a network no longer reads its images.
+DEAD = 0.9
 _CURVES = ("lr", "loss", "train_accuracy", "images_per_second")
 
 
@@ -20,6 +22,11 @@ def curve_points(metrics: dict[str, Any], terms: Sequence[str]) -> dict[str, flo
             f"validation/{kind}": metrics["validation"][kind]["balanced"] for kind in ("standard", "robust")
         }
     return points
+
+
+def dead(metrics: dict[str, Any]) -> bool:
+    """Whether an epoch's attacks met a network whose output does not depend on the images."""
+    return (metrics.get("zero_gradient_share") or 0.0) >= DEAD
 
 
 def epoch_line(title: str, metrics: dict[str, Any], epochs: int, seconds: float) -> str:
@@ -41,8 +48,13 @@ def epoch_line(title: str, metrics: dict[str, Any], epochs: int, seconds: float)
     if "validation" in metrics:
         standard, robust = (metrics["validation"][kind]["balanced"] for kind in ("standard", "robust"))
         text += f"  validation {standard:.1%} clean, {robust:.1%} robust"
+    if "average" in metrics:
+        average = metrics["average"]
+        text += f"  average {'taken' if average['taken'] else 'refused'} (worst class {average['worst']:.1%})"
     if metrics.get("catastrophic_overfitting"):
         text += "  catastrophic overfitting: robust under the attack of training only"
+    if dead(metrics):
+        text += "  dead features: the attack's gradient is zero"
     if metrics["nonfinite_gradients"]:
         text += f"  {metrics['nonfinite_gradients']} non-finite attack gradients"
     return text
@@ -114,5 +126,11 @@ def overfitting_verdict(
             f"catastrophic overfitting: {metrics['train_accuracy']:.0%} right under the attack of training, "
             f"{against['overall']:.0%} under PGD-{recipe.eval_attack.steps} on the "
             f"{'validation' if validated else 'test'} images; try more attack.steps or a smaller attack.step_size"
+        )
+    if dead(metrics):
+        warnings.append(
+            f"dead features: in the last epoch the attack's gradient is exactly zero at "
+            f"{metrics['zero_gradient_share']:.0%} of the pixels, the network no longer reads its images; "
+            "try optim.clip_norm = 1, a lower optim.lr or a longer optim.warmup_epochs"
         )
     return {"catastrophic_overfitting": verdict, "warnings": warnings}

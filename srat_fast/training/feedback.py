@@ -6,11 +6,11 @@ A rule sets some of: weights [C] of L_cls, pair [C] on the term kl, radii [C] on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,8 +21,9 @@ from srat_fast.data.imbalance import draw_subset
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
 from srat_fast.hardware import evaluating
+from srat_fast.models.build import feedback_flops, measured_epochs
 from srat_fast.models.classifier import Classifier
-from srat_fast.recipe import ResolvedRecipe, stage_at, stages_of
+from srat_fast.recipe import ResolvedRecipe
 from srat_fast.registry import threat
 from srat_fast.seeds import seed_for
 
@@ -43,7 +44,7 @@ class Figures:
         margin: max_k!=y p'_k - p'_y, [C].
         probability: p' of each class (column) on images of each class (row), [C, C].
         confusion: share of them that is taken for it, [C, C].
-        centres: features of clean images, [C, D].
+        centres: features of attacked images, [C, D].
     """
 
     images: Tensor
@@ -207,20 +208,21 @@ class Cgr:
         self._keep = facts.recipe.feedback.cgr_momentum
         counts = torch.tensor(list(facts.counts), dtype=torch.float64)
         self._share = (counts / counts.max()).sqrt()
-        zeros = torch.zeros(len(counts), dtype=torch.float64)
-        self.state = {"scores": zeros, "graph": torch.zeros(len(counts), len(counts), dtype=torch.float64)}
+        ones = torch.ones(len(counts), dtype=torch.float64)
+        self.state = {"scores": ones, "graph": torch.zeros(len(counts), len(counts), dtype=torch.float64)}
 
     def update(self, seen: Figures) -> None:
-        """Scores: shortfall of robust accuracy plus half the clean error, mean 1. Graph: see `_edges`."""
-        raw = (seen.robust.mean() - seen.robust).clamp(min=0) + 0.5 * (1 - seen.clean)
+        """Scores: shortfall of robust accuracy plus half the error under attack, mean 1. Graph: see `_edges`."""
+        raw = (seen.robust.mean() - seen.robust).clamp(min=0) + 0.5 * (1 - seen.robust)
         raw = raw / raw.mean() if raw.mean() > 0 else raw
         keep = self._keep
         self.state["scores"] = keep * self.state["scores"] + (1 - keep) * raw
         self.state["graph"] = keep * self.state["graph"] + (1 - keep) * self._edges(seen)
 
     def _edges(self, seen: Figures) -> Tensor:
-        """Confusion sqrt(n_j / n_max) / distance of the centres; the largest three of a class, mean 1, at most 5."""
-        away = torch.cdist(seen.centres, seen.centres, compute_mode="donot_use_mm_for_euclid_dist")
+        """Confusion sqrt(n_j / n_max) / distance of unit centres; the largest three of a class, mean 1, at most 5."""
+        unit = functional.normalize(seen.centres, dim=1)
+        away = torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")
         edges = seen.confusion * self._share / away.clamp(min=1e-6)
         edges.fill_diagonal_(0.0)
         kept = edges.topk(min(3, len(edges) - 1), dim=1)
@@ -229,17 +231,16 @@ class Cgr:
         return (edges / there.mean()).clamp(max=5.0) if len(there) else edges
 
     def effects(self) -> Effects:
-        """Weights 1 + score at mean 1, in [0.25, 3]."""
+        """Weights 1 + score at mean 1, in [0.25, 3], and again at mean 1."""
         weights = 1 + self.state["scores"]
         weights = (weights / weights.mean()).clamp(0.25, 3.0)
+        weights = weights / weights.mean()
         return {"weights": weights, "pair": weights, "graph": self.state["graph"]}
 
 
 RULES: dict[str, Callable[[Facts], Rule]] = {
     "off": Nothing, "frl": Frl, "cfa": Cfa, "wat": Wat, "dafa": Dafa, "cgr": Cgr, "faal": Nothing,
 }  # fmt: skip
-#: measured once and never again
-ONCE = ("dafa",)
 
 
 def sets(recipe: ResolvedRecipe) -> tuple[str, ...]:
@@ -284,8 +285,8 @@ def measure(
 
 def _each(model: Classifier, x: Tensor, attacked: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The figures of each image."""
-    features = model.features(x)
-    logs, attacked_logs = model.classify(features).log_softmax(dim=1), model(attacked).log_softmax(dim=1)
+    features = model.features(attacked)
+    logs, attacked_logs = model(x).log_softmax(dim=1), model.classify(features).log_softmax(dim=1)
     index, p = labels[:, None], attacked_logs.exp()
     own = p.gather(1, index).squeeze(1)
     taken = attacked_logs.argmax(dim=1)
@@ -325,22 +326,18 @@ class Feedback:
         self._recipe, self._chosen = recipe, recipe.feedback
         self._split = split
         self.rule = rule(Facts(recipe, split.counts))
-        self._stages = stages_of(recipe)
-        self._done = False
+        self._epochs = measured_epochs(recipe)
         self._images: ImageSet | None = None
 
     def due(self, epoch: int) -> bool:
-        """Whether the end of an epoch (from 0) is one to measure at; that of the last would change nothing."""
-        chosen, after = self._chosen, epoch + 1
-        if chosen.rule in ("off", "faal") or after >= self._recipe.optim.epochs:
-            return False
-        if chosen.rule in ONCE and self._done:
-            return False
-        if stage_at(self._stages, after).recipe.feedback.rule == "off":
-            return False
-        return after % chosen.every == 0 and after >= math.ceil(
-            chosen.start * self._recipe.optim.epochs - 1e-9
-        )
+        """Whether the end of an epoch (from 0) is one to measure at."""
+        return epoch in self._epochs
+
+    def flops(self, forward: int) -> int:
+        """Of all measurements of the run."""
+        images = self._source()
+        counts = np.bincount(images.labels, minlength=len(self._split.counts)).tolist()
+        return feedback_flops(forward, self._recipe, counts)
 
     def after(
         self, epoch: int, model: Classifier, device: torch.device, progress: Callable[[int], None]
@@ -350,7 +347,6 @@ class Feedback:
         images = self._measured()
         seen = measure(model, images, self._recipe, seed=seed, device=device, progress=progress)
         self.rule.update(seen)
-        self._done = True
         told = ("clean", "robust", "loss", "attacked_loss", "divergence", "margin")
         return {
             "split": self._chosen.split,
@@ -367,18 +363,19 @@ class Feedback:
     def _measured(self) -> ImageSet:
         """At most `feedback.images` of each class, the same in every epoch."""
         if self._images is None:
-            held_out = self._chosen.split == "validation"
-            images = self._split.validation if held_out else self._split.train
+            images = self._source()
             most = [self._chosen.images] * len(self._split.counts)
             chosen = draw_subset(images.labels, most, seed_for(self._recipe.seed, "feedback"))
             self._images = in_memory(images.select(chosen))
         return self._images
 
+    def _source(self) -> ImageSet:
+        return self._split.validation if self._chosen.split == "validation" else self._split.train
+
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"done": self._done, "rule": dict(self.rule.state)}
+        return {"rule": dict(self.rule.state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where another one stood."""
-        self._done = state["done"]
         self.rule.state = dict(state["rule"])

@@ -18,13 +18,13 @@ from srat_fast.errors import Interrupted
 from srat_fast.evaluation.judge import eval_settings, judge
 from srat_fast.evaluation.samples import sample_examples, save_samples
 from srat_fast.hardware import peak_flops, peak_memory
-from srat_fast.models.build import adjusted
+from srat_fast.models.build import adjusted, forward_flops
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import model_from_bytes, save_model
 from srat_fast.plugins import described, recorded
 from srat_fast.progress import ProgressView
 from srat_fast.recipe import Recipe, stage_at
-from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions
+from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions, worst_class
 from srat_fast.registry import term
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
 from srat_fast.training.cost import StepProfiler, Stopwatch, memory_errors, to_lower
@@ -49,37 +49,50 @@ class MovingAverage:
     Args:
         model: in training.
         decay: share of the old average that stays at each update.
+        gated: CFA's: it begins with the first update, and averages the statistics too.
     """
 
-    def __init__(self, model: Classifier, decay: float) -> None:
+    def __init__(self, model: Classifier, decay: float, gated: bool = False) -> None:
+        self._gated = gated
+        #: updates so far
+        self.taken = 0
         self.module = copy.deepcopy(model).requires_grad_(False)
         self._decay = decay
         self._average: list[Tensor] = list(self.module.parameters())
         self._source: list[Tensor] = list(model.parameters())
+        if gated:
+            self._average += [own for own in self.module.buffers() if own.is_floating_point()]
+            self._source += [own for own in model.buffers() if own.is_floating_point()]
         pairs = list(zip(self.module.buffers(), model.buffers(), strict=True))
         self._buffers = [  # by type: copies of one type are one launch
             (
                 [own for own, _ in pairs if own.dtype == kind],
                 [source for _, source in pairs if source.dtype == kind],
             )
-            for kind in {own.dtype for own, _ in pairs}
+            for kind in {own.dtype for own, _ in pairs if not (gated and own.is_floating_point())}
         ]
 
     @torch.no_grad()
     def update(self, frozen: Tensor | None = None) -> None:
         """Average in the model's present weights; once a step or once an epoch."""
-        if frozen is None:
+        if self._gated and self.taken == 0:
+            torch._foreach_copy_(self._average, self._source)
+        elif frozen is None:
             torch._foreach_lerp_(self._average, self._source, 1.0 - self._decay)
         else:  # the share is known to the device only
             share = ((1.0 - frozen) * (1.0 - self._decay)).squeeze()
             difference = torch._foreach_sub(self._source, self._average)
             torch._foreach_mul_(difference, share)
             torch._foreach_add_(self._average, difference)
+        self.taken += 1
         self.copy_statistics()
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Begin anew with the model's present weights."""
+        """Begin anew with the model's present weights; gated, with those of the next epoch that it takes in."""
+        if self._gated:
+            self.taken = 0
+            return
         torch._foreach_copy_(self._average, self._source)
         self.copy_statistics()
 
@@ -137,9 +150,13 @@ class EpochRunner:
         self._stages = dict.fromkeys(_STAGES, 0.0)
         self._clocks: tuple[dict[str, float], float, float] | None = None
         self._aside = 0.0
-        decay = setup.recipe.optim.ema_decay
-        self.ema = MovingAverage(setup.engine.model, decay) if decay > 0 else None
-        self._ema_every = setup.recipe.optim.ema_every
+        optim = setup.recipe.optim
+        self.ema = (
+            MovingAverage(setup.engine.model, optim.ema_decay, optim.ema_gate > 0)
+            if optim.ema_decay > 0
+            else None
+        )
+        self._ema_every = optim.ema_every
 
     def _count_anew(self) -> None:
         """Sums of an epoch, all 0."""
@@ -202,9 +219,12 @@ class EpochRunner:
         if self.epoch == engine.stage.recipe.optim.awp_epoch:
             self._shapes.clear()  # the update is another one from here on
 
-    def advance(self) -> None:
-        """Go on to the next epoch, whose checkpoints have an average by the epoch in them: it is not taken twice."""
-        if self.ema is not None and self._ema_every == "epoch":
+    def advance(self, average: bool = True) -> None:
+        """Go on to the next epoch, whose checkpoints have an average by the epoch in them: it is not taken twice.
+
+        `average`: whether the average takes this epoch in.
+        """
+        if self.ema is not None and self._ema_every == "epoch" and average:
             self.ema.update()
         self.training_seconds += self._spent()["total"]
         self.images += self._seen
@@ -241,6 +261,7 @@ class EpochRunner:
             "images": self.images,
             "stages": self.seconds(),
             "compile": engine.compile_seconds,
+            "averaged": 0 if self.ema is None else self.ema.taken,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -258,6 +279,8 @@ class EpochRunner:
         self.training_seconds, self.images = state["training_seconds"], state["images"]
         self._stages = dict(state["stages"])
         engine.compile_seconds = state["compile"]
+        if self.ema is not None:
+            self.ema.taken = state.get("averaged", 0)  # not in checkpoints from before averages had a gate
 
     def _add(self, result: Result, images: int) -> None:
         """Sum up a step, unless it or one before it was not finite."""
@@ -303,7 +326,8 @@ class EpochRunner:
         speed = self._seen / seconds["total"]
         pixels = setup.split.train.images[0].size
         stage = engine.stage
-        attacked = self._seen * pixels * stage.recipe.attack.steps if stage.recipe.row.adversarial else 0
+        attacks = stage.recipe.row.adversarial * (1 + (stage.recipe.attack.stop == "both"))
+        attacked = self._seen * pixels * stage.recipe.attack.steps * attacks
         return {
             "epoch": self.epoch,
             **({"stage": stage.number} if setup.recipe.stages.lengths else {}),
@@ -395,6 +419,7 @@ class Fit:
         """Train what is left, then evaluate; the best epoch is chosen by validation, never by the test set."""
         runner, recipe, curves = self.runner, self.setup.recipe, self._curves
         epochs, images = recipe.optim.epochs, self.setup.loader.images_per_epoch
+        gate = recipe.optim.ema_gate
         self._view.begin("training", epochs * images)
         self._view.advance(min(epochs * images, self.step * self.setup.loader.batch_size))
         while runner.epoch < epochs:
@@ -417,12 +442,15 @@ class Fit:
                 present = self.setup.engine.stage.recipe
                 overfitted = catastrophic_overfitting(present, metrics["train_accuracy"], verdict["robust"])
                 metrics["catastrophic_overfitting"] = overfitted
+                if gate:
+                    worst = selected(verdict, "worst")
+                    metrics["average"] = {"worst": worst, "taken": worst >= gate}
             if self.feedback.due(runner.epoch):
                 metrics["feedback"] = self._measure(runner.epoch)
             self._history["metrics"] = metrics
             self.run_directory.append_metrics(metrics)
             curves.epoch(runner.epoch, curve_points(metrics, self.setup.engine.terms))
-            runner.advance()
+            runner.advance(not gate or metrics["average"]["taken"])
             self._view.line(epoch_line(recipe.method, metrics, epochs, runner.training_seconds))
             every = recipe.run.checkpoint_epochs
             if runner.epoch == epochs or (every and runner.epoch % every == 0):
@@ -526,9 +554,17 @@ class Fit:
             checksums["best"] = hashlib.sha256(content).hexdigest()
             best = model_from_bytes(content, path / BEST).to(setup.device)
             result["best"] = history["best"] | self._judge(best, test, lambda images: None)
-        if runner.ema is not None:
+        gate, refused = recipe.optim.ema_gate, []
+        if gate and runner.ema is not None and runner.ema.taken == 0:
+            refused = [
+                f"no moving average: in no epoch had every class a robust accuracy of {gate:g} on held-out images; a "
+                "lower optim.ema_gate has one"
+            ]
+        elif runner.ema is not None:
             average = self._adjusted(runner.ema.module)
             result["ema"] = self._judge(average, test, lambda images: None)
+            if gate:
+                result["ema"]["epochs"] = runner.ema.taken
             checksums["ema"] = save_model(path / EMA, average, label(recipe))
         examples = sample_examples(model, test, eval_settings(recipe), device=setup.device, seed=recipe.seed)
         save_samples(path / SAMPLES, examples)
@@ -536,9 +572,13 @@ class Fit:
         self._curves.epoch(recipe.optim.epochs - 1, points)
         evaluation = history["evaluation"] + time.monotonic() - before
         speed = runner.images / runner.training_seconds
+        overfitted = overfitting_verdict(setup.engine.stage.recipe, history["metrics"], result["robust"])
+        flops = self.feedback.flops(forward_flops(setup.engine.model, recipe.data.image_size))
         return {
             **result,
-            **overfitting_verdict(setup.engine.stage.recipe, history["metrics"], result["robust"]),
+            **({"feedback_flops": flops} if flops else {}),
+            **overfitted,
+            "warnings": overfitted["warnings"] + refused,
             "weights_checksums": checksums,
             "final_epoch": history["metrics"],
             "images_per_second": speed,
@@ -580,13 +620,16 @@ class Fit:
                 device=setup.device,
                 seed=recipe.seed,
                 progress=between_batches,
+                confident=images is setup.split.test,
             )
 
 
 def selected(verdict: dict[str, Any], by: str) -> float:
     """The robust accuracy that decides which epoch is the best; classes without held-out images have no say."""
     if by == "worst":
-        return min(value for value in verdict["robust"]["per_class"] if not math.isnan(value))
+        worst = worst_class(verdict["robust"])
+        assert worst is not None
+        return worst
     return verdict["robust"][by]
 
 

@@ -117,9 +117,9 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
     with preserved([*engine.state(), *engine.by_epoch()]):
         with preserved(engine.state()):  # compiles and captures, at the weights of now
             if engine.row.adversarial:
-                attack(images, labels, images)
+                attack(images, labels, *engine.starts(images))
             engine.model.zero_grad(set_to_none=True)
-            update(images, labels, *engine.clean(images))
+            update(images, labels, *engine.clean_copies(images))
             # a replayed graph writes into the gradients of its capture, and sets no `p.grad`
             kept, found = engine.captured_gradients, [p.grad for p in weights]
             captured = kept.get(images.shape, found) if all(g is None for g in found) else found
@@ -171,7 +171,7 @@ def _outcome(
     found = {}
     with preserved(engine.state()):
         engine.model.zero_grad(set_to_none=True)
-        losses = [part.clone() for part in update(images, labels, *engine.clean(images))[:-1]]
+        losses = [part.clone() for part in update(images, labels, *engine.clean_copies(images))[:-1]]
         own = [p.grad for p in engine.model.parameters()]
         if captured is not None and all(gradient is None for gradient in own):
             own = list(captured)
@@ -208,7 +208,7 @@ def _compare_attacks(
     examples = {"start": start}
     for name, run in (("eager", engine.attack_eagerly), ("compiled", attack)):
         with preserved(engine.state()):
-            examples[name] = run(images, labels, start)[0].clone()
+            examples[name] = run(images, labels, *engine.starts(start))[0].clone()
     moved = {name: float((batch - start).abs().mean()) for name, batch in examples.items()}
     short = 1 - moved["compiled"] / max(moved["eager"], 1e-30)
     yield Figure("attack moves pixels less than the eager one,", short, PIXELS)

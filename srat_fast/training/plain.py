@@ -93,7 +93,7 @@ class ReferenceEngine(Reference):
         self.guard.before_step()
         x = images.contiguous()
         if self.row.adversarial:
-            x = self.attack(x, labels)
+            x = self.examples(x, labels)
         attacked = self._now()
         result = self.update(x, labels, images)
         self.stopwatch.sums["attack"] += attacked - started

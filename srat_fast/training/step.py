@@ -359,7 +359,10 @@ class FastEngine:
             t for entry in self.optimizer.state.values() for t in entry.values() if isinstance(t, Tensor)
         ]
         counters = [self.nonfinite, self.zero, *self.guard.tensors()]
-        return [*self.model.parameters(), *self.model.buffers(), *momentum, *counters]
+        weights = []
+        if self.recipe.feedback.rule == "faal":  # finds them in each update
+            weights = [self.objective.class_weights, *self.objective.found.values()]
+        return [*self.model.parameters(), *self.model.buffers(), *momentum, *counters, *weights]
 
     def by_epoch(self) -> list[Tensor]:
         """Every tensor that the beginning of an epoch changes in place, the rate aside."""
@@ -411,16 +414,26 @@ class FastEngine:
         if self._rehearse and images.shape not in self._seen:
             self.rehearse(images, labels)
         self.guard.before_step()
-        examples = images
+        examples, beside = images, list[Tensor]()
         if self.row.adversarial:
             with self.stopwatch.region("attack"):
-                examples = self.attack(images, labels)
+                examples, *beside = self._attacks(images, labels)
         with self.stopwatch.region("step"):
-            return self.update(examples, labels, *self.clean(images))
+            return self.update(examples, labels, *self.clean(images, *beside))
 
-    def clean(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The clean images as further input of an update, where a term reads them."""
+    def clean(self, images: Tensor, last_right: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Further input of an update: the clean images where a term reads them, x_c where two attacks were run."""
+        if self.recipe.attack.stop == "both":
+            return images, images if last_right is None else last_right
         return (images,) if self.objective.clean else ()
+
+    def clean_copies(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The same for a rehearsal: tensors of their own, as compiled code notices where two inputs are one."""
+        return tuple(t.clone(memory_format=torch.preserve_format) for t in self.clean(images))
+
+    def starts(self, start: Tensor) -> tuple[Tensor, ...]:
+        """The same start for each attack of a step."""
+        return (start, start) if self.recipe.attack.stop == "both" else (start,)
 
     def rehearse(self, images: Tensor, labels: Tensor) -> None:
         """Compile and capture for a batch's shape, leaving no trace.
@@ -434,13 +447,13 @@ class FastEngine:
                 not self._seen and self.recipe.plugin
             ):  # what is wrong with it is told of its line, not of a compiler's
                 with torch.no_grad():
-                    self.losses(images, labels, *self.clean(images))
+                    self.losses(images, labels, *self.clean_copies(images))
             if not self._seen or len(images) == self._compiled_size:
                 check_parity(self, images, labels)
             else:
                 if self.row.adversarial:
-                    self._attack(images, labels, images)
-                self._update(images, labels, *self.clean(images))
+                    self._attack(images, labels, *self.starts(images))
+                self._update(images, labels, *self.clean_copies(images))
         self._seen[images.shape] = layout(images, labels)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -464,12 +477,17 @@ class FastEngine:
 
     def attack(self, images: Tensor, labels: Tensor) -> Tensor:
         """The recipe's training attack on a batch."""
-        attack, start = self.recipe.attack, images
+        return self._attacks(images, labels)[0]
+
+    def _attacks(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """x', and beside it x_c with `attack.stop = both`, each from a start of its own."""
+        attack, starts = self.recipe.attack, self.starts(images)
         if attack.random_start:
-            start = training_start(attack.start, self.ball, images, self.noise)
+            starts = tuple(training_start(attack.start, self.ball, images, self.noise) for _ in starts)
         self._require_rehearsed(images, labels)
-        self._require_rehearsed(start, labels)
-        return self._attack(images, labels, start)[0]
+        for start in starts:
+            self._require_rehearsed(start, labels)
+        return self._attack(images, labels, *starts)
 
     def update(self, images: Tensor, labels: Tensor, *clean: Tensor) -> StepResult:
         """The outer minimisation: one SGD step on the objective of Eq. 7."""
@@ -477,9 +495,9 @@ class FastEngine:
         *losses, correct = self._update(images, labels, *clean)
         return StepResult(dict(zip(self.objective.names, losses, strict=True)), correct, images)
 
-    def attack_eagerly(self, images: Tensor, labels: Tensor, start: Tensor) -> tuple[Tensor]:
+    def attack_eagerly(self, images: Tensor, labels: Tensor, *starts: Tensor) -> tuple[Tensor, ...]:
         """The attack without compilation or capture: what the start-up check compares with."""
-        return self._attack_batch(images, labels, start, eager=True)
+        return self._attack_batch(images, labels, *starts, eager=True)
 
     def update_eagerly(
         self, images: Tensor, labels: Tensor, *clean: Tensor, full: bool = False
@@ -490,30 +508,36 @@ class FastEngine:
         )
 
     def run_parts(self) -> tuple[Function, Function]:
-        """The attack (images, labels, start) and the update (images, labels, clean images) as steps run them."""
+        """The attack (images, labels, `starts`) and the update (images, labels, `clean`) as steps run them."""
         return self._attack, self._update
 
     def _attack_batch(
-        self, images: Tensor, labels: Tensor, start: Tensor, eager: bool = False
-    ) -> tuple[Tensor]:
+        self, images: Tensor, labels: Tensor, *starts: Tensor, eager: bool = False
+    ) -> tuple[Tensor, ...]:
         attack = self.recipe.attack
         ball, step_size = (
             (self.ball, attack.step_size) if self.radii is None else self.radii.of(images, labels)
         )
-        adversarial = self.attack_engine(
-            images,
-            labels,
-            ball=ball,
-            steps=attack.steps,
-            step_size=step_size,
-            start=start,
-            loss=self.climbed,
-            objective=self.objective,
-            nonfinite=self.nonfinite,
-            zero=self.zero,
-            eager=eager or len(images) != self._compiled_size,
-        )
-        return (adversarial,)
+        # x_c first, as published: where BatchNorm runs on batches its statistics see that order
+        stops = ("last-right", "first-wrong") if attack.stop == "both" else (attack.stop,)
+        found = [
+            self.attack_engine(
+                images,
+                labels,
+                ball=ball,
+                steps=attack.steps,
+                step_size=step_size,
+                start=start,
+                loss=self.climbed,
+                objective=self.objective,
+                nonfinite=self.nonfinite,
+                zero=self.zero,
+                eager=eager or len(images) != self._compiled_size,
+                stop=stop,
+            )
+            for stop, start in zip(stops, starts, strict=True)
+        ]
+        return tuple(reversed(found))
 
     def losses(
         self, images: Tensor, labels: Tensor, *clean: Tensor, autocast: bool = True

@@ -30,6 +30,47 @@ def test_pgd_finds_the_worst_case_of_a_linear_model() -> None:
     assert torch.allclose(found, worst, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("stop", "steps", "expected"),
+    [
+        # right below 0.5; the iterates of 0.25 are 0.35, 0.45, 0.55 (wrong), 0.65
+        ("off", 5, [0.75, 1.0, 0.5, 0.75]),
+        ("first-wrong", 5, [0.65, 1.0, 0.5, 0.35]),
+        ("last-right", 5, [0.45, 0.9, 0.5, 0.25]),
+        ("last-right", 3, [0.55, 0.9, 0.3, 0.25]),  # the last iterate is not looked at
+        ("first-wrong", 1, [0.35, 1.0, 0.1, 0.35]),
+    ],
+)
+def test_each_image_stops_for_itself(stop, steps, expected) -> None:
+    images = torch.tensor([0.25, 0.9, 0.0, 0.25]).view(4, 1, 1, 1)
+    labels = torch.tensor(
+        [0, 0, 0, 1]
+    )  # the last one is wrong from the start, until it is pushed to the other side
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        here = x.flatten(1)
+        return torch.cat([0.5 - here, here - 0.5], dim=1)
+
+    def upward(batch) -> torch.Tensor:
+        return batch.logits[:, 1].mean()
+
+    found = pgd(model, images, labels, ball=LInfBall(0.6), steps=steps, step_size=0.1, loss=upward, stop=stop)
+    assert found.flatten().tolist() == pytest.approx(expected, abs=1e-6)
+    start = images - 0.7  # outside of the ball
+    found = pgd(
+        model,
+        images,
+        labels,
+        ball=LInfBall(0.6),
+        steps=1,
+        step_size=1e-9,
+        loss=upward,
+        start=start,
+        stop=stop,
+    )
+    assert found.flatten().tolist() == pytest.approx([0.0, 0.3, 0.0, 0.0], abs=1e-6)
+
+
 @given(
     epsilon=st.floats(0.001, 1), step=st.floats(0.0005, 1), steps=st.integers(1, 4), seed=st.integers(0, 999),
     last=st.booleans(),

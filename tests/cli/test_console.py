@@ -146,7 +146,7 @@ def test_a_pipe_gets_every_cell_whatever_columns_says(study, monkeypatch) -> Non
         assert f"| {name} " in text, name
     for said in (
         "(srat-fast audit runs/[srat]-1)", "collapsed: class [/b] takes", "[bold]look[/bold]", "[b]gradient[/b]",
-        "[i]some[/i]", "best (epoch 4): clean", "55.00 [50.0, 60.0]",
+        "[i]some[/i]", "best balanced (epoch 4): clean", "55.00 [50.0, 60.0]",
     ):  # fmt: skip
         assert said in text, said
 

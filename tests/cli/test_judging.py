@@ -187,6 +187,10 @@ def test_the_audit_joins_the_record_and_every_table(run, capsys) -> None:
     assert {c["name"]: c["verdict"] for c in report["checks"]}["AutoAttack"] == "not run"
     assert out.splitlines()[-1].startswith(report["verdict"])
     assert "(not run: " in out
+    robust = report["accuracy"]["robust"]
+    low, high = robust["worst_interval"]
+    assert low <= robust["worst"] <= robust["overall"]
+    assert f"{100 * robust['worst']:.2f} [{100 * low:.1f}, {100 * high:.1f}]" in out
     for check in report["checks"]:
         assert f"| {check['name']} " in out
     assert f"audit of this run: {report['verdict']}" in call(capsys, "evaluate", run, "--attack", "clean")[1]

@@ -113,16 +113,9 @@ def test_the_page_on_records_names_every_key_and_no_other(demo_run) -> None:
             cell for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for cell in CODE.findall(row)
         ]
         optional = {
-            "audit",
-            "ema",
-            "evaluations",
-            "failure",
-            "plugins",
-            "problem",
-            "resumed",
-            "stage",
-            "stages",
-        }
+            "audit", "average", "ema", "evaluations", "failure", "feedback", "feedback_flops", "plugins", "problem",
+            "resumed", "stage", "stages",
+        }  # fmt: skip
         assert set(first) <= there | optional, set(first) - there - optional
 
 

@@ -171,6 +171,11 @@ FIELD = [{"method": row.name} for row in rows() if row.family != PAPER] + [
         "stages.method": "ce,method,srat-ldam",
         "model.normalize": "none",
     },
+    {"method": "bat", "protocol": "own"},
+    {"method": "bat", "attack.threat": "l2", "attack.start": "gaussian", "loss.branch": "adversarial"},
+    {"method": "robustlt:bat", "attack.radius_ramp": 0.2, "attack.bn": "frozen"},
+    {"method": "ce", "attack.stop": "first-wrong", "attack.step_size": 0.005},
+    {"method": "faal", "attack.stop": "last-right", "attack.bn": "running"},
 ]
 
 

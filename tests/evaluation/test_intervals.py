@@ -31,4 +31,8 @@ def test_of_halves_and_classes() -> None:
     assert found["overall"] == list(wilson(4, 6))
     assert found["well"] == list(wilson(2, 3))
     assert found["under"] == list(wilson(2, 3))
+    together = [wilson(right, of, 1 - 0.05 / 3) for right, of in ((2, 3), (2, 2), (0, 1))]
+    assert found["worst"] == [min(low for low, _ in together), min(high for _, high in together)]
+    assert found["worst"][0] < found["per_class"][2][0] + 1e-12
+    assert found["worst"][1] > min(high for _, high in found["per_class"])
     assert found["per_class"] == [list(wilson(2, 3)), list(wilson(2, 2)), list(wilson(0, 1))]

@@ -50,6 +50,9 @@ def test_work_of_a_training_image_is_counted_on_the_network() -> None:
         ("robal-r", {"attack.steps": 5}, 16),
         ("srat:trades", {}, 27),
         ("ce", {"loss.branch": "clean"}, 24),
+        ("bat", {}, 51),
+        ("bat", {"loss.kl_weight": 0.0, "loss.entropy_weight": 0.0, "attack.loss": "ce"}, 44),
+        ("ce", {"attack.stop": "first-wrong"}, 23),
     ],
 )
 def test_passes_of_the_fields_methods(method, changes, units) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from srat_fast.report.build import build_report
 from srat_fast.report.collect import find_runs
 from srat_fast.report.figures.axes import axis_drawings, find_sweeps
 from srat_fast.report.figures.epsilon import epsilon_drawings
+from srat_fast.report.figures.feedback import feedback_drawings
 from srat_fast.report.groups import group_runs
 from srat_fast.report.page import PAPER_FIGURES
 from tests.report.conftest import accuracies, make_record, write_run
@@ -101,6 +103,50 @@ def test_automatic_steps_follow_an_l2_radius_and_given_ones_do_not(tmp_path) -> 
     for run in evaluated:
         run.record["recipe"]["eval_attack"]["step_size"] = 0.3
     assert len(find_sweeps(evaluated, "attack.epsilon")) == 1
+
+
+@pytest.mark.parametrize("classes", [4, 25])
+def test_feedback_by_epoch(tmp_path, classes) -> None:
+    names, counts = [f"c{c}" for c in range(classes)], [100 + c for c in range(classes)]
+    for method in ("frl-remargin", "cfa"):
+        record = make_record(method=method, classes=names, counts=counts, under=[0, 1])
+        for kind in ("standard", "robust"):
+            record[kind]["per_class"] = [0.5] * classes
+        run = write_run(tmp_path / method, record, epochs=0)
+        rates = [None, *(0.1 * (c % 10) for c in range(1, classes))]
+        seen = {
+            "split": "validation",
+            "clean": rates,
+            "robust": rates,
+            "weights": [1.5, *rates[1:]],
+            "radii": rates,
+        }
+        lines = [
+            {"epoch": 2 * e, "lr": 0.1, "feedback": seen} if e else {"epoch": 1, "lr": 0.1} for e in range(3)
+        ]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_run(tmp_path / "ce", make_record(method="ce"))
+    groups = group_runs(find_runs([tmp_path]))
+    (group,) = (
+        group for group in groups if len(group.classes) == classes and group.rows[0].method == "frl-remargin"
+    )
+    drawings = feedback_drawings(group)
+    assert [drawing.title for drawing in drawings] == [
+        f"Class feedback of {method}" for method in ("frl-remargin", "cfa")
+    ], "what a row's own method sets is not told as a difference"
+    assert "each class's accuracy on validation images" in drawings[0].caption
+    assert drawings[0].text.startswith(
+        "After epoch 5: accuracy, clean, % from 0" if classes > 10 else "After epoch 5: "
+    )
+    drawn = drawings[0].draw()
+    shown = [axes for axes in drawn.axes if axes.lines]
+    assert [axes.get_title() for axes in shown] == [
+        "accuracy, clean, %", "accuracy, attacked, %", "class weight", "factor on the radius",
+    ]  # fmt: skip
+    assert all(len(axes.lines) == classes for axes in shown)
+    assert shown[0].lines[0].get_label() == f"c{classes - 1}", "the class with most images first"
+    assert list(shown[2].lines[-1].get_xdata()) == [3, 5]
+    assert list(shown[2].lines[-1].get_ydata()) == [1.5, 1.5]
 
 
 def test_two_values_are_no_curve(tmp_path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import shutil
 
 import pytest
 
@@ -91,8 +92,17 @@ def test_best_and_average_weights_are_labelled_rows(study) -> None:
     record = make_record(method="drcb-ce", best={"standard": accuracies(0.7), "robust": accuracies(0.6)})
     write_run(study / "best", record)
     found = rows(study)
-    assert cell(found["drcb-ce (best)"].values("robust", "overall")) == "60.00"
-    assert cell(found["drcb-ce"].values("robust", "overall")) == "50.00"
+    assert cell(found["drcb-ce (best balanced)"].values("robust", "overall")) == "60.00"
+    assert cell(found["drcb-ce (last)"].values("robust", "overall")) == "50.00"
+    for by, title in (
+        ("overall", "best overall"),
+        ("worst", "best worst class"),
+        ("balanced", "best balanced"),
+    ):
+        best = record["best"] | {"by": by}
+        write_run(study / by, record | {"best": best, "recipe": record["recipe"] | {"method": "focal"}})
+        assert f"focal ({title})" in rows(study)
+        shutil.rmtree(study / by)
 
 
 @pytest.mark.parametrize(
@@ -119,18 +129,27 @@ def test_collapsed_and_overfitted_runs_are_noted(tmp_path) -> None:
 
 def test_text_tables(study) -> None:
     groups = group_runs(find_runs([study]))
+    line = "90.00 ± 0.00 | 85.00 ± 0.00 | 53.00 ± 3.61 | 48.00 ± 3.61 | 80.00 ± 0.00 | 43.00 ± 3.61"
+    assert f"| ce | 0, 1, 2 | {line} | not audited |  |" in markdown(groups)
     assert (
-        "| ce | 0, 1, 2 | 90.00 ± 0.00 | 85.00 ± 0.00 | 53.00 ± 3.61 | 48.00 ± 3.61 | not audited |  |"
-        in markdown(groups)
-    )
-    assert (
-        r"ce & 0, 1, 2 & 90.00 $\pm$ 0.00 & 85.00 $\pm$ 0.00 & 53.00 $\pm$ 3.61$^\dagger$ & 48.00 $\pm$ 3.61$^\dagger$"
-        in latex(groups)
+        r"ce & 0, 1, 2 & 90.00 $\pm$ 0.00 & 85.00 $\pm$ 0.00 & 53.00 $\pm$ 3.61$^\dagger$ & 48.00 $\pm$ 3.61$^\dagger$ "
+        r"& 80.00 $\pm$ 0.00 & 43.00 $\pm$ 3.61$^\dagger$ \\" in latex(groups)
     )
     assert r"srat-ldam (loss.separation\_weight=4)" in latex(groups)
     lines = comma_separated(groups).splitlines()
     assert len(lines) == 9
     assert '"digits (exp, ratio 10; 74 training, 40 test images)' in lines[1]
+
+
+def test_the_worst_class_of_one_run_has_the_interval_of_its_images(tmp_path) -> None:
+    robust = accuracies(0.5) | {"intervals": {"worst": [0.3, 0.612]}}
+    write_run(tmp_path / "ce", make_record(method="ce", robust=robust))
+    groups = group_runs(find_runs([tmp_path]))
+    assert "| 80.00 | 40.00 [30.0, 61.2] | not audited |" in markdown(groups)
+    assert "40.00 [30.0, 61.2]" in latex(groups)
+    assert "40.00 [30.0, 61.2]" in page(groups, groups[0].runs, [], tmp_path)
+    (found,) = csv.DictReader(comma_separated(groups).splitlines())
+    assert float(found["robust_worst_mean"]) == pytest.approx(0.4)
 
 
 def test_the_papers_figures_stand_below_a_row_of_its_recipe(tmp_path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from srat_fast.recipe import Recipe
 from srat_fast.sweep import plan, process
 
-plan.work_of = lambda recipe, images: float(images * recipe.optim.epochs)
+plan.work_of = lambda recipe, counts: float(sum(counts) * recipe.optim.epochs)
 plan.memory = lambda made, device: (2**20, next(map(made.recipe, made.trials), Recipe()))
 process.CHILD = [sys.executable, str(Path(__file__).with_name("standin.py"))]
 

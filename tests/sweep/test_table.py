@@ -258,6 +258,10 @@ def test_marks(tmp_path, record, mark) -> None:
     assert [line.marks for line in table.lines] == [[mark] if mark else []] * 2
     assert mark in to_markdown(table)
     assert mark in to_latex(table)
+    assert "Method & Overall & Under & Worst class & Overall & Under & Worst class" in to_latex(table)
+    ours = next(line for line in to_latex(table).splitlines() if line.strip().startswith("CE"))
+    worst = table.lines[0].entries[4].summary
+    assert f"{worst.mean:.2f}" in ours.split("&")[3]
 
 
 def test_runs_that_are_missing_are_marked_and_left_out(tmp_path) -> None:

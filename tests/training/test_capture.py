@@ -116,6 +116,59 @@ def test_captured_training_is_eager_training(graphs, variant) -> None:
         torch.testing.assert_close(mine, other)
 
 
+#: name -> fields, and what the feedback rule has found by the second epoch
+STEERED: dict[str, tuple[dict[str, Any], dict[str, list[float]]]] = {
+    "frl": (
+        {"method": "frl-remargin"},
+        {"weights": [0.5, 1, 1, 3], "pair": [2, 1, 1, 0.3], "radii": [1, 1, 0.98, 3]},
+    ),
+    "cfa": (
+        {"method": "cfa"},
+        {"weights": [0.2, 0.1, 0.1, 0.3], "pair": [0.1] * 4, "radii": [0.5, 0.6, 1, 1.2]},
+    ),
+    "cgr": ({"method": "cgr", "attack__radius_ramp": 0.3}, {"weights": [1, 2, 3, 0.25]}),
+    "faal": (
+        {"method": "faal", "loss__branch": "clean", "loss__kl_weight": 6.0, "optim__awp_gamma": 0.01},
+        {},
+    ),
+    "bat": ({"method": "bat", "attack__step_size": 0.004}, {}),
+    "gaussian": ({"method": "bat", "protocol": "own", "attack__start": "gaussian"}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", STEERED)
+def test_captured_training_by_feedback_is_eager_training(graphs, kind) -> None:
+    changes, effects = STEERED[kind]
+    eager, captured = (engine_of(recipe_of(run__capture=choice, **changes)) for choice in ("off", "on"))
+    loader = loader_of()
+    for epoch in range(2):
+        for engine in (eager, captured):
+            engine.steer(effects if epoch else {})
+            engine.start_epoch(epoch)
+        for number, (images, labels) in enumerate(loader.epoch(epoch)):
+            theirs, ours = eager.step(images, labels), captured.step(images, labels)
+            torch.testing.assert_close(ours.losses, theirs.losses)
+            torch.testing.assert_close(ours.images, theirs.images)
+            torch.testing.assert_close(captured.objective.class_weights, eager.objective.class_weights)
+            if number == 0:
+                first = ours.losses["total"].clone()
+    assert bool(ours.losses["total"] != first)
+    assert tape.Graph.made == 4, "steering records nothing anew"
+    for mine, other in zip(captured.state(), eager.state(), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("capture", ["off", "on"])
+def test_a_rehearsal_leaves_no_trace_in_weights_that_a_step_finds(graphs, monkeypatch, capture) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    engine = engine_of(recipe_of(method="faal", run__compile="on", run__capture=capture))
+    engine.start_epoch(0)
+    before = [t.clone() for t in engine.state()]
+    engine.rehearse(*next(iter(loader_of().epoch(0))))
+    torch.testing.assert_close(before, list(engine.state()), rtol=0, atol=0)
+    assert engine.objective.class_weights.tolist() == [1.0] * 4
+
+
 def test_the_collector_rests_during_a_capture_and_only_then(graphs) -> None:
     def function(x: Tensor) -> tuple[Tensor]:
         return (x + 1,)
@@ -273,13 +326,21 @@ def aot_eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("channels", "changes"),
-    [(1, {}), (3, L2), *((3, L2 | {"model__name": name, "model__width": 4}) for name in BLOCKS)],
-    ids=["one channel", "l2", *BLOCKS],
+    [
+        (1, {}),
+        (3, L2),
+        (3, {"method": "faal"}),
+        (3, {"method": "bat"}),
+        (3, {"method": "trades"}),
+        *((3, L2 | {"model__name": name, "model__width": 4}) for name in BLOCKS),
+    ],
+    ids=["one channel", "l2", "faal", "bat", "trades", *BLOCKS],
 )
 def test_nothing_is_compiled_again_after_the_first_batch(aot_eager, channels, changes) -> None:
     """One channel fits both memory formats: start and examples once had the other one's strides."""
     engine = engine_of(recipe_of(run__compile="on", attack__steps=1, **changes), channels)
     for epoch in range(2):
+        engine.steer({name: torch.full_like(t, 0.5) for name, t in engine.objective.found.items() if epoch})
         engine.start_epoch(epoch)
         for number, (images, labels) in enumerate(loader_of(channels, crop_padding=1).epoch(epoch)):
             if number == 0 and epoch == 0:

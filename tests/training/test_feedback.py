@@ -14,10 +14,13 @@ from srat_fast.data.split import load_split
 from srat_fast.errors import Interrupted, UserError
 from srat_fast.losses.objective import margin_weights, worst_distribution
 from srat_fast.methods import RULES as NAMES
+from srat_fast.models.build import feedback_flops, measured_epochs, planned_flops, training_flops
 from srat_fast.recipe import build_recipe
 from srat_fast.reference import feedback as plain
+from srat_fast.sweep.plan import work_of
+from srat_fast.training import feedback
 from srat_fast.training.feedback import RULES, Facts, Feedback, Figures, Frl, _rates, measure, sets
-from srat_fast.training.fit import selected
+from srat_fast.training.fit import Fit, selected
 from srat_fast.training.trainer import train
 from tests.equivalence.test_step import COUNTS, Small, batches, make_pair
 from tests.training.short_runs import StopAfter, assert_equal_runs, short
@@ -82,6 +85,20 @@ def test_dafa_moves_weight_between_similar_classes() -> None:
         assert list(effects["radii"]) == list(effects["weights"])
 
 
+def test_cgr_weighs_errors_under_attack() -> None:
+    """Robust accuracies .5, .3, .1: raw .25, .35, .65 of mean .417, scores .8 + .2 raw, weights 1 + score of mean 2."""
+    recipe = build_recipe(None, {"method": "cgr"}).resolve()
+    robust = torch.tensor([0.5, 0.3, 0.1], dtype=torch.float64)
+    seen = Figures(**(vars(figures(0, 3)) | {"robust": robust}))
+    for rule in (RULES["cgr"](Facts(recipe, [9, 3, 1])), plain.PlainRule(recipe, [9, 3, 1])):
+        assert list(rule.effects()["weights"]) == [1.0, 1.0, 1.0]
+        rule.update(seen)
+        assert list(rule.effects()["weights"]) == pytest.approx([0.96, 0.984, 1.056])
+        rule.state = rule.state | {"scores": [99.0, 0.0, 0.0]} if isinstance(rule, plain.PlainRule) else {
+            **rule.state, "scores": torch.tensor([99.0, 0.0, 0.0], dtype=torch.float64)}  # fmt: skip
+        assert sum(rule.effects()["weights"]) == pytest.approx(3), "of mean 1 after the bounds too"
+
+
 @pytest.mark.parametrize(
     ("divergence", "expected"), [(0.5, [0.0581, 0.1888, 0.7531]), (0.05, [0.2053, 0.3461, 0.4486])]
 )
@@ -115,13 +132,17 @@ def pixels(count: int = 40) -> ImageSet:
     return ImageSet(images.numpy(), labels.numpy())
 
 
-def test_figures_are_those_of_each_image(device, small) -> None:
+def test_figures_are_those_of_each_image(device, small, monkeypatch) -> None:
+    attacked: list[torch.Tensor] = []
+    real = feedback.pgd
+    monkeypatch.setattr(feedback, "pgd", lambda *a, **k: attacked.append(real(*a, **k)) or attacked[-1])
     changes = {"method": "cfa", "model.name": "small", "run.eval_batch_size": 16}
     pair = make_pair(device, torch.float64, **changes)
     recipe, model = pair.fast.recipe, pair.fast.model
     images = pixels()
     seen = measure(model, images, recipe, seed=5, device=device)
     assert model.training
+    changed = torch.cat(attacked)
     assert all(torch.equal(a, b) for a, b in zip(vars(seen).values(), vars(
         measure(model, images, recipe, seed=5, device=device)).values(), strict=True))  # fmt: skip
     assert seen.images.tolist() == [14, 13, 13, 0]
@@ -129,7 +150,7 @@ def test_figures_are_those_of_each_image(device, small) -> None:
     x = torch.from_numpy(images.images).permute(0, 3, 1, 2).double().to(device) / 255
     labels = torch.from_numpy(images.labels)
     logits = model(x).detach().cpu()
-    features = model.features(x).detach().cpu()
+    features = model.features(changed).detach().cpu()
     model.train()
     for c in range(3):
         own = labels == c
@@ -226,6 +247,24 @@ def test_when_classes_are_measured() -> None:
     assert due(method="faal") == due(method="trades") == []
 
 
+def test_measurements_are_part_of_the_work() -> None:
+    """10 classes, 5 of more than 20 images; 2 steps of 2 passes, and one of x and of x' each."""
+    counts = [100, 80, 60, 40, 30, 20, 15, 10, 6, 5]
+    small = {"data.name": "digits", "optim.epochs": 7, "feedback.images": 20, "feedback.steps": 2}
+    recipe = build_recipe("digits", {"method": "frl"} | small)
+    assert feedback_flops(10, recipe, counts) == 6 * (6 * 20 + 15 + 10 + 6 + 5) * 6 * 10
+    assert measured_epochs(recipe) == [0, 1, 2, 3, 4, 5]
+    assert measured_epochs(recipe.replace({"feedback.every": 3, "feedback.start": 0.5})) == [5]
+    assert measured_epochs(build_recipe("digits", {"method": "dafa"} | small)) == [4]
+    other = build_recipe("digits", {"method": "trades", "loss.kl_weight": 1.5, "optim.epochs": 7})
+    forward = planned_flops(other) / 27
+    more = work_of(recipe, counts) - work_of(other, counts)
+    assert more == pytest.approx(6 * 156 * 6 * forward, rel=1e-6)
+    held_out = recipe.replace({"feedback.split": "validation", "data.val_fraction": 0.1})
+    assert work_of(held_out, counts) - work_of(other, counts) == pytest.approx(6 * 38 * 6 * forward, rel=1e-6)
+    assert feedback_flops(10, build_recipe("digits", {"method": "faal"}), counts) == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "boundary"),
     [
@@ -266,10 +305,58 @@ def test_a_resumed_run_equals_the_uninterrupted_one(changes, boundary, tmp_path)
         assert all(math.isfinite(w) for w in line["weights"])
 
 
+GATED = {"ema_decay": 0.75, "ema_every": "epoch", "ema_gate": 0.24}
+
+
+def test_a_gated_average_resumes_where_it_was(tmp_path, monkeypatch) -> None:
+    """Refused, begun, gone on: a resumed run that forgot that it had begun would begin again."""
+    real, worst = Fit._validate, [0.1, 0.6, 0.24]
+
+    def validate(fit: Fit, epoch: int) -> dict:
+        verdict = real(fit, epoch)
+        verdict["robust"]["per_class"] = [0.9, math.nan, worst[epoch]]
+        return verdict
+
+    monkeypatch.setattr(Fit, "_validate", validate)
+    small = {"data__limit": 60, "data__test_limit": 10, "attack__steps": 1, "eval_attack__steps": 1}
+    recipe = short(method="ce", **small, **{f"optim__{name}": value for name, value in GATED.items()})
+    record = train(recipe, tmp_path / "whole")
+    assert record["ema"]["epochs"] == 2
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", stops=StopAfter(11))
+    train(recipe, tmp_path / "run", resume="must")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "run")
+    for name in ("whole", "run"):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        taken = [json.loads(line)["average"] for line in lines]
+        assert taken == [{"worst": w, "taken": w >= 0.24} for w in worst]
+
+
+def test_an_average_that_no_epoch_was_let_into_is_none(tmp_path) -> None:
+    small = {"data__limit": 60, "data__test_limit": 10, "attack__steps": 1, "eval_attack__steps": 1}
+    gate = GATED | {"ema_gate": 1.0}
+    recipe = short(
+        method="ce", optim__epochs=1, **small, **{f"optim__{name}": value for name, value in gate.items()}
+    )
+    record = train(recipe, tmp_path / "run")
+    assert "ema" not in record
+    assert record["warnings"][-1].startswith(
+        "no moving average: in no epoch had every class a robust accuracy of 1 "
+    )
+    assert not (tmp_path / "run" / "ema.safetensors").exists()
+    own = build_recipe(None, {"method": "cfa", "protocol": "own"}).resolve()
+    assert (own.optim.ema_gate, own.optim.ema_decay, own.data.val_fraction) == (0.24, 0.88, 0.02)
+
+
 def test_the_reference_trains_by_its_own_rule(tmp_path) -> None:
     record = train(short(method="cfa", run__engine="reference", optim__epochs=2), tmp_path / "run")
     assert record["status"] == "finished"
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    steps, each = record["recipe"]["attack"]["steps"], record["flops_per_image"]
+    per_image = each / training_flops(1, build_recipe(None, {"method": "cfa", "attack.steps": steps}))
+    assert record["feedback_flops"] == pytest.approx(
+        sum(line["feedback"]["images"]) * (2 * steps + 2) * per_image
+    )
     assert line["feedback"]["radii"] == pytest.approx([0.5 + r for r in line["feedback"]["robust"]])
 
 
@@ -290,6 +377,10 @@ def test_the_reference_trains_by_its_own_rule(tmp_path) -> None:
         ({"method": "faal", "feedback.every": 2}, "has an effect with feedback.rule = frl, cfa, wat, dafa, cgr only"),
         ({"method": "frl", "feedback.wat_rate": 0.5}, "has an effect with feedback.rule = wat only"),
         ({"method": "frl", "feedback.rule": "frll"}, "did you mean frl"),
+        (
+            {"method": "ce", "optim.ema_gate": 0.2, "optim.ema_decay": 0.9, "optim.ema_every": "epoch"},
+            r"optim\.ema_gate = 0\.2: has an effect with optim\.ema_decay > 0, .* and data\.val_fraction > 0 only",
+        ),
         ({"method": "ce", "loss.graph_weight": 1.0}, "has an effect with feedback.rule = cgr only"),
     ],
 )  # fmt: skip
@@ -313,6 +404,9 @@ def test_a_selection_is_on_record_by_its_rule(by, tmp_path) -> None:
     small = {"data__limit": 60, "data__test_limit": 10, "attack__steps": 1, "eval_attack__steps": 1}
     record = train(short(method="ce", optim__select=by, optim__epochs=2, **small), tmp_path / "run")
     assert record["best"]["by"] == by
+    for judged in (record, record["last"], record["best"]):
+        low, high = judged["robust"]["intervals"]["worst"]
+        assert low <= judged["robust"]["worst"] <= high
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
 
     def figure(line: dict) -> float:

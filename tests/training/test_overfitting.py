@@ -7,7 +7,7 @@ import json
 import pytest
 
 from srat_fast import train
-from srat_fast.training.curves import catastrophic_overfitting, overfitting_verdict
+from srat_fast.training.curves import catastrophic_overfitting, epoch_line, overfitting_verdict
 from tests.training.short_runs import short
 
 
@@ -47,6 +47,22 @@ def test_a_run_whose_training_attack_is_overcome_is_flagged(tmp_path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["catastrophic_overfitting"] is True
     assert lines[0]["catastrophic_overfitting"] is False
+
+
+def test_a_network_that_no_longer_reads_its_images_is_flagged() -> None:
+    """What the literal recipe of srat-ldam did on a GPU: 99 % and more of the attack's gradient is exactly zero."""
+    metrics = {
+        "epoch": 8, "loss": 120.4, "train_accuracy": 0.26, "lr": 0.1, "images_per_second": 5681.0, "mfu": 0.18,
+        "peak_memory_bytes": 2**30, "nonfinite_gradients": 0, "seconds": {"total": 2.0}, "zero_gradient_share": 0.99,
+    }  # fmt: skip
+    recipe = short(data__val_fraction=0).resolve()
+    assert "dead features: the attack's gradient is zero" in epoch_line("srat-ldam", metrics, 60, 20.0)
+    warning = overfitting_verdict(recipe, metrics, robust(0.1))["warnings"][0]
+    assert warning.startswith("dead features: in the last epoch the attack's gradient is exactly zero at 99%")
+    for share in (0.5, None):  # None: a natural run has no attack
+        alive = metrics | {"zero_gradient_share": share}
+        assert "dead" not in epoch_line("srat-ldam", alive, 60, 20.0)
+        assert overfitting_verdict(recipe, alive, robust(0.1))["warnings"] == []
 
 
 def test_without_validation_the_test_images_decide() -> None:

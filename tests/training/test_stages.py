@@ -72,6 +72,8 @@ def test_a_stage_of_another_row_has_that_rows_settings_and_the_runs_network() ->
     assert clean.recipe.model.width == robust.recipe.model.width == 32
     assert stages_of(plan(method="harl"))[0].recipe.row == plan(method="harl").row
     assert len(stages_of(plan(method="taet", stages__lengths=()))) == 1
+    both = stages_of(plan(method="ce", stages__lengths=(1, 1), stages__method=("ldam", "method")))
+    assert [stage.recipe.optim.clip_norm for stage in both] == [1.0, 0.0], "what LDAM on a linear head needs"
 
 
 def test_a_plan_is_part_of_a_runs_identity_and_of_its_files() -> None:

@@ -16,7 +16,7 @@ from srat_fast.progress import ProgressView
 from srat_fast.record import RunDirectory
 from srat_fast.seeds import seed_for
 from srat_fast.training import resume
-from srat_fast.training.fit import EpochRunner
+from srat_fast.training.fit import EpochRunner, MovingAverage
 from srat_fast.training.setup import prepare, resolve_hardware
 from tests.training.short_runs import short
 
@@ -88,6 +88,22 @@ def test_an_average_by_the_epoch_takes_the_weights_in_once_it_is_over(tmp_path) 
     runner.advance()
     assert torch.allclose(average, 0.75 * first + 0.25 * weight)
     assert not torch.allclose(weight, first)
+
+
+def test_a_gated_average_begins_with_its_first_epoch_and_has_its_statistics() -> None:
+    setup = prepare(*resolve_hardware(short().resolve()))
+    model = setup.engine.model
+    average = MovingAverage(model, 0.75, gated=True)
+    ours, theirs = average.module.state_dict(), model.state_dict()
+    values = []
+    for value in (2.0, 4.0):
+        for tensor in theirs.values():
+            tensor.fill_(value)
+        average.update()
+        values.append({name: float(tensor.double().mean()) for name, tensor in ours.items()})
+    assert set(values[0].values()) == {2.0}, "begun, not averaged with weights that were never trained"
+    assert values[1] == {n: 2.5 if theirs[n].is_floating_point() else 4.0 for n in theirs}
+    assert average.taken == 2
 
 
 def test_the_benchmark_of_saves_runs(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def test_a_run_directory_is_complete(finished) -> None:
 def test_the_record_has_the_contracts_fields(finished) -> None:
     _, record = finished
     for kind in ("standard", "robust"):
-        assert set(record[kind]) == {"overall", "well", "under", "balanced", "per_class"}
+        judged = {"overall", "well", "under", "balanced", "worst", "per_class", "intervals"}
+        assert set(record[kind]) == judged
         assert len(record[kind]["per_class"]) == 10
         assert record[kind]["overall"] == pytest.approx((record[kind]["well"] + record[kind]["under"]) / 2)
     # not robust <= standard: PGD may turn a wrong answer into the right one, and a short run has many

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from srat_fast import registry
 from srat_fast.errors import EvaluationFailure, UserError
+from srat_fast.evaluation.accuracy import accuracies
 from srat_fast.evaluation.audit import blackbox, network, strength
 from srat_fast.evaluation.audit.checks import FAILED, NOT_RUN, Check
 from srat_fast.evaluation.audit.evidence import Evidence, Progress, TensorBatches
-from srat_fast.evaluation.intervals import wilson
+from srat_fast.evaluation.intervals import intervals, wilson
 from srat_fast.hardware import device_name, neutral, numerics
 from srat_fast.recipe.sections import Attack
 from srat_fast.record import versions
@@ -66,7 +67,7 @@ def audit(
     Returns:
         {"verdict": "reliable" or "suspicious", "problems": failed checks in words, "not_run": names, "checks":
         [{"name", "verdict", "figure", "threshold", "found", "meaning"}], "accuracy": {"clean", "robust"} each with
-        its interval, "subset": N, "attack", "seconds", "device", "versions"}.
+        its interval, overall and of the worst class, "subset": N, "attack", "seconds", "device", "versions"}.
 
     Raises:
         UserError: a model, images, labels or numbers that cannot be.
@@ -191,7 +192,15 @@ def _all(
     for kind, name in (("clean", "clean"), ("robust", evidence.quoted)):
         right = int(evidence.right(name).sum())
         accuracy[kind] = {"overall": right / len(evidence), "interval": list(wilson(right, len(evidence)))}
+        accuracy[kind] |= _worst(evidence.right(name), evidence.labels)
     return done, accuracy
+
+
+def _worst(right: Tensor, labels: Tensor) -> dict[str, Any]:
+    """The worst class of those that were looked at, with an interval that holds for whichever it is."""
+    present, ranks = labels.unique(return_inverse=True)
+    judged = torch.where(right, ranks, -1), ranks, list(range(len(present))), list[int]()
+    return {"worst": accuracies(*judged)["worst"], "worst_interval": intervals(*judged)["worst"]}
 
 
 def _check_lengths(threat: str, epsilon: float, step_size: float | None) -> None:
