@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from srat_fast.methods import METHODS
 from srat_fast.recipe import FIELDS, Recipe, flatten
 from srat_fast.tables import spread
 
@@ -35,6 +36,8 @@ _SAID = {
 _FOLLOW = {"optim.milestones", "optim.defer_epoch", "optim.warmup_epochs"}
 #: Judged beside the last weights, in which it changes nothing.
 _BESIDE = {"optim.ema_decay", "optim.ema_every", "optim.ema_gate"}
+#: The paper's literal value of what our recipe of it chooses by the method.
+_LITERAL = {"optim.clip_norm": 0.0}
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,14 @@ def departures(recipe: Recipe | Fields, stands_for: str | None = None) -> list[s
     """What a run does otherwise than the paper's, such as ["optim.epochs = 4"]: numbers need not agree then."""
     mine = flatten(recipe.filled()) if isinstance(recipe, Recipe) else recipe
     paper = flatten(Recipe().replace({"data.name": stands_for or mine["data.name"]}).filled())
+    if mine["method"] in METHODS and METHODS[mine["method"]].base != METHODS[Recipe.method].base:
+        paper |= _LITERAL
     return [
         f"{name} = {value}"
         for name, value in mine.items()
         if FIELDS[name][1].identity
         and name not in _SAID | _BESIDE
         and not name.startswith("run.")
-        and value != paper[name]
+        and value not in (paper[name], _LITERAL.get(name, paper[name]))
         and not (name in _FOLLOW and mine["optim.epochs"] != paper["optim.epochs"])
     ]

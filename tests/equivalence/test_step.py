@@ -175,7 +175,6 @@ FIELD = [{"method": row.name} for row in rows() if row.family != PAPER] + [
     {"method": "bat", "attack.threat": "l2", "attack.start": "gaussian", "loss.branch": "adversarial"},
     {"method": "robustlt:bat", "attack.radius_ramp": 0.2, "attack.bn": "frozen"},
     {"method": "ce", "attack.stop": "first-wrong", "attack.step_size": 0.005},
-    {"method": "faal", "attack.stop": "last-right", "attack.bn": "running"},
 ]
 
 

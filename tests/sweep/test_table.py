@@ -206,6 +206,19 @@ def test_the_same_images_in_another_form_have_the_papers_numbers_beside(tmp_path
     )
 
 
+@pytest.mark.parametrize(
+    ("by", "title"),
+    [({}, "best balanced"), ({"by": "overall"}, "best overall"), ({"by": "worst"}, "best worst class")],
+)
+def test_the_best_epoch_is_labelled_by_what_chose_it(tmp_path, by, title) -> None:
+    part = {"overall": 0.7, "under": 0.6, "well": 0.8, "per_class": [0.8, 0.6]}
+    spec = CIFAR.replace("[axes]", "ratio = 50\n[axes]")
+    best = {"standard": part, "robust": part} | by
+    table = build_table(finished_sweep(tmp_path / "s", spec, VALUES, best=best))
+    labels = [line.label for line in table.lines]
+    assert labels == [f"{m}, {t} weights" for m in ("ce", "srat-ldam") for t in ("last", title)]
+
+
 def test_every_kind_of_weights_has_its_row_and_runs_their_time(tmp_path) -> None:
     part = {"overall": 0.7, "under": 0.6, "well": 0.8, "per_class": [0.8, 0.6]}
     ema = {"standard": part, "robust": part, "collapsed": None, "audit": {"verdict": "suspicious"}}
