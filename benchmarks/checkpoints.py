@@ -36,7 +36,7 @@ def measure(width: int, place: Path) -> dict[str, float]:
     recipe = build_recipe(None, {"data.name": "digits", "model.width": width, "optim.ema_decay": 0.999})
     setup = prepare(*resolve_hardware(recipe.resolve()))
     run = RunDirectory.create(place / f"run-{width}")
-    runner = EpochRunner(setup, ProgressView("", Console(quiet=True)), 1, run.path)
+    runner = EpochRunner(setup, ProgressView("", Console(quiet=True)), [1], run.path)
     save_model(run.path / BEST, setup.engine.model, {})
     checkpoints = Checkpoints(run.path / "checkpoint")
     collect, write, load = [], [], []

@@ -24,9 +24,10 @@ from srat_fast.models.batch import Batch
 from srat_fast.models.build import build_model
 from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import ResolvedRecipe
+from srat_fast.recipe.stages import learning_rate
 from srat_fast.training.capture import preserved
 from srat_fast.training.plain import ReferenceEngine
-from srat_fast.training.step import FastEngine, learning_rate
+from srat_fast.training.step import FastEngine
 
 
 class Tricks(NamedTuple):

@@ -35,6 +35,7 @@ class Method:
         settings: recipe field -> value, for fields that say "the method's row": what makes it this method.
         by_data: data set -> settings that differ there.
         own: recipe field -> value of the authors' training, for `protocol = own`; the network is not among them.
+        fine_tunes: whether `own` goes on from a trained network (`model.start`).
         source: publication, and the code that was read.
         notes: where the published code differs from its paper, or from this row.
     """
@@ -52,6 +53,7 @@ class Method:
     own: Mapping[str, Any] = field(default_factory=dict, hash=False)
     source: str = ""
     notes: str = ""
+    fine_tunes: bool = False
 
     def setting(self, name: str, dataset: str, neutral: Any) -> Any:
         """What the row says of a recipe field on a data set, or `neutral`."""
@@ -155,6 +157,17 @@ _AT_BSL = _attack("running", "gaussian") | _schedule(100, 74, 89, 99, weight_dec
 _ROBAL_ATTACK = _attack("running", "half-uniform", 5, 0.0078, 0.031) | {"eval_attack.step_size": 0.0078}
 _ROBAL = _ROBAL_ATTACK | _schedule(80, 59, 74, weight_decay=2e-4, batch_size=64, schedule="compounding")
 _COSINE = {"model.head": "cosine", "model.head_gamma": 1 / 32, "loss.adjusted_scale": 10.0}
+#: a second stage on class-balanced draws, features as they are
+_SECOND = {
+    "stages.sampler": ("uniform", "balanced"),
+    "stages.schedule": ("run", "cosine"),
+    "stages.lr": (0.0, 0.1),
+}
+_ROBAL_SECOND = _ROBAL | {
+    "optim.epochs": 81, "stages.lengths": (80, 1), "stages.schedule": ("run", "constant"),
+}  # fmt: skip
+_HARL = {"loss.harl_mean": 0.1, "loss.harl_variance": 0.1, "loss.harl_share": 0.1}
+_TAET = _attack("running", "gaussian", step=0.003, radius=0.031) | _schedule(100, 75, 90, weight_decay=5e-4)
 _BMS = "Ren et al. 2020 (balanced softmax)"
 
 for _row in (
@@ -213,6 +226,41 @@ for _row in (
         "post-hoc-la", "ce", "none", {}, True, "Post-hoc LA", "ce", LONG_TAILED, {"model.inference_prior": 1.0},
         own=_ROBAL, source="Menon et al. 2021; as a baseline of wutong16/Adversarial_Long-Tail ab2f3a7",
         notes="The adjustment is part of the network that is attacked.",
+    ),
+    Method(
+        "tau-norm", "ce", "none", {}, True, "tau-normalisation", "ce", LONG_TAILED, {"model.inference_norm": 1.0},
+        own=_ROBAL,
+        source="Kang et al. 2020; facebookresearch/classifier-balancing f162ade; as a baseline of "
+        "wutong16/Adversarial_Long-Tail ab2f3a7",
+        notes="After training, without a stage of its own, and part of the network that is attacked. tau is 1, as "
+        "RoBal's code has it; its authors choose tau on the images that they report.",
+    ),
+    Method(
+        "crt", "ce", "none", {}, True, "cRT", "ce", LONG_TAILED,
+        _SECOND | {"stages.lengths": (190, 10), "stages.train": ("all", "new-head")},
+        own=_ROBAL_SECOND | {"stages.train": ("all", "head")},
+        source="Kang et al. 2020; facebookresearch/classifier-balancing f162ade; rs-fine of "
+        "wutong16/Adversarial_Long-Tail ab2f3a7",
+        notes="Published on clean images, with a rate of 0.2 for batches of 512; RoBal's epoch of it goes on with the "
+        "old head and moves the running statistics of its frozen features, which here stay.",
+    ),
+    Method(
+        "lws", "ce", "none", {}, True, "LWS", "ce", LONG_TAILED,
+        _SECOND | {"stages.lengths": (195, 5), "stages.train": ("all", "scales"), "model.head": "scaled"},
+        own=_ROBAL_SECOND | {"stages.train": ("all", "scales")},
+        source="Kang et al. 2020; facebookresearch/classifier-balancing f162ade; as a baseline of "
+        "wutong16/Adversarial_Long-Tail ab2f3a7",
+        notes="A factor for each class on its logit, bias included, as coded. Published on clean images; the factors "
+        "decay as weights do.",
+    ),
+    Method(
+        "rs-whole", "ce", "none", {}, True, "Class-balanced sampling", "ce", LONG_TAILED,
+        {"stages.lengths": (1,), "stages.sampler": ("balanced",)},
+        own=_ROBAL | {"optim.milestones": (45, 61)},
+        source="as a baseline of wutong16/Adversarial_Long-Tail ab2f3a7",
+        notes="An epoch has as many draws as there are images, and the images of a class come in turn. Published are "
+        "25 epochs of C times the largest class, which at ratio 50 are 89 of these: its own protocol has RoBal's 80, "
+        "the milestones (15 and 20 of 25) at their share.",
     ),
     Method(
         "cdt", "adjusted", "none", {}, True, "CDT", "ce", LONG_TAILED, {"loss.adjusted_temperature": 0.3}, own=_ROBAL,
@@ -279,10 +327,16 @@ for _row in (
     ),
     Method(
         "harl", "harl", "none", {}, True, "HARL", "ce", JOINT,
-        {"loss.harl_mean": 0.1, "loss.harl_variance": 0.1, "loss.harl_share": 0.1},
-        own=_attack("running", "gaussian", step=0.003, radius=0.031) | _schedule(100, 75, 90, weight_decay=5e-4),
+        _HARL, own=_TAET,
         source="Wang et al. 2025 (TAET); BuhuiOK/TAET-Two-Stage-... a374adf",
         notes="TAET's second stage from the first epoch on; a class that is absent from a batch counts with loss 0.",
+    ),
+    Method(
+        "taet", "harl", "none", {}, True, "TAET", "ce", JOINT,
+        _HARL | {"stages.lengths": (40, 60), "stages.method": ("natural", "method")}, own=_TAET,
+        source="Wang et al. 2025; BuhuiOK/TAET-Two-Stage-... a374adf",
+        notes="Clean images first, then HARL, by one schedule and with the momentum kept. Published on images of 224 "
+        "pixels and a test set as imbalanced as the training set.",
     ),
 ):  # fmt: skip
     METHODS(_row.name)(_row)
@@ -290,29 +344,42 @@ for _row in (
 _FROM_TRADES = {"loss.branch": "clean", "loss.kl_weight": 6.0}
 _FRL = {"loss.branch": "clean", "loss.kl_weight": 1.5, "feedback.rule": "frl"}
 _HELD_OUT = {"feedback.split": "validation", "data.val_fraction": 0.06}
-_FROM_SCRATCH = "Published as a fine-tuning of a robust network; here it trains from the first epoch. "
+_FROM_SCRATCH = (
+    "Published as a fine-tuning of a robust network, which its own protocol is (model.start); else it trains from the "
+    "first epoch. "
+)
 _OWN_FRL = (
     _attack("running", "gaussian") | _schedule(40, lr=0.001, weight_decay=5e-4) | _HELD_OUT
     | {"feedback.images": 300, "feedback.steps": 20}
 )  # fmt: skip
 _FRL_NOTE = (
     "Errors are compared with the mean of the classes', the published ones with that of all images; the published code "
-    "measures before an epoch, the first one included. Held-out images and PGD-20 come with protocol = own, the robust "
-    "network that its rate is for does not."
+    "measures before an epoch, the first one included. Held-out images and PGD-20 come with protocol = own."
 )
 
 for _row in (
     Method(
-        "frl", "ce", "none", _KL, True, "FRL", "kl", FAIR, _FRL | {"feedback.frl_slack": 0.1}, own=_OWN_FRL,
+        "frl", "ce", "none", _KL, True, "FRL", "kl", FAIR, _FRL | {"feedback.frl_slack": 0.1},
+        own=_OWN_FRL, fine_tunes=True,
         source="Xu et al. 2021; hannxu123/fair_robust a80547d",
         notes=f"{_FROM_SCRATCH}Reweighting alone. {_FRL_NOTE}",
     ),
     Method(
         "frl-remargin", "ce", "none", _KL, True, "FRL-Remargin", "kl", FAIR,
-        _FRL | {"feedback.frl_slack": 0.07, "feedback.frl_radius_rate": 0.2}, own=_OWN_FRL,
+        _FRL | {"feedback.frl_slack": 0.07, "feedback.frl_radius_rate": 0.2}, own=_OWN_FRL, fine_tunes=True,
         source="Xu et al. 2021; hannxu123/fair_robust a80547d",
         notes=f"{_FROM_SCRATCH}{_FRL_NOTE} A class's step follows its radius; the published one is a quarter of the "
         "largest radius for all.",
+    ),
+    Method(
+        "frl-tuned", "ce", "none", _KL, True, "TRADES, then FRL", "kl", FAIR,
+        _FRL | {
+            "feedback.frl_slack": 0.1, "stages.lengths": (160, 40), "stages.method": ("trades", "method"),
+            "stages.schedule": ("run", "constant"), "stages.lr": (0.0, 0.001),
+        },
+        source="Xu et al. 2021; hannxu123/fair_robust a80547d",
+        notes="FRL as published, a fine-tuning, with the network that it begins with in the same run: TRADES for "
+        "160 of 200 epochs. From another run: frl with its own protocol.",
     ),
     Method(
         "cfa", "ce", "none", _KL, True, "CFA", "kl", FAIR,
@@ -363,11 +430,11 @@ for _row in (
         "faal", "ce", "none", _KL, True, "FAAL", "ce", FAIR, {"feedback.rule": "faal"},
         own=_attack("running", "uniform") | _schedule(2, 1, lr=0.01, weight_decay=5e-4)
         | {"model.normalize": "dataset", "feedback.rates": "balanced"},
+        fine_tunes=True,
         source="Zhang et al. 2024; TrustAI/FAAL b20ee9d",
         notes=f"{_FROM_SCRATCH}On cross-entropy; on TRADES with attack.loss kl, loss.branch clean, loss.kl_weight 6. "
         "The weights that its solver finds have a closed form. A class counts by its mean margin, not by the sum over "
-        "its images, which is feedback.rates balanced and comes with protocol = own, as the two epochs of fine-tuning "
-        "do; the robust network that they begin from does not.",
+        "its images, which is feedback.rates balanced and comes with protocol = own, as the two epochs do.",
     ),
     Method(
         "bat", "ce", "none", {"entropy": "loss.entropy_weight"} | _KL, True, "BAT", "kl", FAIR,
@@ -379,6 +446,16 @@ for _row in (
         notes="Two attacks a batch, each from a start of its own: L_cls is that of the last iterate that is right, the "
         "divergence that of one step after the first that is wrong. The published code takes images that have ended "
         "out of the batch: here they stay in it, the same under attack.bn = running, at the cost of all steps.",
+    ),
+    Method(
+        "faal-tuned", "ce", "none", _KL, True, "CE, then FAAL", "ce", FAIR,
+        {
+            "feedback.rule": "faal", "stages.lengths": (198, 2), "stages.method": ("ce", "method"),
+            "stages.schedule": ("run", "half"), "stages.lr": (0.0, 0.01),
+        },
+        source="Zhang et al. 2024; TrustAI/FAAL b20ee9d",
+        notes="FAAL as published, a fine-tuning of two epochs, with the network that it begins with in the same run. "
+        "From another run: faal with its own protocol.",
     ),
     Method(
         "mcat", "ce", "none", {"etf": "loss.etf_weight"}, True, "MCAT", "ce", ROBUST, {"loss.etf_weight": 1.0},
@@ -404,7 +481,7 @@ def _robustlt(name: str) -> Method:
     return replace(
         row, name=f"robustlt:{name}", title=f"{row.title} + RobustLT", family=JOINT,
         settings=dict(row.settings) | radius, by_data=dict(row.by_data) | {"cifar100": hundred},
-        own=own | {"model.normalize": "dataset", "eval_attack.step_size": 1 / 255},
+        own=own | {"model.normalize": "dataset", "eval_attack.step_size": 1 / 255}, fine_tunes=False,
         source=f"RobustLT, CVPR 2026; zhang-lilin/RobustLT 2d63979; on {row.source or 'the SRAT paper'}",
         notes="The radius of training only; evaluation has one for all classes. Its code forwards each batch twice "
         "more in train mode, which moves BatchNorm.",

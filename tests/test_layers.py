@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Lower number = lower layer; a module may import its own layer's package and any lower layer.
 LAYERS = {
     "errors": -2, "registry": -1, "seeds": 0, "methods": 0, "plugins": 0, "datasets": 0, "tables": 0,
-    "console": 1, "ranks": 1, "recipe": 1, "record": 1, "progress": 1.2,
+    "record": 0.5, "console": 1, "ranks": 1, "recipe": 1, "progress": 1.2,
     "models": 1.5, "data": 2, "hardware": 2, "figures": 2, "published": 2,
     "theory": 3,
     "attacks": 3, "losses": 3,

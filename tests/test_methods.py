@@ -29,8 +29,10 @@ def test_the_twelve_methods() -> None:
 @pytest.mark.parametrize(
     "name", [*(m.name for m in rows() if m.family != PAPER), "robustlt:ce", "srat:at-bsl"]
 )
-def test_a_row_of_the_field_says_where_it_is_from_and_sets_fields_that_have_an_effect(name) -> None:
+def test_a_row_of_the_field_says_where_it_is_from_and_sets_fields_that_have_an_effect(name, tmp_path) -> None:
     row = METHODS[name]
+    start = tmp_path / "weights.safetensors"
+    start.touch()
     assert row.title
     assert row.family
     assert row.source
@@ -42,8 +44,9 @@ def test_a_row_of_the_field_says_where_it_is_from_and_sets_fields_that_have_an_e
             assert FIELDS[field][1].neutral is not None, "a field that the recipe's default would win over"
             assert resolved[field] == value
         if row.own:
+            asked = {"method": name, "data.name": data, "protocol": "own"}
             own = flatten(
-                build_recipe(None, {"method": name, "data.name": data, "protocol": "own"}).resolve()
+                build_recipe(None, asked | ({"model.start": str(start)} if row.fine_tunes else {})).resolve()
             )
             assert all(own[field] == value for field, value in row.own.items())
 

@@ -142,7 +142,7 @@ def test_any_combination_outside_the_table_is_reachable() -> None:
 
 def test_reduction_follows_the_authors_by_default() -> None:
     for row in rows():
-        plain = row.base == "focal" or row.name in ("cfa", "wat", "dafa", "cgr", "faal")
+        plain = row.base == "focal" or row.name in ("cfa", "wat", "dafa", "cgr", "faal", "faal-tuned")
         expected = "batch" if plain else "weighted_mean"
         assert build_recipe(None, {"method": row.name}).reduction == expected
     assert build_recipe(None, {"method": "ce", "loss.reduction": "batch"}).reduction == "batch"

@@ -60,6 +60,7 @@ class Augmentation:
         crop_area: smallest share of the area that a resized crop takes; None for no resized crop.
         flip: random horizontal flip.
         shuffle: a new order each epoch.
+        balanced: (first, end) of epochs in which every class is drawn equally often (`stages.sampler`).
     """
 
     seed: int = 0
@@ -67,12 +68,15 @@ class Augmentation:
     crop_area: float | None = None
     flip: bool = False
     shuffle: bool = False
+    balanced: tuple[tuple[int, int], ...] = ()
 
-    def order(self, number: int, total: int) -> Tensor:
-        """Which image stands at which position of an epoch: a permutation [N] where shuffled."""
+    def order(self, number: int, labels: Tensor) -> Tensor:
+        """Which image stands at which position of an epoch, [N]: a permutation where shuffled, or balanced."""
+        if any(first <= number < end for first, end in self.balanced):
+            return balanced_order(labels.cpu(), self.generator("balanced", number))
         if not self.shuffle:
-            return torch.arange(total)
-        return torch.randperm(total, generator=self.generator("order", number))
+            return torch.arange(len(labels))
+        return torch.randperm(len(labels), generator=self.generator("order", number))
 
     def draw(self, number: int, sizes: Tensor) -> Draws:
         """Crop and flip of each position of an epoch; `sizes` [N, 2] of the stored images are for resized crops."""
@@ -89,6 +93,19 @@ class Augmentation:
     def generator(self, purpose: str, number: int) -> torch.Generator:
         """The stream of an epoch for one purpose."""
         return torch.Generator().manual_seed(seed_for(self.seed, purpose, number))
+
+
+def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """As many images as there are, of each class equally many up to one, none again before all of its class were."""
+    members = [(labels == c).nonzero()[:, 0] for c in labels.unique()]
+    share, rest = divmod(len(labels), len(members))
+    more = torch.randperm(len(members), generator=generator)[:rest].tolist()
+    drawn = []
+    for number, own in enumerate(members):
+        wanted = share + (number in more)
+        rounds = [torch.randperm(len(own), generator=generator) for _ in range(-(-wanted // len(own)))]
+        drawn.append(own[torch.cat(rounds)[:wanted]])
+    return torch.cat(drawn)[torch.randperm(len(labels), generator=generator)]
 
 
 def draw_boxes(sizes: Tensor, smallest: float, generator: torch.Generator) -> Tensor:

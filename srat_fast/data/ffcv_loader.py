@@ -97,7 +97,7 @@ class FfcvLoader:
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch, from batch `start` on."""
         total, augmentation = self.images_per_epoch, self.augmentation
-        order = augmentation.order(number, total)
+        order = augmentation.order(number, self._labels)
         draws = augmentation.draw(number, self._stored[order])
         rows = order.numpy().astype(np.uint64)
         if self._size is not None:

@@ -14,7 +14,7 @@ from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import DataSplit
 from srat_fast.data.torchvision_import import torchvision
 from srat_fast.ranks import ALONE, Ranks
-from srat_fast.recipe import Recipe, ResolvedRecipe
+from srat_fast.recipe import Recipe, ResolvedRecipe, stages_of
 
 
 class Loader(Protocol):
@@ -57,6 +57,8 @@ def training_loader(
 ) -> Loader:
     """The loader of a run's training batches; to be closed."""
     data, batch_size = recipe.data, recipe.optim.batch_size
+    stages = [stage for stage in stages_of(recipe) if stage.sampler == "balanced"]
+    balanced = tuple((stage.first, stage.end) for stage in stages)
     if data.loader == "memory":
         return MemoryLoader(
             split.train,
@@ -69,6 +71,7 @@ def training_loader(
             shuffle=True,
             policy=data.policy,
             ranks=ranks,
+            balanced=balanced,
         )
     from srat_fast.data.beton import prepare_beton
 
@@ -76,7 +79,9 @@ def training_loader(
         prepare_beton("train", split.train, recipe).path,
         batch_size=batch_size,
         device=device,
-        augmentation=Augmentation(recipe.seed, data.crop_padding, data.crop_area, data.flip == "on", True),
+        augmentation=Augmentation(
+            recipe.seed, data.crop_padding, data.crop_area, data.flip == "on", True, balanced
+        ),
         size=data.image_size if data.storage == "jpeg" else None,
         workers=data.workers or default_workers(device.type == "cuda"),
         ranks=ranks,

@@ -19,9 +19,9 @@ class MemoryLoader:
 
     Order, crop and flip of an epoch are drawn on the CPU from streams of (seed, epoch), so they are the same on every
     device and any epoch can be produced without the ones before it. `data`: images [N, H, W, C] uint8 with labels [N];
-    the last partial batch is kept; crop, flip and shuffle are those of `Augmentation`, `policy` (autoaugment,
-    randaugment or none) comes before them. With several processes each holds the whole set, makes the images of its
-    share of each batch and gives them with the labels of the whole batch.
+    the last partial batch is kept; crop, flip, shuffle and `balanced` are those of `Augmentation`, `policy`
+    (autoaugment, randaugment or none) comes before them. With several processes each holds the whole set, makes the
+    images of its share of each batch and gives them with the labels of the whole batch.
     """
 
     def __init__(
@@ -36,10 +36,11 @@ class MemoryLoader:
         flip: bool = False,
         shuffle: bool = False,
         policy: str = "off",
+        balanced: tuple[tuple[int, int], ...] = (),
         ranks: Ranks = ALONE,
     ) -> None:
         self.batch_size, self.device, self._ranks = batch_size, device, ranks
-        self.augmentation = Augmentation(seed, crop_padding, crop_area, flip, shuffle)
+        self.augmentation = Augmentation(seed, crop_padding, crop_area, flip, shuffle, balanced)
         self._sizes = torch.tensor(data.images.shape[1:3]).expand(len(data), 2)
         self._policy = None if policy == "off" else Policy(policy, *data.images.shape[1:3])
         images = torch.from_numpy(np.asarray(data.images)).to(device)
@@ -63,7 +64,7 @@ class MemoryLoader:
         """The batches of one epoch, from batch `start` on."""
         total, augmentation = self.images_per_epoch, self.augmentation
         draws = augmentation.draw(number, self._sizes).to(self.device)
-        order = augmentation.order(number, total).to(self.device, non_blocking=True)
+        order = augmentation.order(number, self._labels).to(self.device, non_blocking=True)
         padding, augmented = augmentation.crop_padding, None
         if self._policy is not None:
             drawn = self._policy.draw(total, augmentation.generator("policy", number))

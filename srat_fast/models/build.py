@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError
-from srat_fast.models.classifier import TINY, Classifier, CosineLinear
-from srat_fast.recipe import Recipe, ResolvedRecipe
+from srat_fast.methods import METHODS
+from srat_fast.models.classifier import TINY, Classifier, CosineLinear, ScaledLinear
+from srat_fast.recipe import Recipe, ResolvedRecipe, Stage, stage_at, stages_of
 from srat_fast.registry import inner, term
 from srat_fast.seeds import seed_for
 
@@ -43,15 +44,19 @@ def build_model(
 @torch.no_grad()
 def adjusted(model: Classifier, recipe: ResolvedRecipe, counts: Sequence[int]) -> Classifier:
     """What is judged and saved: a copy with the recipe's inference adjustment in its last layer, or, where there is
-    none, the model itself.
+    none, the model itself. A scaled head becomes a linear one.
 
     In this order: w_c / |w_c|^tau without bias, z_c / n_c^tau, the factor on cosines, z_c - tau ln(n_c / N).
     """
     own = recipe.model
+    if isinstance(model.linear, ScaledLinear):
+        scaled = model.linear
+        model = copy.deepcopy(model)
+        model.linear = _without_scales(scaled)
     if not (own.inference_norm or own.inference_counts or own.inference_prior or own.inference_scale != 1):
         return model
     model = copy.deepcopy(model)
-    head = model.linear
+    head: nn.Linear = model.linear
     images = torch.tensor(list(counts), dtype=torch.float64, device=head.weight.device)
     prior = own.inference_prior * torch.log(images / images.sum())
     if isinstance(head, CosineLinear):
@@ -68,8 +73,28 @@ def adjusted(model: Classifier, recipe: ResolvedRecipe, counts: Sequence[int]) -
     return model
 
 
+def _without_scales(head: ScaledLinear) -> nn.Linear:
+    """s_c w_c and s_c b_c."""
+    plain = nn.Linear(head.in_features, head.out_features, device=head.weight.device, dtype=head.weight.dtype)
+    plain.weight.copy_(head.weight * head.scales[:, None])
+    plain.bias.copy_(head.bias * head.scales)
+    return plain.train(head.training)
+
+
+@torch.no_grad()
+def renew_head(model: Classifier, seed: int) -> None:
+    """New weights in the last layer, in place."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = nn.Linear(model.feature_dim, model.classes, bias=model.linear.bias is not None)
+    model.linear.weight.copy_(fresh.weight)
+    if model.linear.bias is not None:
+        model.linear.bias.copy_(fresh.bias)
+
+
 def _projection_dim(recipe: Recipe) -> int | None:
-    head = recipe.row.separation and recipe.loss.separation_features == "projection"
+    rows = [recipe.row, *(METHODS[name] for name in recipe.value("stages.method") if name != "method")]
+    head = any(row.separation for row in rows) and recipe.loss.separation_features == "projection"
     return recipe.model.feature_dim if head else None
 
 
@@ -97,24 +122,42 @@ def training_flops(forward: int, recipe: Recipe) -> int:
     It takes 3 for each of x and x' that its terms read, 1 where no gradient comes back, and AWP doubles it. Two attacks
     a step are twice the passes, early stops none fewer.
     """
-    row, optim = recipe.row, recipe.optim
+    stages, epochs = _stages(recipe), recipe.optim.epochs
+    return round(sum((stage.end - stage.first) * _passes(stage) for stage in stages) / epochs * forward)
+
+
+def stage_flops(forward: int, stage: Stage) -> int:
+    """The same of one stage: where the features rest, no gradient of weights comes back through them."""
+    return round(_passes(stage) * forward)
+
+
+def _stages(recipe: Recipe) -> list[Stage]:
+    """Those of a recipe that need not be resolved."""
+    if recipe.value("stages.lengths"):
+        return stages_of(cast(ResolvedRecipe, recipe.filled()))
+    return [Stage(0, 0, recipe.optim.epochs, cast(ResolvedRecipe, recipe))]
+
+
+def _passes(stage: Stage) -> float:
+    recipe, row = stage.recipe, stage.recipe.row
     attack, two = 0, recipe.value("attack.stop") == "both"
     if row.adversarial:
         climbed = inner[recipe.attack.loss or row.inner]
         attack = (1 + two) * (2 * recipe.attack.steps + int(getattr(climbed, "clean", False)))
+    with_gradient = 1 if stage.frozen else 3
     branch = recipe.value("loss.branch")
     readers = [name for name in (row.base, *row.terms) if getattr(term[name], "clean", False)]
-    update = (
-        1 if branch != "adversarial" and not row.terms else 3
-    )  # its logits are counted as right or wrong in any case
+    # the logits of x' are counted as right or wrong in any case
+    update = 1 if branch != "adversarial" and not row.terms else with_gradient
     if branch == "clean" or readers:
         detached = branch != "clean" and readers == ["kl"] and recipe.value("loss.kl_target") == "detached"
-        update += 1 if detached else 3
-    update += 3 * two
+        update += 1 if detached else with_gradient
+    update += with_gradient * two
     perturbed = 0.0
     if recipe.value("optim.awp_gamma") > 0:
-        perturbed = max(0.0, 1 - recipe.value("optim.awp_epoch") / optim.epochs)
-    return round((attack + update * (1 + perturbed)) * forward)
+        first = max(stage.first, recipe.value("optim.awp_epoch"))
+        perturbed = max(0.0, (stage.end - first) / (stage.end - stage.first))
+    return attack + update * (1 + perturbed)
 
 
 def measured_epochs(recipe: Recipe) -> list[int]:
@@ -125,6 +168,9 @@ def measured_epochs(recipe: Recipe) -> list[int]:
         return []
     first = value("feedback.start") * epochs - 1e-9
     due = [e for e in range(epochs - 1) if (e + 1) % value("feedback.every") == 0 and e + 1 >= first]
+    if value("stages.lengths"):  # stages of other rows go without
+        stages = _stages(recipe)
+        due = [e for e in due if stage_at(stages, e + 1).recipe.value("feedback.rule") == rule]
     return due[:1] if rule == "dafa" else due  # which goes by its first figures for good
 
 

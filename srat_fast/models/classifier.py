@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,18 @@ class CosineLinear(nn.Linear):
         return self.scale * cosines + self.shift
 
 
+class ScaledLinear(nn.Linear):
+    """s_c (w_c f + b_c): [B, D] -> [B, C], all s_c 1 until learnable weight scaling trains them (Kang et al. 2020)."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__(features, classes)
+        self.scales = nn.Parameter(torch.ones(classes))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits."""
+        return super().forward(input) * self.scales
+
+
 #: The smallest length that is divided by: that of `functional.normalize`.
 TINY = 1e-12
 
@@ -78,7 +90,7 @@ class Classifier(nn.Module):
         projection_dim: output of the projection head; None for no head.
         mean: [channels] subtracted from the images, with `std`; None for no normalisation.
         std: [channels] that they are divided by.
-        head: "linear", or "cosine" (`CosineLinear`).
+        head: "linear", "cosine" (`CosineLinear`) or "scaled" (`ScaledLinear`).
         head_scale: factor on the cosines.
         head_gamma: added to the norm of each class's weight.
 
@@ -104,7 +116,7 @@ class Classifier(nn.Module):
         head_gamma: float = 0.0,
     ) -> None:
         super().__init__()
-        require_one_of("model.head", head, ("linear", "cosine"))
+        require_one_of("model.head", head, ("linear", "cosine", "scaled"))
         self.name, self.classes, self.channels, self.width = name, classes, channels, width
         self.projection_dim, self.normalize = projection_dim, mean is not None
         if mean is not None and std is not None:
@@ -122,11 +134,12 @@ class Classifier(nn.Module):
         if taken:
             raise UserError("model.name", f"its backbone has a {min(taken)}, which is the classifier's", name)
         self.feature_dim: int = backbone.feature_dim
-        self.linear = (
-            nn.Linear(self.feature_dim, classes)
-            if head == "linear"
-            else CosineLinear(self.feature_dim, classes, head_scale, head_gamma)
-        )
+        self.linear: nn.Linear
+        if head == "cosine":
+            self.linear = CosineLinear(self.feature_dim, classes, head_scale, head_gamma)
+        else:
+            kind = ScaledLinear if head == "scaled" else nn.Linear
+            self.linear = kind(self.feature_dim, classes)
         # last, so that the other weights of a seed are the same with and without it
         self.projection: nn.Sequential | None = None
         if projection_dim is not None:
@@ -135,9 +148,18 @@ class Classifier(nn.Module):
                 nn.ReLU(inplace=True),
                 nn.Linear(self.feature_dim, projection_dim),
             )
+        #: whether the backbone stays in eval mode: its BatchNorm is not to move (`stages.train`)
+        self.rests = False
         self.register_state_dict_post_hook(_plain_names)
         self.register_load_state_dict_pre_hook(_prefixed_names)
         self.register_load_state_dict_post_hook(_plain_problems)
+
+    def train(self, mode: bool = True) -> Self:
+        """Train or eval mode, of the backbone only where it does not rest."""
+        super().train(mode)
+        if self.rests:
+            self.backbone.eval()
+        return self
 
     def arguments(self) -> dict[str, Any]:
         """What `Classifier` makes such a network from again, weights and normalisation aside; plain values."""
@@ -146,6 +168,8 @@ class Classifier(nn.Module):
         }
         if isinstance(self.linear, CosineLinear):
             found |= {"head": "cosine", "head_scale": self.linear.scale, "head_gamma": self.linear.gamma}
+        if isinstance(self.linear, ScaledLinear):
+            found["head"] = "scaled"
         return found
 
     def folds(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
@@ -13,8 +14,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from srat_fast.errors import UserError, one_of
-from srat_fast.models.classifier import Classifier
-from srat_fast.record import write_atomically
+from srat_fast.models.classifier import Classifier, CosineLinear
+from srat_fast.recipe import ResolvedRecipe, starting_weights
+from srat_fast.record import RECORD, write_atomically
 from srat_fast.registry import model
 
 #: Entry of a file's metadata that holds `Classifier.arguments` as JSON.
@@ -97,6 +99,50 @@ def model_from_state(
         reason = " ".join(str(error).replace("backbone.", "").split())[:200]
         raise UserError(field, f"its weights are not those of {of}: {reason}", str(path)) from None
     return found.eval()
+
+
+def start_from(model: Classifier, recipe: ResolvedRecipe, classes: Sequence[str]) -> None:
+    """Put the weights that `model.start` names into a network; a projection head that they lack stays as it is."""
+    assert recipe.model.start is not None, "asked by the caller"
+    path, sha256 = starting_weights(recipe.model.start)
+
+    def refuse(problem: str) -> NoReturn:
+        raise UserError("model.start", problem, recipe.model.start)
+
+    content = path.read_bytes()
+    if recipe.model.start_sha256 not in ("", sha256):
+        refuse(f"its weights have the SHA-256 {sha256}, not {recipe.model.start_sha256} (model.start_sha256)")
+    try:
+        state = safetensors.torch.load(content)
+    except SafetensorError as error:
+        refuse(f"its weights cannot be read: {error}")
+    given = model_from_state(state, network_of(content), "model.start", path)
+    same = [a | {"projection_dim": None} for a in (given.arguments(), model.arguments())]
+    if same[1].get("head") == "scaled":
+        same[1].pop("head")
+    for name in sorted({*same[0], *same[1]}):
+        theirs, ours = (arguments.get(name) for arguments in same)
+        if theirs != ours:
+            refuse(f"its network has {name} {theirs}, this one {ours}")
+    if given.normalize != model.normalize:
+        refuse(f"its images are {'' if given.normalize else 'not '}normalised (model.normalize)")
+    if isinstance(given.linear, CosineLinear) and bool(given.linear.shift.any()):
+        refuse("its head has an adjustment for inference")
+    if path.parent == Path(recipe.model.start):
+        _check_run(json.loads((path.parent / RECORD).read_bytes()), classes, refuse)
+    own = model.state_dict()
+    new = given.state_dict()
+    model.load_state_dict(own | {n: w for n, w in new.items() if n in own and w.shape == own[n].shape})
+
+
+def _check_run(record: dict[str, Any], classes: Sequence[str], refuse: Callable[[str], NoReturn]) -> None:
+    """Classes of the run, and a last layer as it was trained."""
+    if (theirs := record.get("classes")) != list(classes):
+        refuse(f"its classes are others: {', '.join(theirs or [])[:100]}")
+    adjusted = {"inference_prior": 0, "inference_norm": 0, "inference_counts": 0, "inference_scale": 1}
+    for name, neutral in adjusted.items():
+        if record["recipe"]["model"].get(name) not in (None, neutral):
+            refuse(f"its head has an adjustment for inference (model.{name})")
 
 
 def _arguments_of(state: dict[str, Tensor], name: str) -> dict[str, Any]:

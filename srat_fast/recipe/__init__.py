@@ -9,8 +9,17 @@ from srat_fast.recipe.files import (
     recipe_from_dict,
     to_toml,
 )
-from srat_fast.recipe.recipe import FIELDS, SECTIONS, Recipe, ResolvedRecipe, flatten, require_field
+from srat_fast.recipe.recipe import (
+    FIELDS,
+    SECTIONS,
+    Recipe,
+    ResolvedRecipe,
+    flatten,
+    require_field,
+    starting_weights,
+)
 from srat_fast.recipe.sections import radius_title
+from srat_fast.recipe.stages import Stage, stage_at, stages_of
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -19,6 +28,7 @@ __all__ = [
     "SECTIONS",
     "Recipe",
     "ResolvedRecipe",
+    "Stage",
     "build_recipe",
     "flatten",
     "load_fields",
@@ -26,5 +36,8 @@ __all__ = [
     "radius_title",
     "recipe_from_dict",
     "require_field",
+    "stage_at",
+    "stages_of",
+    "starting_weights",
     "to_toml",
 ]

@@ -94,7 +94,7 @@ def _optional(annotation: Any) -> bool:
 def allowed(kind: type, spec: Spec) -> str:
     """What a field may hold, as a phrase for an error message or a reference page."""
     if spec.choices:
-        text = "one of " + ", ".join(spec.options())
+        text = ("a list of " if kind is list else "one of ") + ", ".join(spec.options())
     elif kind is bool:
         text = "true or false"
     elif kind is str:
@@ -160,6 +160,9 @@ def _parse(raw: Any, kind: type, spec: Spec) -> Any:
     if kind is Numbers:
         items = raw.strip("[]() ").split(",") if isinstance(raw, str) else raw
         return tuple(_number(item, spec.fraction) for item in items if str(item).strip())
+    if kind is list and spec.choices:  # names: a text may hold several
+        items = raw.strip("[]() ").split(",") if isinstance(raw, str) else raw
+        return tuple(item.strip(" \"'") for item in items if item.strip(" \"'"))
     if kind is list:
         return tuple(os.fspath(item) for item in ([raw] if isinstance(raw, (str, os.PathLike)) else raw))
     if not isinstance(raw, str):
@@ -183,13 +186,14 @@ def checked(name: str, raw: Any, annotation: Any, spec: Spec) -> Any:
         return None
     try:
         value = _parse(raw, kind, spec)
-    except (ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError):
+    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, OverflowError):
         raise UserError(name, allowed(kind, spec), raw) from None
     numbers = value if kind in (tuple, Numbers) else (value,) if kind in (int, float) else ()
     if numbers and not all(_within(n, spec) for n in numbers):
         raise UserError(name, allowed(kind, spec), raw)
-    if spec.choices and not spec.allows(value):
-        raise UserError(name, allowed(kind, spec) + did_you_mean(value, spec.options()), raw)
+    for text in (value if kind is list else (value,)) if spec.choices else ():
+        if not spec.allows(text):
+            raise UserError(name, allowed(kind, spec) + did_you_mean(text, spec.options()), raw)
     return value
 
 

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from srat_fast import plugins
@@ -17,6 +18,8 @@ from srat_fast.errors import UserError, did_you_mean
 from srat_fast.methods import METHODS, PLAIN_MEAN, RULES, UNWEIGHTED, Method
 from srat_fast.recipe.fields import Section, checked, fields_of, kind_of, setting
 from srat_fast.recipe.sections import (
+    NEUTRAL,
+    SECTIONS,
     Attack,
     Data,
     EvalAttack,
@@ -31,8 +34,12 @@ from srat_fast.recipe.sections import (
     ResolvedLoss,
     ResolvedModel,
     ResolvedOptim,
+    ResolvedStages,
     Run,
+    Stages,
 )
+from srat_fast.recipe.stages import check_stages
+from srat_fast.record import MODEL, RECORD
 from srat_fast.registry import threat
 
 R = TypeVar("R", bound="Recipe")
@@ -70,6 +77,7 @@ class Recipe(Section):
     loss: Loss = field(default_factory=Loss)
     feedback: Feedback = field(default_factory=Feedback)
     optim: Optim = field(default_factory=Optim)
+    stages: Stages = field(default_factory=Stages)
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:
@@ -152,9 +160,12 @@ class Recipe(Section):
         jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
         brought = METHODS[self.method].brought(self.data.name)
         defaults: dict[str, Any] = (
-            _NEUTRAL
-            | {n: v for n, v in brought.items() if n in _NEUTRAL}
+            NEUTRAL
+            | {n: v for n, v in brought.items() if n in NEUTRAL}
             | {
+                "model.start_sha256": ""
+                if self.model.start is None
+                else starting_weights(self.model.start)[1],
                 "data.subset_seed": self.seed,
                 "data.image_size": size,
                 "data.crop_padding": 0 if resized else None if size is None else size // 8,
@@ -173,7 +184,7 @@ class Recipe(Section):
                 "optim.warmup_epochs": min(facts.warmup_cap, math.ceil(epochs / 4)),
                 "optim.milestones": milestones,
                 "optim.defer_epoch": milestones[0] if milestones else epochs,
-                "optim.clip_norm": 1.0 if self._steep() else 0.0,
+                "optim.clip_norm": 1.0 if self.steep() else 0.0,
             }
         )
         if data.flip == "auto":
@@ -181,7 +192,7 @@ class Recipe(Section):
         values = flatten(self)
         return {n: v for n, v in defaults.items() if values[n] in (None, "auto")}
 
-    def _steep(self) -> bool:
+    def steep(self) -> bool:
         """Whether the base loss multiplies logits without a bound of their own: LDAM away from its cosine head."""
         return self.row.base == "ldam" and self.value("model.head") == "linear" and self.loss.ldam_scale > 1
 
@@ -240,6 +251,7 @@ class ResolvedRecipe(Recipe):
     loss: ResolvedLoss
     feedback: ResolvedFeedback
     optim: ResolvedOptim
+    stages: ResolvedStages
 
     def resolve(self) -> ResolvedRecipe:
         """Itself."""
@@ -260,21 +272,39 @@ def _rebuilt(kind: type[R], recipe: Recipe, sections: dict[str, type]) -> R:
     return kind(**(vars(recipe) | parts))
 
 
+def starting_weights(start: str) -> tuple[Path, str]:
+    """The file that `model.start` stands for, and its SHA-256."""
+    path = Path(start)
+    try:
+        if path.is_dir():
+            if (
+                not (path / RECORD).is_file()
+                or json.loads((path / RECORD).read_bytes()).get("status") != "finished"
+            ):
+                raise UserError("model.start", "is no finished run", start)
+            path = path / MODEL
+        if path.suffix != ".safetensors":
+            raise UserError("model.start", "a run directory or a .safetensors file is needed", start)
+        facts = path.stat()
+        return path, _sha256(path, facts.st_size, facts.st_mtime_ns)
+    except OSError as error:
+        raise UserError("model.start", f"cannot be read: {error.strerror}", start) from None
+    except ValueError:
+        raise UserError("model.start", f"its {RECORD} is damaged", start) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Of a file as it is: a plan asks once for each of its runs."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _step(ball: str, radius: float, facts: Any) -> float:
     """Step sizes of the paper belong to its threat model."""
     return facts.step_size if ball == Attack.threat else radius / 4
 
 
-SECTIONS: dict[str, type] = {
-    "data": Data,
-    "model": Model,
-    "attack": Attack,
-    "eval_attack": EvalAttack,
-    "loss": Loss,
-    "feedback": Feedback,
-    "optim": Optim,
-    "run": Run,
-}
 _RESOLVED: dict[str, type] = {
     "data": ResolvedData,
     "model": ResolvedModel,
@@ -283,6 +313,7 @@ _RESOLVED: dict[str, type] = {
     "loss": ResolvedLoss,
     "feedback": ResolvedFeedback,
     "optim": ResolvedOptim,
+    "stages": ResolvedStages,
 }
 
 #: dotted name -> (annotation, spec), in the order of the sections.
@@ -292,8 +323,6 @@ FIELDS = {name: (annotation, spec) for name, annotation, spec in fields_of(Recip
     for name, annotation, spec in fields_of(kind)
 }
 
-#: Fields that a method's row may set.
-_NEUTRAL = {name: spec.neutral for name, (_, spec) in FIELDS.items() if spec.neutral is not None}
 _PARTS = [(name, *name.rpartition(".")[::2]) for name in FIELDS]
 
 
@@ -370,6 +399,7 @@ def _check_together(recipe: Recipe) -> None:
     _check_serving(data)
     _check_threats(recipe)
     _check_method(recipe)
+    check_stages(recipe)
     device = recipe.run.device
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdecimal()):
         raise UserError("run.device", "auto, cpu, cuda or cuda:N", device)
@@ -399,6 +429,13 @@ def _check_method(recipe: Recipe) -> None:
     row, value = recipe.row, recipe.value
     if recipe.protocol == "own" and not METHODS[recipe.method].own:
         raise UserError("protocol", f"no other one is known of {recipe.method}; srat is possible", "own")
+    if recipe.protocol == "own" and METHODS[recipe.method].fine_tunes and recipe.model.start is None:
+        problem = f"a run directory is needed: {recipe.method} as published goes on from a trained network"
+        raise UserError("model.start", problem, "auto")
+    if recipe.model.start is None and recipe.model.start_sha256:
+        raise UserError(
+            "model.start_sha256", "has an effect with model.start only", recipe.model.start_sha256
+        )
     cosine, prior = value("model.head") == "cosine", row.base == "adjusted"
     perturbed, pair = value("optim.awp_gamma") > 0, "kl" in METHODS[recipe.method].terms
     rule = value("feedback.rule")

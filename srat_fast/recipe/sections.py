@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from srat_fast import registry
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import BASES, RULES, WEIGHTINGS
-from srat_fast.recipe.fields import Section, by_method, setting
+from srat_fast.recipe.fields import Section, by_method, fields_of, setting
 
 
 def largest_radius() -> float:
@@ -161,9 +162,17 @@ class Model(Section):
         "none", "per-channel normalisation inside the model, by the training images' mean and deviation",
         choices=("none", "dataset"), source="authors' code",
     )  # fmt: skip
+    start: str | None = setting(
+        None, "run directory (its last weights) or .safetensors file to begin with, for fine-tuning: of the same "
+        "network, classes and normalisation, which come with it", auto="weights of the seed", identity=False, before="",
+    )  # fmt: skip
+    start_sha256: str | None = setting(
+        None, "SHA-256 of the weights that model.start gives", auto="that of the file", before=""
+    )
     head: str | None = by_method(
-        "linear", "last layer; cosine: head_scale <f/|f|, w/(|w| + head_gamma)>, without bias, 0 for zeros",
-        choices=("linear", "cosine"), source="Pang et al. 2020; Wu et al. 2021",
+        "linear", "last layer; cosine: head_scale <f/|f|, w/(|w| + head_gamma)>, without bias, 0 for zeros; scaled: "
+        "linear times a factor for each class, 1 until a stage trains them (stages.train)",
+        choices=("linear", "cosine", "scaled"), source="Pang et al. 2020; Wu et al. 2021; scaled: Kang et al. 2020",
     )  # fmt: skip
     head_scale: float | None = by_method(
         1.0, "factor on the cosines: part of the network, attacked and exported with it", low=0.0, low_open=True,
@@ -187,10 +196,16 @@ class Model(Section):
         0.0, "tau of z_c / n_c^tau", low=0.0, source="Wu et al. 2021, code"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start is not None:  # a trial of a sweep may have another working directory
+            object.__setattr__(self, "start", str(Path(self.start).expanduser().absolute()))
+
 
 class ResolvedModel(Model):
-    """With the head and the adjustment of the method."""
+    """With the weights that it begins with, and the head and the adjustment of the method."""
 
+    start_sha256: str
     head: str
     head_scale: float
     head_gamma: float
@@ -598,6 +613,54 @@ class ResolvedOptim(Optim):
 
 
 @dataclass(frozen=True)
+class Stages(Section):
+    """A plan of stages, one after the other; lists of one entry a stage, or empty."""
+
+    prefix = "stages."
+    lengths: tuple[int, ...] | None = by_method(
+        (),
+        "epochs of each stage; where they do not add up to optim.epochs, its shares; none for no plan",
+        low=1,
+    )
+    method: tuple[str, ...] | None = by_method(
+        (), "row of each stage with all that it sets but for the network and the images; method is the run's own",
+        choices=("method", registry.method),
+    )  # fmt: skip
+    examples: tuple[str, ...] | None = by_method(
+        (), "what each stage sees: adversarial or clean images; method takes its row's",
+        choices=("method", "adversarial", "clean"),
+    )  # fmt: skip
+    sampler: tuple[str, ...] | None = by_method(
+        (), "uniform: each image once an epoch; balanced: as many draws, of each class equally many, of its images in "
+        "turn", choices=("uniform", "balanced"), source="balanced: Kang et al. 2020",
+    )  # fmt: skip
+    train: tuple[str, ...] | None = by_method(
+        (), "what is trained: all; or with features as they are, their BatchNorm in eval mode in attack and update: "
+        "head, new-head, a head from new weights, or scales, the factors of model.head = scaled",
+        choices=("all", "head", "new-head", "scales"), source="Kang et al. 2020",
+    )  # fmt: skip
+    schedule: tuple[str, ...] | None = by_method(
+        (), "rate: that of optim for this epoch of the run; or stages.lr, constant, falling to 0 by a cosine, or a "
+        "tenth from half of the stage on", choices=("run", "constant", "cosine", "half"),
+    )  # fmt: skip
+    lr: tuple[float, ...] | None = by_method(
+        (), "first rate of a stage with a schedule of its own, 0 of the others", low=0.0
+    )
+
+
+class ResolvedStages(Stages):
+    """With the plan of the method."""
+
+    lengths: tuple[int, ...]
+    method: tuple[str, ...]
+    examples: tuple[str, ...]
+    sampler: tuple[str, ...]
+    train: tuple[str, ...]
+    schedule: tuple[str, ...]
+    lr: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Run(Section):
     """Where and how a run is executed."""
 
@@ -655,6 +718,26 @@ class Run(Section):
     )  # fmt: skip
     tensorboard: bool = setting(True, "write TensorBoard event files", identity=False)
     eval_batch_size: int = setting(500, "images a step of evaluation", low=1, identity=False)
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "data": Data,
+    "model": Model,
+    "attack": Attack,
+    "eval_attack": EvalAttack,
+    "loss": Loss,
+    "feedback": Feedback,
+    "optim": Optim,
+    "stages": Stages,
+    "run": Run,
+}
+#: Fields that a method's row may set, and their value where neither it nor the recipe gives one.
+NEUTRAL = {
+    section.prefix + name: spec.neutral
+    for section in SECTIONS.values()
+    for name, _, spec in fields_of(section)
+    if spec.neutral is not None
+}
 
 
 def radius_title(attack: Mapping[str, Any], *, always: bool = False) -> str:

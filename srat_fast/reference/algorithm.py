@@ -7,6 +7,7 @@ Written to be read against the paper: no autocast, no channels_last, no fused an
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from srat_fast.errors import UserError
 from srat_fast.models.classifier import Classifier
-from srat_fast.recipe import ResolvedRecipe
+from srat_fast.recipe import ResolvedRecipe, Stage, stages_of
 from srat_fast.reference import feedback, losses
 from srat_fast.seeds import seed_for
 
@@ -35,45 +36,75 @@ class Reference:
     def __init__(
         self, recipe: ResolvedRecipe, model: Classifier, counts: list[int], under: list[int]
     ) -> None:
-        self.recipe, self.row = recipe, recipe.row
-        wanted: list[tuple[str, str, tuple[str, ...]]]
-        wanted = [("term", name, losses.TERMS) for name in (self.row.base, *self.row.terms)]
-        wanted += [("inner loss", recipe.attack.loss, losses.INNER)]
-        wanted += [("threat model", recipe.attack.threat, losses.THREATS)]
-        for what, name, known in wanted:
-            if name not in known:
-                problem = f"the reference has no formula of the {what} {name}; take fast"
-                raise UserError("run.engine", problem, "reference")
-        for name in ("loss.kl_factors", "attack.radius_factors"):
-            given = recipe.value(name)
-            if given and len(given) != len(counts):
-                raise UserError(
-                    name, f"{len(counts)} numbers are needed, one a class", f"{len(given)} numbers"
-                )
-        self.model = model.train()
+        self.model, self.counts, self._under = model, counts, under
         self.device = next(model.parameters()).device
         self.noise = torch.Generator(self.device).manual_seed(seed_for(recipe.seed, "attack"))
-        loss = recipe.loss
+        #: what the feedback rule has found, class by class; as the class weights, in float32 but for the radii
+        self.steered: dict[str, Tensor] = {}
+        self.epoch, self.stages = 0, stages_of(recipe)
+        self.enter(0)
+        self._begin()
+
+    def enter(self, number: int) -> None:
+        """Train by a stage's recipe what it trains; a new optimiser where that is something else than before."""
+        again = number > 0 and self.stage.train == self.stages[number].train
+        self.stage: Stage = self.stages[number]
+        self.recipe = recipe = self.stage.recipe
+        self.row = recipe.row
+        _require_formulas(recipe, len(self.counts))
+        loss, optim = recipe.loss, recipe.optim
         self.full_weights = losses.class_weights(
-            loss.weight_rule, counts, under, loss.beta, loss.weight_ratio
+            loss.weight_rule, self.counts, self._under, loss.beta, loss.weight_ratio
         ).to(self.device)
         self.weights = torch.ones_like(self.full_weights)
-        self.counts, self.epoch = counts, 0
-        #: what the feedback rule has found, class by class; as the class weights, in float32 but for the radii
-        self.found: dict[str, Tensor] = {}
-        self.adjustment = losses.Adjustment.of(self.row.base, loss, counts, self.device)
-        optim = recipe.optim
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=optim.lr,
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay,
-            nesterov=optim.nesterov,
-            foreach=False,
-        )
+        self.found = dict(self.steered) if recipe.feedback.rule != "off" else {}
+        self.adjustment = losses.Adjustment.of(self.row.base, loss, self.counts, self.device)
+        self.trained = []
+        for name, parameter in self.model.named_parameters():
+            if self.stage.train == "all":
+                chosen = name != "linear.scales"
+            elif self.stage.train == "scales":
+                chosen = name == "linear.scales"
+            else:
+                chosen = name in ("linear.weight", "linear.bias")
+            parameter.requires_grad = chosen
+            parameter.grad = None
+            if chosen:
+                self.trained.append(parameter)
+        if not again:
+            self.optimizer = torch.optim.SGD(
+                self.trained,
+                lr=optim.lr,
+                momentum=optim.momentum,
+                weight_decay=optim.weight_decay,
+                nesterov=optim.nesterov,
+                foreach=False,
+            )
+        self.learn()
+
+    def learn(self) -> None:
+        """Train mode; features that are not trained stay in eval mode, BatchNorm included."""
+        self.model.train()
+        if self.stage.train != "all":
+            self.model.backbone.eval()
+
+    def _begin(self) -> None:
+        """A classifier is trained anew from the weights that a layer of its size has of the stage's seed."""
+        if self.stage.train == "new-head":
+            head = self.model.linear
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(seed_for(self.recipe.seed, "head", self.stage.number))
+                new = torch.nn.Linear(head.in_features, head.out_features, bias=head.bias is not None)
+                for old, drawn in zip([head.weight, head.bias], [new.weight, new.bias], strict=True):
+                    if old is not None:
+                        old.copy_(drawn)
 
     def start_epoch(self, epoch: int) -> None:
-        """Warm-up, decay and deferral, as in the paper's Algorithm 1 and Section 5."""
+        """Warm-up, decay and deferral, as in the paper's Algorithm 1 and Section 5, and the next stage."""
+        for number, stage in enumerate(self.stages):
+            if stage.first <= epoch < stage.end and number != self.stage.number:
+                self.enter(number)
+                self._begin()
         self.epoch, optim = epoch, self.recipe.optim
         rate = optim.lr
         for milestone in optim.milestones[:1] if optim.schedule == "compounding" else optim.milestones:
@@ -84,6 +115,14 @@ class Reference:
                 rate = rate * optim.decay
         if optim.warmup_epochs and epoch < optim.warmup_epochs:
             rate = optim.lr * (epoch + 1) / optim.warmup_epochs
+        own, done = self.stage.schedule, epoch - self.stage.first
+        length = self.stage.end - self.stage.first
+        if own != "run":
+            rate = self.stage.lr
+        if own == "cosine":
+            rate = 0.5 * rate + 0.5 * rate * math.cos(done * math.pi / length)
+        if own == "half" and 2 * done >= length:
+            rate = rate / 10
         self.optimizer.param_groups[0]["lr"] = rate
         reweight = self.row.weighting == "balanced"
         if self.row.weighting == "deferred":
@@ -100,7 +139,8 @@ class Reference:
         """Take over what the feedback rule has found."""
         for name, values in effects.items():
             given = torch.as_tensor(values, dtype=torch.float64, device=self.device)
-            self.found[name] = given if name == "radii" else given.float()
+            self.steered[name] = given if name == "radii" else given.float()
+        self.found = dict(self.steered) if self.recipe.feedback.rule != "off" else {}
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """One batch: attack, objective, gradient, update. Losses by name, logits, and the images trained on."""
@@ -182,7 +222,7 @@ class Reference:
             for i, stays in ended.items():
                 x[i] = stays
         self.optimizer.zero_grad()
-        self.model.train()
+        self.learn()
         if attack.bn == "frozen":
             for buffer, before in zip(self.model.buffers(), statistics, strict=True):
                 buffer.copy_(before)
@@ -204,6 +244,10 @@ class Reference:
     def logits(self, hidden: Tensor, model: Classifier | None = None) -> Tensor:
         """Logits of features; of a cosine head s <f / |f|, w_c / (|w_c| + gamma)>, class by class."""
         model, head = model or self.model, self.recipe.model
+        if head.head == "scaled":
+            plain = hidden @ model.linear.weight.T + model.linear.bias
+            scales = model.get_parameter("linear.scales")
+            return torch.stack([z * s for z, s in zip(plain.T, scales, strict=True)], dim=1)
         if head.head != "cosine":
             return model.linear(hidden)
         unit = hidden / hidden.norm(dim=1, keepdim=True).clamp(min=1e-12)
@@ -313,7 +357,7 @@ class Reference:
         moves: list[tuple[Tensor, Tensor]] = []
         for (name, parameter), after in zip(self.model.named_parameters(), proxy.parameters(), strict=True):
             w = parameter.detach()
-            if w.dim() > 1 and "weight" in name:
+            if w.dim() > 1 and "weight" in name and parameter.requires_grad:
                 d = after.detach() - w
                 moves.append((w, optim.awp_gamma * w.norm() * d / (d.norm() + 1e-20)))
         for w, v in moves:
@@ -333,6 +377,23 @@ class Reference:
             for g in gradients:
                 g *= min(1.0, self.recipe.optim.clip_norm / (float(self.norm) + 1e-6))
         return {name: value.detach() for name, value in found.items()}, logits.detach()
+
+
+def _require_formulas(recipe: ResolvedRecipe, classes: int) -> None:
+    """Refuse what only the fast engine has, and lists of another number of classes."""
+    row = recipe.row
+    wanted: list[tuple[str, str, tuple[str, ...]]]
+    wanted = [("term", name, losses.TERMS) for name in (row.base, *row.terms)]
+    wanted += [("inner loss", recipe.attack.loss, losses.INNER)]
+    wanted += [("threat model", recipe.attack.threat, losses.THREATS)]
+    for what, name, known in wanted:
+        if name not in known:
+            problem = f"the reference has no formula of the {what} {name}; take fast"
+            raise UserError("run.engine", problem, "reference")
+    for name in ("loss.kl_factors", "attack.radius_factors"):
+        given = recipe.value(name)
+        if given and len(given) != classes:
+            raise UserError(name, f"{classes} numbers are needed, one a class", f"{len(given)} numbers")
 
 
 def l2_start(images: Tensor, eps: float, noise: torch.Generator) -> Tensor:

@@ -33,9 +33,11 @@ def epoch_line(title: str, metrics: dict[str, Any], epochs: int, seconds: float)
     """The summary that is printed after an epoch."""
     done = metrics["epoch"] + 1
     left = (epochs - done) * seconds / done
+    stage = f"  stage {metrics['stage'] + 1}" if "stage" in metrics else ""
     text = (
-        f"{title}  epoch {done}/{epochs}  loss {metrics['loss']:.4f}  train acc {metrics['train_accuracy']:.1%}  "
-        f"lr {metrics['lr']:.3g}  {metrics['images_per_second']:,.0f} img/s  {left:.0f} s left"
+        f"{title}  epoch {done}/{epochs}{stage}  loss {metrics['loss']:.4f}  "
+        f"train acc {metrics['train_accuracy']:.1%}  lr {metrics['lr']:.3g}  "
+        f"{metrics['images_per_second']:,.0f} img/s  {left:.0f} s left"
     )
     parts = metrics["seconds"]
     shares = [

@@ -7,7 +7,7 @@ import hashlib
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from srat_fast.models.files import model_from_bytes, save_model
 from srat_fast.plugins import described, recorded
 from srat_fast.progress import ProgressView
 from srat_fast.ranks import fingerprint
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, stage_at
 from srat_fast.record import BEST, EMA, MODEL, SAMPLES, RunDirectory, versions, worst_class
 from srat_fast.registry import term
 from srat_fast.training.checkpoint import Checkpoint, Checkpoints
@@ -41,7 +41,7 @@ from srat_fast.training.feedback import Feedback
 from srat_fast.training.parity import CompileFailure
 from srat_fast.training.resume import random_state, restore, snapshot
 from srat_fast.training.setup import Result, Setup
-from srat_fast.training.step import LateReader, NotFinite, learning_rate
+from srat_fast.training.step import LateReader, NotFinite
 from srat_fast.training.stops import COMPILING, Stops, Watchdog
 
 
@@ -90,6 +90,15 @@ class MovingAverage:
         self.copy_statistics()
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Begin anew with the model's present weights; gated, with those of the next epoch that it takes in."""
+        if self._gated:
+            self.taken = 0
+            return
+        torch._foreach_copy_(self._average, self._source)
+        self.copy_statistics()
+
+    @torch.no_grad()
     def copy_statistics(self) -> None:
         """Take over the model's BatchNorm statistics."""
         for own, source in self._buffers:
@@ -105,7 +114,7 @@ class EpochRunner:
     Args:
         setup: the run.
         view: told of progress.
-        flops_per_image: of one training image, for MFU.
+        flops_per_image: of one training image in each stage, for MFU.
         directory: receives a profile, where one is asked for.
         before_step: called before each step, with whether it may compile.
         after_step: called after each step, when `state` is whole; returns seconds that are not training's.
@@ -122,15 +131,14 @@ class EpochRunner:
         self,
         setup: Setup,
         view: ProgressView,
-        flops_per_image: int,
+        flops_per_image: Sequence[int],
         directory: Path,
         before_step: Callable[[bool], None] = lambda compiles: None,
         after_step: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.setup, self._view = setup, view
         self._before_step, self._after_step = before_step, after_step
-        peak = peak_flops(setup.device, setup.recipe.run.precision)
-        self._mfu_per_speed = flops_per_image / peak if peak else None
+        self._peak, self._flops = peak_flops(setup.device, setup.recipe.run.precision), flops_per_image
         profiled = setup.recipe.run.profile and setup.ranks.first
         self._profiler = StepProfiler(directory, setup.device) if profiled else None
         self._data_watch = Stopwatch(setup.device)
@@ -139,9 +147,7 @@ class EpochRunner:
         self.training_seconds = 0.0
         self.images = 0
         self.epoch, self.batch, self._seen = 0, 0, 0
-        #: what `_sums` holds: the losses of a step, and images classified right
-        self._summed = ("loss", *setup.engine.terms, "correct")
-        self._sums = torch.zeros(len(self._summed), dtype=torch.float64, device=setup.device)
+        self._count_anew()
         #: seconds: of this epoch so far, of all stages before this process, and the clocks of a part under way.
         self._earlier = {"total": 0.0} | dict.fromkeys(_STAGES, 0.0)
         self._stages = dict.fromkeys(_STAGES, 0.0)
@@ -155,6 +161,12 @@ class EpochRunner:
         )
         self._ema_every = optim.ema_every
 
+    def _count_anew(self) -> None:
+        """Sums of an epoch, all 0."""
+        #: what `_sums` holds: the losses of a step, and images classified right
+        self._summed = ("loss", *self.setup.engine.terms, "correct")
+        self._sums = torch.zeros(len(self._summed), dtype=torch.float64, device=self.setup.device)
+
     def seconds(self) -> dict[str, float]:
         """Seconds of training so far, by stage, those of earlier processes included."""
         now = self.setup.engine.stopwatch.seconds() | self._data_watch.seconds()
@@ -164,9 +176,7 @@ class EpochRunner:
         """Train to the end of the present epoch; `advance` then goes on to the next."""
         setup, engine = self.setup, self.setup.engine
         self._clocks, self._aside = (self.seconds(), time.perf_counter(), engine.compile_seconds), 0.0
-        engine.start_epoch(self.epoch)
-        if self.epoch == setup.recipe.optim.awp_epoch:
-            self._shapes.clear()  # the update is another one from here on
+        self._start_epoch()
         engine.guard.steps.fill_(self.batch)
         reported = self._seen
         batches = setup.loader.epoch(self.epoch, self.batch)
@@ -199,6 +209,19 @@ class EpochRunner:
             self._view.line(table)  # the run was shorter than the profile
         return self._line()
 
+    def _start_epoch(self) -> None:
+        """Set the engine to the epoch, and where that begins a stage, what follows from it."""
+        engine = self.setup.engine
+        before = engine.stage
+        engine.start_epoch(self.epoch)
+        if engine.stage is not before:
+            self._shapes.clear()
+            self._count_anew()
+            if self.ema is not None and engine.stage.train != before.train:
+                self.ema.restart()
+        if self.epoch == engine.stage.recipe.optim.awp_epoch:
+            self._shapes.clear()  # the update is another one from here on
+
     def advance(self, average: bool = True) -> None:
         """Go on to the next epoch, whose checkpoints have an average by the epoch in them: it is not taken twice.
 
@@ -214,9 +237,16 @@ class EpochRunner:
         for counter in (self.setup.engine.nonfinite, self.setup.engine.zero):
             counter.zero_()
 
-    def mfu(self, speed: float) -> float | None:
-        """Share of the devices' matrix-product rate that a speed amounts to."""
-        return None if self._mfu_per_speed is None else speed * self._mfu_per_speed / self.setup.ranks.size
+    def mfu(self, speed: float, flops_per_image: float | None = None) -> float | None:
+        """Share of the devices' matrix-product rate that a speed amounts to, in the present stage."""
+        flops = self._flops[self.setup.engine.stage.number] if flops_per_image is None else flops_per_image
+        return speed * flops / (self._peak * self.setup.ranks.size) if self._peak else None
+
+    @property
+    def flops_per_image(self) -> float:
+        """A mean over the epochs."""
+        lengths = [stage.end - stage.first for stage in self.setup.engine.stages]
+        return sum(n * flops for n, flops in zip(lengths, self._flops, strict=True)) / sum(lengths)
 
     def state(self) -> dict[str, Any]:
         """Where the run stands between two steps; waits for the device. All processes ask for it."""
@@ -225,6 +255,7 @@ class EpochRunner:
         return {
             "epoch": self.epoch,
             "batch": self.batch,
+            "stage": engine.stage.number,
             "seen": self._seen,
             "sums": dict(zip(self._summed, self._sums.tolist(), strict=True)),
             "nonfinite": int(engine.nonfinite),
@@ -241,6 +272,7 @@ class EpochRunner:
         """Stand where another runner stood."""
         engine = self.setup.engine
         self.epoch, self.batch, self._seen = state["epoch"], state["batch"], state["seen"]
+        self._count_anew()
         sums = state["sums"]
         if isinstance(sums, Tensor):  # of a checkpoint from before objectives had names
             sums = dict(zip(("loss", "classification", "separation", "correct"), sums.tolist(), strict=True))
@@ -272,7 +304,7 @@ class EpochRunner:
         self.batch = step - 1
         self._seen = min(self.batch * self.setup.loader.batch_size, self.setup.loader.images_per_epoch)
         what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient's norm is not finite"
-        row = self.setup.recipe.row
+        row = self.setup.engine.stage.recipe.row
         own = {name: described(term[name]) for name in (row.base, *row.terms)}
         lines = [f"; the term {name} is {line}" for name, line in own.items() if line is not None]
         raise NotFinite(
@@ -299,11 +331,13 @@ class EpochRunner:
         self._clocks = None
         speed = self._seen / seconds["total"]
         pixels = setup.split.train.images[0].size
-        attacks = setup.recipe.row.adversarial * (1 + (setup.recipe.attack.stop == "both"))
-        attacked = self._seen * pixels * setup.recipe.attack.steps * attacks
+        stage = engine.stage
+        attacks = stage.recipe.row.adversarial * (1 + (stage.recipe.attack.stop == "both"))
+        attacked = self._seen * pixels * stage.recipe.attack.steps * attacks
         return {
             "epoch": self.epoch,
-            "lr": learning_rate(setup.recipe, self.epoch),
+            **({"stage": stage.number} if setup.recipe.stages.lengths else {}),
+            "lr": stage.rate(self.epoch),
             "loss": total,
             # L_sep is a column of all twelve methods of the paper, 0 for those without it
             **{"separation": 0.0, **dict(zip(engine.terms, terms, strict=True))},
@@ -338,7 +372,7 @@ class Fit:
         checkpoints: where its state goes.
         view: told of progress.
         curves: live curves.
-        flops_per_image: of one training image, for MFU.
+        flops_per_image: of one training image in each stage, for MFU.
         stops: asked at each step boundary.
         watchdog: told of each step.
     """
@@ -350,7 +384,7 @@ class Fit:
         checkpoints: Checkpoints,
         view: ProgressView,
         curves: Curves,
-        flops_per_image: int,
+        flops_per_image: Sequence[int],
         stops: Stops,
         watchdog: Watchdog,
     ) -> None:
@@ -397,7 +431,9 @@ class Fit:
         self._view.begin("training", epochs * images)
         self._view.advance(min(epochs * images, self.step * self.setup.loader.batch_size))
         while runner.epoch < epochs:
-            self._view.describe(f"epoch {runner.epoch + 1}/{epochs}")
+            stages, at = self.setup.engine.stages, stage_at(self.setup.engine.stages, runner.epoch)
+            told = f", stage {at.number + 1}/{len(stages)}" if len(stages) > 1 else ""
+            self._view.describe(f"epoch {runner.epoch + 1}/{epochs}{told}")
             try:
                 metrics = runner.run()
             except NotFinite:
@@ -411,7 +447,8 @@ class Fit:
                 raise Interrupted(told, self._stops.code) from None
             if len(self.setup.split.validation):
                 metrics["validation"] = verdict = self._validate(runner.epoch)
-                overfitted = catastrophic_overfitting(recipe, metrics["train_accuracy"], verdict["robust"])
+                present = self.setup.engine.stage.recipe
+                overfitted = catastrophic_overfitting(present, metrics["train_accuracy"], verdict["robust"])
                 metrics["catastrophic_overfitting"] = overfitted
                 if gate:
                     worst = selected(verdict, "worst")
@@ -503,7 +540,8 @@ class Fit:
         model = self._adjusted(self.setup.engine.model)
         verdict = self._judge(model, self.setup.split.validation, lambda images: None)
         by = self.setup.recipe.optim.select
-        if best is None or selected(verdict, by) > selected(best["validation"], by):
+        last = self.setup.engine.stage is self.setup.engine.stages[-1]  # what comes before is another method
+        if last and (best is None or selected(verdict, by) > selected(best["validation"], by)):
             self._history["best"] = {"epoch": epoch, "by": by, "validation": verdict}
             about = label(self.setup.recipe) | {"epoch": str(epoch)}
             if self._ranks.first:
@@ -565,7 +603,7 @@ class Fit:
         self._curves.epoch(recipe.optim.epochs - 1, points)
         evaluation = history["evaluation"] + time.monotonic() - before
         speed = runner.images / runner.training_seconds
-        overfitted = overfitting_verdict(recipe, history["metrics"], result["robust"])
+        overfitted = overfitting_verdict(setup.engine.stage.recipe, history["metrics"], result["robust"])
         flops = self.feedback.flops(forward_flops(setup.engine.model, recipe.data.image_size))
         return {
             **result,
@@ -575,7 +613,7 @@ class Fit:
             "weights_checksums": checksums,
             "final_epoch": history["metrics"],
             "images_per_second": speed,
-            "mfu": runner.mfu(speed),
+            "mfu": runner.mfu(speed, runner.flops_per_image),
             "seconds": {
                 "total": history["elapsed"],  # of earlier processes; the caller adds this one's
                 **runner.seconds(),

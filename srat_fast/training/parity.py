@@ -195,9 +195,11 @@ def _move(tensors: Sequence[Tensor], size: float, generator: torch.Generator) ->
 def _settle(engine: FastEngine, images: Tensor) -> None:
     """Bring running statistics near the batch's: with those of a new network an attack in eval mode has no effect."""
     if engine.recipe.attack.bn == "running":
+        engine.model.backbone.train()  # also where it rests
         with torch.no_grad():
             for _ in range(20):  # at momentum 0.1 an eighth of the first values remains
                 engine.model(images)
+        engine.model.train()
 
 
 def _compare_attacks(

@@ -76,7 +76,11 @@ class ReferenceEngine(Reference):
         self.guard = PlainGuard(self.model)
         self.stopwatch = PlainSeconds()
         self.compile_seconds = 0.0
-        self.terms = ("classification", *self.row.terms)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """What the objective is the sum of."""
+        return ("classification", *self.row.terms)
 
     def see(self, gradient: Tensor) -> None:
         """Count what the record reports of the attack's gradients."""

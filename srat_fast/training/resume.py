@@ -86,6 +86,9 @@ def snapshot(
 def restore(setup: Setup, runner: EpochRunner, run: RunDirectory, files: dict[str, bytes]) -> dict[str, Any]:
     """Put a run back, in place: graphs and compiled code keep pointing at the same tensors."""
     state = _load(files[STATE])
+    stage = state["position"].get("stage", 0)  # there is none in earlier versions' checkpoints
+    if stage != setup.engine.stage.number:
+        setup.engine.enter(stage)
     setup.engine.model.load_state_dict(safetensors.torch.load(files[MODEL]))
     if runner.ema is not None:
         runner.ema.module.load_state_dict(safetensors.torch.load(files[EMA]))

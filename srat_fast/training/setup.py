@@ -17,8 +17,9 @@ from srat_fast.errors import UserError
 from srat_fast.hardware import resolve_device, resolve_execution, resolve_precision, use_device
 from srat_fast.models.build import build_model, check_batch_norm
 from srat_fast.models.classifier import Classifier
+from srat_fast.models.files import start_from
 from srat_fast.ranks import ALONE, Ranks
-from srat_fast.recipe import ResolvedRecipe
+from srat_fast.recipe import ResolvedRecipe, Stage, stages_of
 from srat_fast.registry import inner
 from srat_fast.training.feedback import Effects, Facts, Rule
 from srat_fast.training.step import FastEngine
@@ -64,6 +65,8 @@ class Engine(Protocol):
     nonfinite: Tensor
     zero: Tensor
     compile_seconds: float
+    stages: list[Stage]
+    stage: Stage
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -78,7 +81,10 @@ class Engine(Protocol):
         """Its time per region."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Set the epoch's rate and weights."""
+        """Set the epoch's rate and weights; begin its stage where that is another one."""
+
+    def enter(self, number: int) -> None:
+        """Be what a stage needs, weights as they are."""
 
     def rule(self, facts: Facts) -> Rule:
         """Its feedback rule."""
@@ -133,16 +139,19 @@ def prepare(
     recipe: ResolvedRecipe,
     device: torch.device,
     arrays: ImageArrays | None = None,
+    begins: bool = True,
     ranks: Ranks = ALONE,
 ) -> Setup:
-    """Load the images, build the network and its engine."""
+    """Load the images, build the network and its engine; a run that `begins` takes the weights of `model.start`."""
     require_loader(recipe)
     if ranks.size > 1:
         _check_several(recipe, ranks)
-    attack = recipe.attack
-    if getattr(inner[attack.loss], "clean", False) and not attack.random_start:  # only rounding would move it
-        problem = f"attack.loss = {attack.loss} has no gradient at the clean image: true is needed"
-        raise UserError("attack.random_start", problem, False)
+    for attack in (stage.recipe.attack for stage in stages_of(recipe)):
+        if (
+            getattr(inner[attack.loss], "clean", False) and not attack.random_start
+        ):  # only rounding would move it
+            problem = f"attack.loss = {attack.loss} has no gradient at the clean image: true is needed"
+            raise UserError("attack.random_start", problem, False)
     use_device(device)
     with ranks.one_a_node():
         split = load_split(recipe, arrays)
@@ -150,6 +159,8 @@ def prepare(
     channels = split.train.images.shape[3]
     model = build_model(recipe, classes=len(split.classes), channels=channels, moments=moments)
     check_batch_norm(recipe, len(split.train), model, ranks.size)
+    if begins and recipe.model.start is not None:
+        start_from(model, recipe, split.classes)
     model = model.to(device)
     with ranks.one_a_node():
         loader = training_loader(recipe, split, device, ranks)

@@ -15,28 +15,16 @@ from srat_fast.attacks.threat import Threat, count_factors, require_radii, train
 from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.losses.objective import Objective, class_vector
 from srat_fast.models.batch import Batch
+from srat_fast.models.build import renew_head
 from srat_fast.models.classifier import Classifier
 from srat_fast.ranks import ALONE, Ranks, statistics_of
-from srat_fast.recipe import ResolvedRecipe
+from srat_fast.recipe import ResolvedRecipe, Stage, stage_at, stages_of
 from srat_fast.registry import inner, threat
 from srat_fast.seeds import seed_for
 from srat_fast.training.capture import Captured, Function, layout, preserved
 from srat_fast.training.cost import Stopwatch
 from srat_fast.training.feedback import RULES, Facts, Rule, sets
 from srat_fast.training.parity import WAY_OUT, check_parity, compile_errors
-
-
-def learning_rate(recipe: ResolvedRecipe, epoch: int) -> float:
-    """Linear warm-up, then a factor at each milestone, or with `compounding` at each epoch from the first one on.
-
-    warm-up: lr (e + 1) / warmup_epochs      after: lr * decay^(milestones reached, or epochs since the first and 1)
-    """
-    optim = recipe.optim
-    if epoch < optim.warmup_epochs:
-        return optim.lr * (epoch + 1) / optim.warmup_epochs
-    if optim.schedule == "compounding" and optim.milestones:
-        return optim.lr * optim.decay ** max(0, epoch - optim.milestones[0] + 1)
-    return optim.lr * optim.decay ** sum(epoch >= milestone for milestone in optim.milestones)
 
 
 class NotFinite(TrainingFailure):
@@ -161,13 +149,15 @@ class WeightPerturbation:
     def __init__(self, model: nn.Module, gamma: float, guard: StepGuard, ranks: Ranks = ALONE) -> None:
         self._gamma, self._guard, self._ranks = gamma, guard, ranks
         self._weights: list[Tensor] = [
-            p for name, p in model.named_parameters() if p.dim() > 1 and "weight" in name
+            p for name, p in model.named_parameters() if p.dim() > 1 and "weight" in name and p.requires_grad
         ]
         self._kept: list[Tensor] = []
         self._moves: list[Tensor] = []
 
     def add(self, objective: Callable[[], Tensor]) -> None:
         """Move the weights; the pass that this takes leaves no trace in running statistics and `.grad`."""
+        if not self._weights:  # scales alone are trained
+            return
         with self._guard.same_statistics():
             found = torch.autograd.grad(objective(), self._weights, allow_unused=True)
         with torch.no_grad():
@@ -186,6 +176,8 @@ class WeightPerturbation:
     @torch.no_grad()
     def remove(self) -> None:
         """Take the perturbation off again; where the guard has refused the update, to the very bits of before."""
+        if not self._weights:
+            return
         torch._foreach_sub_(self._weights, self._moves)
         for weight, old in zip(self._weights, self._kept, strict=True):
             weight.copy_(torch.where(self._guard.found > 0, old, weight))
@@ -219,6 +211,26 @@ class LateReader:
     def now(self) -> int:
         """The value as of now; waits for the device."""
         return int(self._source)
+
+
+def set_trained(model: Classifier, stage: Stage) -> None:
+    """Give gradients to what a stage trains alone, and put its features to rest where they stay as they are.
+
+    The factors of a scaled head are no part of `all`.
+    """
+    for name, parameter in model.named_parameters():
+        scales, head = name == "linear.scales", name.startswith("linear.")
+        trained = {"all": not scales, "scales": scales}.get(stage.train, head and not scales)
+        parameter.requires_grad_(trained)
+        parameter.grad = None
+    model.rests = stage.frozen
+    model.train()
+
+
+def begin_stage(model: Classifier, stage: Stage) -> None:
+    """What happens once, when a stage begins: new weights of the head with `new-head`."""
+    if stage.train == "new-head":
+        renew_head(model, seed_for(stage.recipe.seed, "head", stage.number))
 
 
 class StepResult(NamedTuple):
@@ -262,57 +274,80 @@ class FastEngine:
         under: list[int],
         ranks: Ranks = ALONE,
     ) -> None:
-        self.recipe, self.row, self.ranks = recipe, recipe.row, ranks
+        self.ranks = ranks
         self.device = next(model.parameters()).device
-        self.model = model.train()
+        self.model = model
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        self.objective = Objective(recipe, counts, under, self.device)
-        self.ball = threat[recipe.attack.threat](recipe.attack.epsilon)
-        one_radius = recipe.attack.radius == "same" and recipe.attack.radius_ramp == 0
-        one_radius = one_radius and "radii" not in sets(recipe)
-        self.radii = None if one_radius else ClassRadii(recipe, counts, self.device)
-        self.climbed = inner[recipe.attack.loss]
+        self._counts, self._under = counts, under
         self.noise = torch.Generator(self.device).manual_seed(seed_for(recipe.seed, "attack"))
         self.nonfinite, self.zero = (torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(2))
         self.guard = StepGuard(self.model)
-        gamma = recipe.optim.awp_gamma
-        self.perturbation = WeightPerturbation(self.model, gamma, self.guard, ranks) if gamma > 0 else None
-        self._perturbs = False  # until `optim.awp_epoch`
         self.stopwatch = Stopwatch(self.device)
         self.compile_seconds = 0.0
         compiled, captured = recipe.run.compile == "on", recipe.run.capture == "on"
-        own = model.linear.weight.dtype
-        dtype = torch.bfloat16 if recipe.run.precision == "bf16" else own
-        requested = recipe.run.compile_mode
-        self.attack_engine = AttackEngine(
-            model, dtype=dtype, bn=recipe.attack.bn, compiled=compiled, mode=requested
-        )
-        self._losses: Function = self.losses
-        if compiled:
-            self._losses = torch.compile(
-                self.losses, fullgraph=True, dynamic=False, mode=compile_mode(requested)
-            )
-        several, local = ranks.size > 1, recipe.run.batch_norm == "local"
-        #: running statistics that each process moves by its share, and that are averaged after each step
-        self._local_statistics = statistics_of(model) if several and local else []
-        synced = several and not local and recipe.attack.bn != "running"
-        #: whether the attack's loss is taken on the whole batch, which is where its passes exchange something anyway
-        self._whole_attack = several and (synced or not getattr(self.climbed, "per_image", False))
-        capture_update, capture_attack = captured and not several, captured and not self._whole_attack
-        self.optimizer = self._make_optimizer(capture_update)
-        self._attack: Function = self._attack_batch
-        self._update: Function = self._update_batch
-        if capture_attack:  # a graph holds no collective: with several processes the attack's at most
-            self._attack = Captured(self._attack_batch, self.state)
-        if capture_update:
-            self._update = Captured(self._update_batch, self.state)
-        self._rehearse = compiled or capture_attack
+        self._captured = captured
         #: images of a batch that is compiled for; 0 where none is
         self._compiled_size = min(recipe.optim.batch_size, sum(counts)) if compiled else 0
         #: shape of images -> the gradients that its captured update writes (start-up check)
         self.captured_gradients: dict[torch.Size, list[Tensor | None]] = {}
         #: shapes of images that were rehearsed -> layout of images and labels
         self._seen: dict[torch.Size, tuple[object, ...]] = {}
+        self._attack: Function
+        self._update: Function
+        #: what the feedback rule has found, for stages to come
+        self._effects: dict[str, Sequence[float] | Tensor] = {}
+        self.stages = stages_of(recipe)
+        self.enter(0)
+        begin_stage(self.model, self.stage)
+
+    def enter(self, number: int) -> None:
+        """Be what a stage needs: its objective, attack and trained parameters, to be compiled and captured anew.
+
+        Weights stay as they are. Momentum is kept where the same parameters are trained as before.
+        """
+        before = self.stage.train if number else None
+        self.stage: Stage = self.stages[number]
+        stage = self.stage
+        recipe = stage.recipe
+        self.recipe, self.row = recipe, recipe.row
+        if self._seen:
+            self.close()
+        set_trained(self.model, stage)
+        self.objective = Objective(recipe, self._counts, self._under, self.device)
+        self.ball = threat[recipe.attack.threat](recipe.attack.epsilon)
+        one_radius = recipe.attack.radius == "same" and recipe.attack.radius_ramp == 0
+        one_radius = one_radius and "radii" not in sets(recipe)
+        self.radii = None if one_radius else ClassRadii(recipe, self._counts, self.device)
+        self.climbed = inner[recipe.attack.loss]
+        gamma = recipe.optim.awp_gamma
+        self.perturbation = (
+            WeightPerturbation(self.model, gamma, self.guard, self.ranks) if gamma > 0 else None
+        )
+        self._perturbs = False  # until `optim.awp_epoch`
+        compiled, mode = self._compiled_size > 0, recipe.run.compile_mode
+        own = self.model.linear.weight.dtype
+        dtype = torch.bfloat16 if recipe.run.precision == "bf16" else own
+        self.attack_engine = AttackEngine(
+            self.model, dtype=dtype, bn=recipe.attack.bn, compiled=compiled, mode=mode
+        )
+        self._losses: Function = self.losses
+        if compiled:
+            self._losses = torch.compile(self.losses, fullgraph=True, dynamic=False, mode=compile_mode(mode))
+        several, local = self.ranks.size > 1, recipe.run.batch_norm == "local"
+        #: running statistics that each process moves by its share, and that are averaged after each step
+        self._local_statistics = statistics_of(self.model) if several and local else []
+        synced = several and not local and recipe.attack.bn != "running"
+        #: whether the attack's loss is taken on the whole batch, which is where its passes exchange something anyway
+        self._whole_attack = several and (synced or not getattr(self.climbed, "per_image", False))
+        # a graph holds no collective: with several processes the attack's at most
+        capture_update = self._captured and not several
+        capture_attack = self._captured and not self._whole_attack
+        self._rehearse = compiled or capture_attack
+        if stage.train != before:
+            self.optimizer = self._make_optimizer(capture_update)
+        self._attack = Captured(self._attack_batch, self.state) if capture_attack else self._attack_batch
+        self._update = Captured(self._update_batch, self.state) if capture_update else self._update_batch
+        self.steer(self._effects)
 
     def _make_optimizer(self, captured: bool) -> torch.optim.SGD:
         """Fused SGD; its momentum starts as zeros (the same update as starting empty), so that nothing is made later.
@@ -320,8 +355,9 @@ class FastEngine:
         A captured update reads the rate from memory, hence a tensor there.
         """
         optim = self.recipe.optim
+        trained = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(
-            self.model.parameters(),
+            trained,
             lr=torch.tensor(optim.lr, device=self.device) if captured else optim.lr,
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
@@ -329,7 +365,7 @@ class FastEngine:
             fused=True,
         )
         if optim.momentum > 0:
-            for parameter in self.model.parameters():
+            for parameter in trained:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         optimizer.found_inf = self.guard.found  # type: ignore[attr-defined]  # the fused update passes over 1.0
         return optimizer
@@ -356,21 +392,31 @@ class FastEngine:
         return [self.objective.class_weights, *self.objective.found.values(), *radii]
 
     def rule(self, facts: Facts) -> Rule:
-        """The recipe's feedback rule."""
-        return RULES[self.recipe.feedback.rule](facts)
+        """The feedback rule of a run's recipe, whose first stage may have none."""
+        return RULES[facts.recipe.feedback.rule](facts)
 
     def steer(self, effects: Mapping[str, Sequence[float] | Tensor]) -> None:
-        """Take over what the feedback rule has found; weights and radii are in force from the next `start_epoch`."""
+        """Take over what the feedback rule has found; weights and radii are in force from the next `start_epoch`.
+
+        A stage of another row goes without.
+        """
+        self._effects = dict(effects)
+        if self.recipe.feedback.rule == "off":
+            return
         found = self.objective.found | ({} if self.radii is None else {"radii": self.radii.found})
         for name, values in effects.items():
             found[name].copy_(torch.as_tensor(values, dtype=torch.float64))
 
     def start_epoch(self, epoch: int) -> None:
-        """Set the epoch's learning rate, class weights and radii, in place.
+        """Begin the epoch's stage where it is another one; set rate, class weights and radii, in place.
 
         Where weights begin to be perturbed the update is another one: it is captured and checked anew.
         """
-        rate = learning_rate(self.recipe, epoch)
+        stage = stage_at(self.stages, epoch)
+        if stage is not self.stage:
+            self.enter(stage.number)
+            begin_stage(self.model, stage)
+        rate = stage.rate(epoch)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)

@@ -16,11 +16,11 @@ from srat_fast.data.plan import resolve_recipe
 from srat_fast.datasets import imbalance_label
 from srat_fast.errors import DiskFull, Interrupted, TrainingFailure, UserError, failure_of, is_full
 from srat_fast.hardware import device_name, neutral, numerics, peak_memory
-from srat_fast.models.build import forward_flops, training_flops
+from srat_fast.models.build import forward_flops, stage_flops, training_flops
 from srat_fast.plugins import plugin_errors, recorded
 from srat_fast.progress import ProgressView
 from srat_fast.ranks import Ranks, joined
-from srat_fast.recipe import Recipe
+from srat_fast.recipe import Recipe, Stage
 from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
 from srat_fast.training.cost import memory_errors, out_of_memory
 from srat_fast.training.curves import Curves
@@ -113,7 +113,7 @@ def _work(
             plugin_errors(),
             memory_errors("while preparing", "data.limit or model.width, or choose another --device"),
         ):
-            setup = prepare(recipe, start.device, arrays, ranks)
+            setup = prepare(recipe, start.device, arrays, start.checkpoint is None, ranks)
         if start.checkpoint is not None:
             check_data(setup, start.checkpoint)
         purge = start.checkpoint.about["epoch"] if start.checkpoint else 0 if start.entries else None
@@ -143,7 +143,8 @@ def _work(
     watchdog = Watchdog(seconds, run.path, lambda problem: conclude(problem, "hang"))
     with ProgressView(recipe.method, console) as view, watchdog:
         view.line(_headline(setup, run.path))
-        fit = Fit(setup, run, start.checkpoints, view, curves, record["flops_per_image"], stops, watchdog)
+        flops = [part["flops_per_image"] for part in record.get("stages", (record,))]
+        fit = Fit(setup, run, start.checkpoints, view, curves, flops, stops, watchdog)
         try:
             with plugin_errors(), _full_disk(run):
                 _continue(fit, start, view)
@@ -211,14 +212,16 @@ def _full_disk(run: RunDirectory) -> Iterator[None]:
 def _describe(setup: Setup) -> dict[str, Any]:
     """The part of the record that is known before training."""
     recipe, split = setup.recipe, setup.split
-    height = split.train.images.shape[1]
+    forward = forward_flops(setup.engine.model, split.train.images.shape[1])
+    stages = setup.engine.stages
+    terms = dict.fromkeys(("classification", *(t for stage in stages for t in stage.recipe.row.terms)))
     return {
         "recipe": recipe.to_dict(),
         **({"plugins": recorded(recipe.plugin)} if recipe.plugin else {}),
         "title": recipe.row.title,
         "fingerprint": recipe.fingerprint(),
         "classes": list(split.classes),
-        "terms": list(setup.engine.terms),
+        "terms": list(terms),
         "counts": split.counts,
         "well": split.well,
         "under": split.under,
@@ -231,7 +234,21 @@ def _describe(setup: Setup) -> dict[str, Any]:
         "versions": versions(),
         "git_commit": git_commit(),
         "parameters": sum(p.numel() for p in setup.engine.model.parameters()),
-        "flops_per_image": training_flops(forward_flops(setup.engine.model, height), recipe),
+        "flops_per_image": training_flops(forward, recipe),
+        **({"stages": [_stage(stage, forward) for stage in stages]} if recipe.stages.lengths else {}),
+    }
+
+
+def _stage(stage: Stage, forward: int) -> dict[str, Any]:
+    """A stage of the plan, as the record has it."""
+    return {
+        "first_epoch": stage.first,
+        "epochs": stage.end - stage.first,
+        "method": stage.recipe.method,
+        "adversarial": stage.recipe.row.adversarial,
+        "train": stage.train,
+        "sampler": stage.sampler,
+        "flops_per_image": stage_flops(forward, stage),
     }
 
 

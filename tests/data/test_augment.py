@@ -94,7 +94,7 @@ def test_streams_do_not_disturb_each_other() -> None:
     sizes = torch.full((50, 2), 8)
     both = Augmentation(seed=1, crop_padding=2, flip=True, shuffle=True)
     one = Augmentation(seed=1, crop_padding=2, shuffle=True)
-    torch.testing.assert_close(both.order(4, 50), one.order(4, 50), rtol=0, atol=0)
+    torch.testing.assert_close(both.order(4, torch.zeros(50)), one.order(4, torch.zeros(50)), rtol=0, atol=0)
     torch.testing.assert_close(both.draw(4, sizes).shift, one.draw(4, sizes).shift, rtol=0, atol=0)
     assert one.draw(4, sizes).mirrored is None
 
@@ -196,3 +196,20 @@ def test_a_policy_is_a_field_that_older_runs_did_not_have() -> None:
     assert varied.fingerprint() != plain.fingerprint()
     with pytest.raises(UserError, match=r"data\.policy = 'autoaugment': only --loader memory has it"):
         plain.replace({"data.policy": "autoaugment", "data.loader": "ffcv"})
+
+
+def test_balanced_draws_take_every_class_equally_often_and_its_images_in_turn() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 9 + [3] * 4)  # none of class 2
+    augmentation = Augmentation(seed=1, shuffle=True, balanced=((2, 4),))
+    torch.testing.assert_close(
+        augmentation.order(1, labels), Augmentation(seed=1, shuffle=True).order(1, labels), rtol=0, atol=0
+    )
+    orders = [augmentation.order(number, labels) for number in (2, 3)]
+    assert not torch.equal(*orders)
+    for order in orders:
+        assert len(order) == 53
+        assert sorted(torch.bincount(labels[order])[[0, 1, 3]].tolist()) == [17, 18, 18]
+        times = torch.bincount(order, minlength=53)
+        for members in (times[:40], times[40:49], times[49:]):
+            assert int(members.max() - members.min()) <= 1
+    torch.testing.assert_close(orders[0], augmentation.order(2, labels), rtol=0, atol=0)

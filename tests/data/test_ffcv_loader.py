@@ -70,6 +70,7 @@ VARIANTS = {
     "order": {"shuffle": True},
     "crop and flip": {"crop_padding": 2, "flip": True, "shuffle": True},
     "resized crop": {"crop_area": 0.2, "flip": True, "shuffle": True},
+    "balanced": {"crop_padding": 1, "shuffle": True, "balanced": ((3, 4),)},
 }
 
 

@@ -114,7 +114,7 @@ def test_the_page_on_records_names_every_key_and_no_other(demo_run) -> None:
         ]
         optional = {
             "audit", "average", "ema", "evaluations", "failure", "feedback", "feedback_flops", "plugins", "problem",
-            "resumed",
+            "resumed", "stage", "stages",
         }  # fmt: skip
         assert set(first) <= there | optional, set(first) - there - optional
 

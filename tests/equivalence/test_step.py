@@ -161,6 +161,16 @@ FIELD = [{"method": row.name} for row in rows() if row.family != PAPER] + [
     {"method": "ce", "attack.radius": "vector", "attack.radius_factors": (1.0, 0.5, 2.0, 0.0)},
     {"method": "awp", "optim.clip_norm": 0.5, "attack.loss": "objective", "optim.awp_epoch": 2},
     {"method": "trades-awp", "protocol": "own", "optim.awp_gamma": 0.1},
+    {"method": "srat:crt", "stages.lengths": (2, 1), "optim.epochs": 3},
+    {"method": "lws", "stages.lengths": (2, 1), "optim.epochs": 3, "stages.schedule": "run,half"},
+    {
+        "method": "trades-awp",
+        "stages.lengths": (1, 1, 1),
+        "stages.train": "all,head,all",
+        "optim.epochs": 3,
+        "stages.method": "ce,method,srat-ldam",
+        "model.normalize": "none",
+    },
     {"method": "bat", "protocol": "own"},
     {"method": "bat", "attack.threat": "l2", "attack.start": "gaussian", "loss.branch": "adversarial"},
     {"method": "robustlt:bat", "attack.radius_ramp": 0.2, "attack.bn": "frozen"},
@@ -251,7 +261,7 @@ def test_a_base_loss_without_a_formula_is_no_cross_entropy(device: torch.device)
         recipe = SimpleNamespace(
             **{
                 name: getattr(pair.fast.recipe, name)
-                for name in ("loss", "attack", "optim", "feedback", "reduction", "seed")
+                for name in ("loss", "attack", "optim", "feedback", "stages", "reduction", "seed")
             },
             row=row,
         )

@@ -309,7 +309,7 @@ def test_a_cosine_head_is_its_formula(tmp_path) -> None:
     with pytest.raises(UserError, match=r"those of wrn-28-10: a cosine head's scale is in the header of its"):
         srat_fast.load(tmp_path / "m.pt", model="wrn-28-10")
     with pytest.raises(
-        UserError, match=r"model\.head = 'cosinus': one of linear, cosine; did you mean cosine"
+        UserError, match=r"model\.head = 'cosinus': one of linear, cosine, scaled; did you mean cosine"
     ):
         Classifier("plain", 5, head="cosinus")
 

@@ -347,6 +347,17 @@ def test_nothing_is_compiled_again_after_the_first_batch(aot_eager, channels, ch
                 engine.step(images, labels)
 
 
+def test_compiled_stages_are_compiled_once(aot_eager) -> None:
+    engine = engine_of(recipe_of(run__compile="on", attack__steps=1, method="taet", stages__lengths=(1, 2)))
+    for epoch in range(3):
+        engine.start_epoch(epoch)
+        for number, (images, labels) in enumerate(loader_of(crop_padding=1).epoch(epoch)):
+            if number == 0 and epoch < 2:
+                engine.rehearse(images, labels)
+            with no_recompilation():
+                engine.step(images, labels)
+
+
 def test_more_runs_in_one_process_than_dynamo_has_programs(aot_eager) -> None:
     """A loop over methods, as in a notebook: by itself dynamo refuses a function's ninth program, here the third."""
     import torch._dynamo.config as dynamo

@@ -189,14 +189,14 @@ def small():
     models.remove("small")
 
 
-@pytest.mark.parametrize("method", [*ROWS, "faal", "mcat"])
+@pytest.mark.parametrize("method", [*ROWS, "faal", "mcat", "frl-tuned"])
 def test_trajectories_agree_in_float64_across_measurements(method, device, small) -> None:
     """Each engine's network is measured, and each goes on by its own rule."""
     changes = {"feedback.every": 1} if method == "cgr" else {}
     if method == "faal":
         changes = {"attack.loss": "kl", "loss.branch": "clean", "loss.kl_weight": 6.0}
     pair = make_pair(device, torch.float64, method=method, **{"model.name": "small"} | changes)
-    images, recipe = pixels(), pair.fast.recipe
+    images, recipe = pixels(), pair.fast.stages[-1].recipe
     facts = Facts(recipe, COUNTS)
     rules = [(engine, engine.rule(facts)) for engine in (pair.fast, pair.slow)]
     for epoch in range(3):

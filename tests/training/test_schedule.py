@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from srat_fast.recipe import build_recipe
-from srat_fast.training.step import learning_rate
+from srat_fast.recipe.stages import learning_rate
 
 
 def test_the_papers_schedule() -> None:

@@ -26,7 +26,7 @@ def parts(tmp_path):
     """A run before its first step."""
     setup = prepare(*resolve_hardware(short().resolve()))
     run = RunDirectory.create(tmp_path / "run")
-    yield setup, EpochRunner(setup, ProgressView("", Console(quiet=True)), 1, run.path), run
+    yield setup, EpochRunner(setup, ProgressView("", Console(quiet=True)), [1], run.path), run
     run.release()
 
 
@@ -80,7 +80,7 @@ def test_tensors_stay_where_they_are(parts) -> None:
 
 def test_an_average_by_the_epoch_takes_the_weights_in_once_it_is_over(tmp_path) -> None:
     setup = prepare(*resolve_hardware(short(optim__ema_every="epoch", optim__ema_decay=0.75).resolve()))
-    runner = EpochRunner(setup, ProgressView("", Console(quiet=True)), 1, tmp_path)
+    runner = EpochRunner(setup, ProgressView("", Console(quiet=True)), [1], tmp_path)
     weight, average = setup.engine.model.linear.weight, runner.ema.module.linear.weight
     first = average.clone()
     runner.run()

@@ -27,13 +27,14 @@ def curve_drawings(group: Group) -> list[Drawing]:
     if not curves:
         return []
     more = f" The first {_CURVES} of {len(rows)} rows." if len(rows) > _CURVES else ""
+    staged = " Dotted lines: a further stage begins." if any(map(_edges, curves.values())) else ""
     return [
         Drawing(
             stem("curves", group.name),
             "Training curves",
             (),
             f"{group.title}. One run a method, its first seed. Accuracies are on adversarial training images, and on "
-            f"validation images (dashed) where some were held out.{more}",
+            f"validation images (dashed) where some were held out.{staged}{more}",
             _words(curves),
             partial(_draw, curves, list(terms) or ["separation"]),
         )
@@ -77,15 +78,30 @@ def _draw(curves: dict[str, list[dict[str, Any]]], terms: list[str]) -> Figure:
             shown = [y for line in place.get_lines() for y in line.get_ydata() if y > 0]
             if shown and max(shown) > 10 * min(shown):  # within a decade there would be no labels
                 logarithmic(place, "y")
+        for colour, lines in zip(SERIES, curves.values(), strict=False):
+            for edge in _edges(lines):
+                for place in axes.flat:
+                    place.axvline(edge - 0.5, color=colour, linewidth=0.8, linestyle=(0, (1, 3)))
         for last in axes[-1]:
             last.set_xlabel("epoch")
         drawn.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return drawn
 
 
+def _edges(lines: list[dict[str, Any]]) -> list[int]:
+    """Epochs, from 1, with which a further stage of the run begins."""
+    stages = [line.get("stage", 0) for line in lines]
+    return [
+        line["epoch"] + 1
+        for line, before, now in zip(lines[1:], stages, stages[1:], strict=False)
+        if now != before
+    ]
+
+
 def _words(curves: dict[str, list[dict[str, Any]]]) -> str:
     return "Last epoch: " + " ".join(
         f"{label}: epoch {lines[-1]['epoch'] + 1}, classification loss {_series(lines, 'classification')[-1]:.3f}, "
         f"training accuracy {percent(_series(lines, 'train_accuracy')[-1]):.1f} %."
+        + "".join(f" A further stage begins with epoch {edge}." for edge in _edges(lines))
         for label, lines in curves.items()
     )
