@@ -118,6 +118,8 @@ def changes_of(recipe: Recipe, number: int) -> dict[str, Any]:
         changes |= {"method": row, "protocol": "srat", "attack.loss": None}
         if not recipe.optim.clip_norm and not recipe.steep():
             changes["optim.clip_norm"] = None  # which LDAM wants
+        if METHODS[row].weighting == "none":  # a ratio of weights would have no effect there
+            changes |= {"loss.weight_rule": "class-balanced", "loss.weight_ratio": None}
         changes |= {"loss.base": "method", "loss.weighting": "method", "attack.examples": "method"}
     if plan["stages.examples"] and plan["stages.examples"][number] != "method":
         changes["attack.examples"] = plan["stages.examples"][number]

@@ -1,4 +1,4 @@
-"""What training costs: seconds by stage, a profile of kernels, and memory that ran out."""
+"""What training costs: seconds by part, a profile of kernels, and memory that ran out."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class MovingAverage:
             torch._foreach_copy_(own, source)
 
 
-_STAGES = ("attack", "step", "data")
+_PARTS = ("attack", "step", "data")
 
 
 class EpochRunner:
@@ -148,9 +148,9 @@ class EpochRunner:
         self.images = 0
         self.epoch, self.batch, self._seen = 0, 0, 0
         self._count_anew()
-        #: seconds: of this epoch so far, of all stages before this process, and the clocks of a part under way.
-        self._earlier = {"total": 0.0} | dict.fromkeys(_STAGES, 0.0)
-        self._stages = dict.fromkeys(_STAGES, 0.0)
+        #: seconds: of this epoch so far, of all parts before this process, and the clocks of a part under way.
+        self._earlier = {"total": 0.0} | dict.fromkeys(_PARTS, 0.0)
+        self._before = dict.fromkeys(_PARTS, 0.0)
         self._clocks: tuple[dict[str, float], float, float] | None = None
         self._aside = 0.0
         optim = setup.recipe.optim
@@ -168,9 +168,9 @@ class EpochRunner:
         self._sums = torch.zeros(len(self._summed), dtype=torch.float64, device=self.setup.device)
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of training so far, by stage, those of earlier processes included."""
+        """Seconds of training so far, by part, those of earlier processes included."""
         now = self.setup.engine.stopwatch.seconds() | self._data_watch.seconds()
-        return {name: self._stages[name] + now.get(name, 0.0) for name in _STAGES}
+        return {name: self._before[name] + now.get(name, 0.0) for name in _PARTS}
 
     def run(self) -> dict[str, Any]:
         """Train to the end of the present epoch; `advance` then goes on to the next."""
@@ -233,7 +233,7 @@ class EpochRunner:
         self.images += self._seen
         self.epoch, self.batch, self._seen = self.epoch + 1, 0, 0
         self._sums.zero_()
-        self._earlier = {"total": 0.0} | dict.fromkeys(_STAGES, 0.0)
+        self._earlier = {"total": 0.0} | dict.fromkeys(_PARTS, 0.0)
         for counter in (self.setup.engine.nonfinite, self.setup.engine.zero):
             counter.zero_()
 
@@ -282,7 +282,7 @@ class EpochRunner:
             engine.zero.fill_(state["zero"])
         self._earlier = dict(state["spent"])
         self.training_seconds, self.images = state["training_seconds"], state["images"]
-        self._stages = dict(state["stages"])
+        self._before = dict(state["stages"])
         engine.compile_seconds = state["compile"]
         if self.ema is not None:
             self.ema.taken = state.get("averaged", 0)  # not in checkpoints from before averages had a gate
@@ -313,13 +313,13 @@ class EpochRunner:
         )
 
     def _spent(self) -> dict[str, float]:
-        """Seconds of the present epoch, in all and by stage."""
+        """Seconds of the present epoch, in all and by part."""
         if self._clocks is None:
             return dict(self._earlier)
         before, started, compiled = self._clocks
         now, compiling = self.seconds(), self.setup.engine.compile_seconds - compiled
         total = time.perf_counter() - started - compiling - self._aside
-        here = {"total": total} | {name: now[name] - before[name] for name in _STAGES}
+        here = {"total": total} | {name: now[name] - before[name] for name in _PARTS}
         return {name: self._earlier[name] + here[name] for name in here}
 
     def _line(self) -> dict[str, Any]:

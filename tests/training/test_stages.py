@@ -72,6 +72,11 @@ def test_a_stage_of_another_row_has_that_rows_settings_and_the_runs_network() ->
     assert clean.recipe.model.width == robust.recipe.model.width == 32
     assert stages_of(plan(method="harl"))[0].recipe.row == plan(method="harl").row
     assert len(stages_of(plan(method="taet", stages__lengths=()))) == 1
+    ratio = {"loss__weight_rule": "ratio", "loss__weight_ratio": 9.0}
+    both = stages_of(
+        plan(method="cb-reweight", stages__lengths=(1, 1), stages__method=("natural", "method"), **ratio)
+    )
+    assert [stage.recipe.loss.weight_ratio for stage in both] == [None, 9.0]
     both = stages_of(plan(method="ce", stages__lengths=(1, 1), stages__method=("ldam", "method")))
     assert [stage.recipe.optim.clip_norm for stage in both] == [1.0, 0.0], "what LDAM on a linear head needs"
 
