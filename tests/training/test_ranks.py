@@ -39,7 +39,7 @@ class Part(Ranks):
 
 def both() -> dict[str, dict[str, Any]]:
     """Twenty-one steps of three methods, three of what else sees more than its own images."""
-    return trajectories(CASES | MORE, dict.fromkeys(MORE, 1))
+    return trajectories(CASES | MORE, dict.fromkeys(MORE, 1) | {"stages": 2})
 
 
 def longer() -> dict[str, dict[str, Any]]:

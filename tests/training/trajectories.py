@@ -45,6 +45,7 @@ MORE: dict[str, dict[str, Any]] = {
     "bat": {"method": "bat"},
     "faal": _TRADES | {"feedback.rule": "faal"},
     "captured": {"method": "srat-ce", "attack.bn": "running", "run.capture": "on"},
+    "stages": {"method": "srat-ce", "stages.lengths": "1, 6", "stages.train": "all, new-head"},
     LOCAL: {"method": "srat-ldam", "run.batch_norm": "local"},
 }
 
