@@ -100,7 +100,7 @@ def measure(width: int, batch: int, steps: int, rounds: int) -> None:
             alone = statistics.median(seconds["alone", "batch"][1:])
             for case, all_of in seconds.items():
                 median = statistics.median(all_of[1:])
-                share = f", {1 - alone / median:.0%} of it more than alone" if case[1] == "batch" else ""
+                share = f", {1 - alone / median:.0%} of it not spent alone" if case[1] == "batch" else ""
                 calls, sent = told[case]
                 print(
                     f"{case[0]:5} attack.bn {case[1]:7} {median:.3f} s of processor time a step{share}; "
