@@ -106,6 +106,8 @@ class EagerLoop:
         self.optimizer.zero_grad()
         total = self.objective(Batch(self, images, labels))["total"]
         total.backward()
+        if self.recipe.optim.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm)
         self.optimizer.step()
         return Total({"total": total.detach()})
 

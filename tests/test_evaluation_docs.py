@@ -43,7 +43,8 @@ def test_tables_of_records() -> None:
     audit = audit_table(RUNS / "srat-ldam")
     assert audit.count("\n| ") == 20
     table = attack_table([RUNS / "ce", RUNS / "srat-ldam"]).splitlines()
-    assert table[0] == "| attack | ce | ce, under | srat-ldam | srat-ldam, under |"
+    of = "{0} | {0}, under | {0}, worst class".format
+    assert table[0] == f"| attack | {of('ce')} | {of('srat-ldam')} |"
     record = json.loads((RUNS / "ce" / "record.json").read_text())
     assert attacks_of(record)["pgd-20"]["overall"] == record["robust"]["overall"]
     first = record | {"evaluations": [{"attacks": {"fgsm": {"images": 500, "epsilon": 0.2}}}]}
