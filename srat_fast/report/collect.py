@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import UserError, path_errors
+from srat_fast.methods import METHODS
 from srat_fast.recipe import FIELDS, Recipe, flatten
 from srat_fast.record import METRICS, RECIPE, RECORD, is_whole, status_of
 
 #: Folders that are no run and hold none: large ones are not walked through.
 _PASSED_OVER = {"checkpoint", "report", "evaluation", "logs"}
+CLIP = "optim.clip_norm"
 _IDENTITY = tuple(name for name, (_, spec) in FIELDS.items() if spec.identity)
 _DEFAULTS = (
     flatten(Recipe())
+    | {CLIP: 0.0}
     | {"eval_attack.threat": Recipe().attack.threat}
     | {name: spec.neutral for name, (_, spec) in FIELDS.items() if spec.neutral is not None}
 )
@@ -64,6 +67,14 @@ class Run:
         found = {name: _plain(value_of(self.recipe, name, _DEFAULTS[name])) for name in _IDENTITY}
         named = [f"{Path(p['path']).name} {p['sha256'][:12]}" for p in self.record.get("plugins", ())]
         return found | ({"plugin": tuple(named)} if named else {})  # by content: names tell no two apart
+
+    @property
+    def clips_itself(self) -> bool:
+        """Whether `optim.clip_norm` is only what LDAM's scale asks for by itself: no choice of the recipe."""
+        base = self.fields["loss.base"]
+        if base == "method":
+            base = METHODS[self.method].base if self.method in METHODS else None
+        return bool(base == "ldam" and self.fields["model.head"] == "linear" and self.fields[CLIP] == 1.0)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a torn last line is passed over."""

@@ -14,7 +14,7 @@ from srat_fast.methods import order, settings
 from srat_fast.published import Published, departures, published
 from srat_fast.recipe import FIELDS, radius_title
 from srat_fast.record import WEIGHTS, weights_title, worst_class
-from srat_fast.report.collect import Run
+from srat_fast.report.collect import CLIP, Run
 
 #: What tells repetitions of one recipe apart; not part of it.
 _REPETITION = {"seed", "data.subset_seed"}
@@ -158,7 +158,9 @@ def _group(runs: tuple[Run, ...], several_norms: bool, several_networks: bool) -
         different = [
             f"{n}={_short(run.fields[n])}"
             for n in compared
-            if (run.fields[n],) != usual[n] and (n not in of_row or run.fields[n] != of_row[n])
+            if (run.fields[n],) != usual[n]
+            and (n not in of_row or run.fields[n] != of_row[n])
+            and not (n == CLIP and run.clips_itself)
         ]
         rows.setdefault((run.method, ", ".join(different)), []).append(run)
     described = next((run.record for run in runs if run.record.get("counts")), None)

@@ -13,7 +13,7 @@ from srat_fast.figures.canvas import SERIES, Figure, figure, logarithmic, style
 from srat_fast.published import COLUMNS
 from srat_fast.recipe import FIELDS
 from srat_fast.recipe.sections import Attack
-from srat_fast.report.collect import Run
+from srat_fast.report.collect import CLIP, Run
 from srat_fast.report.figures.drawing import Drawing, percent, stem
 from srat_fast.report.groups import chosen_classes
 
@@ -66,8 +66,12 @@ def find_sweeps(runs: list[Run], field: str) -> list[Sweep]:
     gathered: dict[tuple[tuple[str, Any], ...], dict[str, dict[Any, list[Run]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
     )
+    clips = {run.fields[CLIP] for run in runs if not run.clips_itself}
     for run in runs:
-        for fields in _readings(run.fields, field) if run.fields.get(field) is not None else ():
+        own = (
+            run.fields | dict.fromkeys([CLIP], *clips) if run.clips_itself and len(clips) == 1 else run.fields
+        )
+        for fields in _readings(own, field) if run.fields.get(field) is not None else ():
             fixed = tuple((name, value) for name, value in fields.items() if name not in moving)
             gathered[fixed][run.method][run.fields[field]].append(run)
     found: dict[Hashable, Sweep] = {}
