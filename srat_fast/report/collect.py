@@ -21,6 +21,7 @@ CLIP = "optim.clip_norm"
 _IDENTITY = tuple(name for name, (_, spec) in FIELDS.items() if spec.identity)
 _DEFAULTS = (
     flatten(Recipe())
+    | {name: spec.before for name, (_, spec) in FIELDS.items() if spec.before is not None}
     | {CLIP: 0.0}
     | {"eval_attack.threat": Recipe().attack.threat}
     | {name: spec.neutral for name, (_, spec) in FIELDS.items() if spec.neutral is not None}
