@@ -92,6 +92,9 @@ class TrainingFailure(Exception):
     The text says what happened, where, and what to try.
     """
 
+    #: whether every process of a run raises it by itself
+    together = False
+
     #: Kind of failure, as record.json has it and sweeps decide by it.
     failure = "error"
 

@@ -41,6 +41,9 @@ _TOLD = 3.0
 class PeerLost(TrainingFailure):
     """Another process of the run has failed, or does not answer."""
 
+    #: the process that prints it in place of the first
+    rank: int | None = None
+
     def __init__(self, problem: str, failure: str = "error") -> None:
         super().__init__(problem)
         self.failure = failure
@@ -247,7 +250,7 @@ class Group(Ranks):
                 ):
                     return True
                 time.sleep(0.02)
-            error.rank = self.rank  # type: ignore[attr-defined]  # it prints it
+            error.rank = self.rank  # type: ignore[attr-defined]  # of any type; `srat_fast.errors` prints it there
         if self._store is not None:
             kind = failure_of(error) or "error"
             told = json.dumps({"rank": self.rank, "text": text, "kind": kind})
@@ -272,7 +275,7 @@ class Group(Ranks):
                     f"{named} was killed or ended without a word; --resume goes on from the last checkpoint"
                 )
                 if all(not _alive(w["process"]) for w in self._who[: self.rank]):
-                    lost.rank = self.rank  # type: ignore[attr-defined]  # nobody before it is left to print it
+                    lost.rank = self.rank  # nobody before it is left to print it
                 return lost
         return None
 
@@ -295,7 +298,7 @@ class Group(Ranks):
             why = f"rank {named} of {self.size} does not answer (after {self._seconds:g} s: run.peer_seconds)"
         lost = PeerLost(f"{why}; --resume goes on from the last checkpoint")
         if all(rank in silent for rank in range(self.rank)) or not silent:  # nobody before it prints it
-            lost.rank = self.rank  # type: ignore[attr-defined]
+            lost.rank = self.rank
         return lost
 
     @contextmanager
@@ -425,7 +428,7 @@ class Group(Ranks):
         if other is not None:
             host = self._who[other]["host"]
             error = TrainingFailure(f"rank {other} (on {host}) and rank 0 differ: {what}")
-            error.together = True  # type: ignore[attr-defined]
+            error.together = True
             raise error
 
 
