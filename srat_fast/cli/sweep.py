@@ -167,17 +167,16 @@ def run_spec(
                 devices, gpus, slots_per_gpu, cpu_slots,
                 memory=memory(plan, "cpu")[0], per_trial=plan.gpus_per_trial,
             )  # fmt: skip
-        if dry_run:
-            sweep_show.show_plan(console, plan, slots, images_per_second, None)
-            return 0
-        sweep = SweepDirectory.create(out, spec, source, other_code=other_code)
+        sweep = SweepDirectory.create(out, spec, source, other_code=other_code, dry=dry_run)
     except BadSpec as error:
         return _all_of(error)
     if opened is not None:
         opened(sweep)
-    status = read_status(sweep, progress=False)
+    status = read_status(sweep)
     if opened is None:
         sweep_show.show_plan(console, sweep.plan, slots, images_per_second, status)
+    if dry_run:
+        return 0
     if any(slot.gpu is not None and slot.share > 1 for slot in slots):
         console.say(
             "MPS runs on this machine and is shared by the trials"

@@ -48,12 +48,12 @@ def show_plan(
         console.say(f"and {len(plan.cells) - _CELLS} more cells")
     for note in plan.notes:
         console.say(note)
-    left = plan.trials
+    waiting, running = plan.trials, []
     text = f"{len(plan.trials)} runs in {len(plan.cells)} cells"
     if status is not None and status.counts["queued"] < len(plan.trials):
-        left = status.left()
+        waiting, running = status.waiting(), status.running()
         text += ": " + ", ".join(f"{status.counts[name]} {name}" for name in STATUSES if status.counts[name])
-    guess = estimate(left, len(slots), status.finished() if status else (), images_per_second)
+    guess = estimate(waiting, len(slots), status.finished() if status else (), images_per_second, running)
     gpus = len({slot.gpu for slot in slots if slot.gpu is not None}) * plan.gpus_per_trial
     if not slots:
         console.say(text)
@@ -98,15 +98,15 @@ def show_status(console: Console, sweep: SweepDirectory, status: Status, every: 
     running = status.of("running")
     if running:
         table = Table("running", "where", "epoch", "images/s", "attempt", right=(2, 3, 4))
-        for row in running:
+        for row, progress in zip(running, status.running(), strict=True):
             where = str(row.state["running"].get("where", ""))
             host = str(row.state["running"]["host"]).partition(":")[0]
             attempt = str(len(row.state["attempts"]) + 1)
-            table.add(row.trial.name, f"{host} {where}", str(row.epoch), f"{row.speed:,.0f}", attempt)
+            epoch, speed = f"{progress.epoch}/{progress.epochs}", f"{progress.speed:,.0f}"
+            table.add(row.trial.name, f"{host} {where}", epoch, speed, attempt)
         console.print(table)
-        console.say(f"{sum(row.speed for row in running):,.0f} images/s in all")
-        speeds = [row.speed for row in running]
-        guess = estimate(status.left(), len(running), status.finished(), speeds=speeds)
+        console.say(f"{sum(progress.speed for progress in status.running()):,.0f} images/s in all")
+        guess = estimate(status.waiting(), len(running), status.finished(), running=status.running())
         console.say(f"left: {duration(guess.seconds)} ({guess.source})")
     for row in status.of("failed"):
         console.say(f"failed: {row.trial.name}: {row.state.get('reason')}")
@@ -136,8 +136,9 @@ def status_json(sweep: SweepDirectory, status: Status) -> dict[str, Any]:
                 "attempts": len(row.state.get("attempts", [])),
                 "reason": row.state.get("reason"),
                 "traceback": _failure(row) if row.status == "failed" else None,
-                "epoch": row.epoch,
-                "images_per_second": row.speed or row.state.get("images_per_second"),
+                "epoch": row.progress.epoch if row.progress else 0,
+                "images_per_second": (row.progress.speed if row.progress else 0.0)
+                or row.state.get("images_per_second"),
             }
             for row in status.rows
         ],

@@ -20,15 +20,16 @@ _SPARE = ("note", _WORST_HEADINGS[0], "seeds", _WORST_HEADINGS[1], "standard und
 
 
 def audit_verdict(row: Row) -> str:
-    """What the audits of a row's runs say: "reliable", "suspicious: 1 of 3", "not audited", ..."""
+    """What the audits of a row's runs say: "reliable (2 of 3 audited)", "suspicious: 1 of 3", "not audited", ..."""
     verdicts = [record_verdict(run.record, row.weights) for run in row.finished]
     doubted = sum(verdict == "suspicious" for verdict in verdicts)
     audited = doubted + sum(verdict == "reliable" for verdict in verdicts)
-    if doubted:
-        return "suspicious" if doubted == len(verdicts) == 1 else f"suspicious: {doubted} of {len(verdicts)}"
     if not audited:
         return "not audited"
-    return "reliable" if audited == len(verdicts) else f"reliable: {audited} of {len(verdicts)}"
+    partly = "" if audited == len(verdicts) else f" ({audited} of {len(verdicts)} audited)"
+    if not doubted:
+        return f"reliable{partly}"
+    return "suspicious" if len(verdicts) == 1 else f"suspicious: {doubted} of {audited}{partly}"
 
 
 def notes(row: Row) -> str:

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import MissingPackage, UserError
-from srat_fast.record import METRICS
 from srat_fast.sweep.claims import BEAT, this_host
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.driver import Driver, Options, stopped_by_signals
 from srat_fast.sweep.local import Slot
 from srat_fast.sweep.outcome import Action, Exit, attempt_entry, next_action
 from srat_fast.sweep.plan import Plan, Trial, code_version
-from srat_fast.sweep.process import TrialProcess, child_environment, last_line, still_running
+from srat_fast.sweep.process import TrialProcess, child_environment, read_progress, still_running
 from srat_fast.sweep.status import Running, Snapshot, SweepView
 
 try:
@@ -256,13 +255,10 @@ class RayEngine:
         running = []
         for trial, started in self._running.values():
             state = self.sweep.state(trial)
-            try:
-                speed = float(last_line(self.sweep.run(trial) / METRICS).get("images_per_second") or 0)
-            except OSError:
-                speed = 0.0
             where = str(state.get("running", {}).get("where", "ray"))
-            running.append(Running(trial.name, where, started, speed, len(state["attempts"]) + 1))
-        return self.driver.snapshot(running, [trial for trial, _ in self._running.values()], len(self.slots))
+            progress = read_progress(self.sweep, trial)
+            running.append(Running(progress, where, started, len(state["attempts"]) + 1))
+        return self.driver.snapshot(running, len(self.slots))
 
 
 def pack(directory: Path) -> bytes | None:

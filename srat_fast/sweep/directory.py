@@ -41,8 +41,11 @@ class SweepDirectory:
             raise UserError("DIR", f"its {PLAN} cannot be read: {error.strerror}", str(path)) from None
 
     @classmethod
-    def create(cls, path: Path, spec: Spec, source: str, *, other_code: bool = False) -> SweepDirectory:
-        """The sweep of a spec: new, or the one that is there with the runs that the spec now has in addition."""
+    def create(
+        cls, path: Path, spec: Spec, source: str, *, other_code: bool = False, dry: bool = False
+    ) -> SweepDirectory:
+        """The sweep of a spec: new, or the one that is there with the runs that the spec now has in addition; `dry`
+        writes nothing."""
         plan = make_plan(spec, source)  # a bad spec leaves nothing behind
         try:
             if path.is_dir() and any(path.iterdir()) and not (path / PLAN).exists():
@@ -52,9 +55,13 @@ class SweepDirectory:
                     )
             elif path.exists() and not path.is_dir():
                 raise UserError("--out", "is not a directory", str(path))
+            if dry:
+                return cls(path, cls._merged(path, plan, spec, source, other_code))
             path.mkdir(parents=True, exist_ok=True)
             with exclusive(path / PLAN, option=None):
                 sweep = cls(path, cls._merged(path, plan, spec, source, other_code))
+                if not (path / PLAN).exists() or cls.open(path).plan != sweep.plan:
+                    write_atomically(path / PLAN, plan_bytes(sweep.plan))
                 for name in FOLDERS:
                     (path / name).mkdir(exist_ok=True)
         except OSError as error:
@@ -86,10 +93,7 @@ class SweepDirectory:
                         str(path),
                     )
                 plan = make_plan(spec, source, old.code)
-            plan = continued(old, plan, path)
-            if plan == old:
-                return old
-        write_atomically(path / PLAN, plan_bytes(plan))
+            return continued(old, plan, path)
         return plan
 
     def run(self, trial: Trial) -> Path:

@@ -18,7 +18,7 @@ from srat_fast.sweep.claims import Claims
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.outcome import Action
 from srat_fast.sweep.plan import Trial, estimate
-from srat_fast.sweep.process import TrialProcess, finished_fields, still_running
+from srat_fast.sweep.process import TrialProcess, finished_fields, finished_trial, still_running
 from srat_fast.sweep.status import Running, Snapshot, SweepView, read_status
 from srat_fast.training.stops import CODES, HANGUP, handled
 
@@ -162,7 +162,7 @@ class Driver:
             self.pruned += 1
         elif self._is_finished(trial, state):
             self.done += 1
-            self.finished.append((trial, float(state.get("seconds") or 0)))
+            self.finished.append(finished_trial(trial, state))
         elif still_running(self.sweep, trial, state):
             self.elsewhere.append(trial)
         else:
@@ -190,9 +190,8 @@ class Driver:
             self.queue.append(trial)
         elif action.status == "done":
             self.done += 1
-            seconds = float(state.get("seconds") or 0)
-            self.finished.append((trial, seconds))
-            self.view.line(f"done: {trial.name} ({seconds:.0f} s)")
+            self.finished.append(finished_trial(trial, state))
+            self.view.line(f"done: {trial.name} ({self.finished[-1].seconds:.0f} s)")
         elif action.status == "failed":
             self.failed += 1
             self.view.line(f"failed: {trial.name}: {action.reason}")
@@ -219,11 +218,14 @@ class Driver:
             raise error
         self.pause("the disk is full")
 
-    def snapshot(self, running: list[Running], trials: list[Trial], slots: int) -> Snapshot:
-        """How far the sweep is; `trials` are the running ones, as the plan has them."""
-        waiting = [*self.queue, *self.elsewhere]
-        speeds = [trial.speed for trial in running]
-        left = estimate([*waiting, *trials], slots, self.finished, self.options.images_per_second, speeds)
+    def waiting_trials(self) -> list[Trial]:
+        """What is still to be run, but for what this driver runs now."""
+        return [*self.queue, *self.elsewhere]
+
+    def snapshot(self, running: list[Running], slots: int) -> Snapshot:
+        """How far the sweep is."""
+        waiting, now = self.waiting_trials(), [one.progress for one in running]
+        left = estimate(waiting, slots, self.finished, self.options.images_per_second, now)
         return Snapshot(self.done + self.pruned, self.failed, len(waiting), running, left)
 
     def exit_code(self) -> int:

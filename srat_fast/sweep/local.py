@@ -246,12 +246,11 @@ class LocalEngine:
 
     def snapshot(self) -> Snapshot:
         """Counts, running trials and an estimate for the rest."""
-        processes = list(self.running.values())
         running = [
-            Running(p.trial.name, p.where, p.started, p.images_per_second(), len(p.state["attempts"]) + 1)
-            for p in processes
+            Running(process.progress(), process.where, process.started, len(process.state["attempts"]) + 1)
+            for process in self.running.values()
         ]
-        return self.driver.snapshot(running, [p.trial for p in processes], sum(self.limit.values()))
+        return self.driver.snapshot(running, sum(self.limit.values()))
 
 
 def run_one(sweep: SweepDirectory, index: int, view: SweepView) -> int:

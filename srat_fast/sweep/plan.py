@@ -312,38 +312,71 @@ class Estimate:
     source: str  # what it rests on, in words
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a running trial is."""
+
+    trial: Trial
+    epoch: int = 0  # epochs done
+    epochs: int = 1  # in all
+    speed: float = 0.0  # training images/s in its last epoch; 0 before the first one is done
+
+    @property
+    def share(self) -> float:
+        """Of its training that is done."""
+        return self.epoch / self.epochs
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a finished trial took."""
+
+    trial: Trial
+    seconds: float
+    speed: float | None = None  # training images/s; None in sweeps of earlier versions
+
+
 def estimate(
-    left: Iterable[Trial],
+    waiting: Iterable[Trial],
     slots: int,
-    finished: Iterable[tuple[Trial, float]] = (),
+    finished: Iterable[Finished] = (),
     images_per_second: float | None = None,
-    speeds: Iterable[float] = (),
+    running: Iterable[Progress] = (),
 ) -> Estimate:
-    """The time that trials will take: by work at the rate of finished runs, else by images at a stated speed or at
-    those of running trials."""
-    running = [speed for speed in speeds if speed]
-    trials, done = list(left), [(trial, seconds) for trial, seconds in finished if seconds]
-    if done:
-        rate = sum(trial.work for trial, _ in done) / sum(seconds for _, seconds in done)
-        total = sum(trial.work for trial in trials) / rate
+    """The time until all is done: by work at the speed that running trials have now, else at the rate of finished
+    ones, else by images at a stated speed.
+
+    What a run takes beside training (start, compilation, evaluation) is that of finished ones.
+    """
+    under_way = list(running)
+    moving = [progress for progress in under_way if progress.speed]
+    done = [run for run in finished if run.seconds]
+    per_image = 0.0  # seconds; of the stated speed
+    if moving:
+        mean = sum(progress.speed for progress in moving) / len(moving)
+        rate = sum(p.speed * p.trial.work / p.trial.images for p in moving) / len(moving)
+        source = f"at the {mean:,.3g} training images/s of a running trial"
+        known = [run for run in done if run.speed]
+        if known:
+            trained = sum(run.trial.images / run.speed for run in known if run.speed)
+            rate *= min(1.0, trained / sum(run.seconds for run in known))
+            source += f"; evaluation as in {len(known)} finished run(s)"
+        else:
+            source += ", evaluation not counted"
+    elif done:
+        rate = sum(run.trial.work for run in done) / sum(run.seconds for run in done)
         source = f"from {len(done)} finished run(s) of this sweep"
     elif images_per_second:
-        total = sum(trial.images for trial in trials) / images_per_second
+        per_image = 1.0 / images_per_second
         source = f"at the given {images_per_second:,g} training images/s a trial, evaluation not counted"
-    elif running:
-        mean = sum(running) / len(running)
-        total = sum(trial.images for trial in trials) / mean
-        source = f"at the {mean:,.3g} training images/s of a running trial, evaluation not counted"
     else:
         return Estimate(
             None,
             "unknown until a run of this sweep has trained an epoch; --images-per-second N gives an estimate",
         )
-    at_once = max(1, min(slots, len(trials)))
-    longest = (
-        max((trial.work for trial in trials), default=0.0) / (sum(t.work for t in trials) or 1.0) * total
-    )
-    return Estimate(max(total / at_once, longest), source)
+    left = [*((trial, 1.0) for trial in waiting), *((p.trial, 1.0 - p.share) for p in under_way)]
+    each = [share * (trial.images * per_image if per_image else trial.work / rate) for trial, share in left]
+    return Estimate(max(sum(each) / max(1, min(slots, len(each))), max(each, default=0.0)), source)
 
 
 def duration(seconds: float | None) -> str:

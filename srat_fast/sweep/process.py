@@ -20,7 +20,7 @@ from srat_fast.sweep.child import TORCHRUN
 from srat_fast.sweep.claims import LEASE, alive, process_identity, this_host
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.outcome import TAIL, Action, attempt_entry, next_action, read_exit
-from srat_fast.sweep.plan import Trial
+from srat_fast.sweep.plan import Finished, Progress, Trial
 
 #: What a trial's process runs; its arguments are this process's id, then a command and its options.
 CHILD = [sys.executable, "-m", "srat_fast.sweep.child"]
@@ -68,7 +68,7 @@ class TrialProcess:
         self.started = time.time()
         self.asked = self.hung = self.pruned = False
         self._killed_at: float | None = None
-        self._speed: tuple[float, float] = (0.0, 0.0)
+        self._progress: tuple[float, Progress] = (0.0, read_progress(sweep, trial))
         self.state = sweep.state(trial)
         self._earlier = sweep.record(trial)  # of an earlier attempt
         recipe = sweep.write_recipe(trial)
@@ -127,16 +127,15 @@ class TrialProcess:
         paths = [self.sweep.log(self.trial), run, run / METRICS, run / "checkpoint"]
         return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
-    def images_per_second(self) -> float:
-        """Training speed in its last epoch; 0 before the first one is done."""
-        path = self.sweep.run(self.trial) / METRICS
+    def progress(self) -> Progress:
+        """Its epochs and speed; read when there is a new epoch."""
         try:
-            changed = path.stat().st_mtime
-            if changed != self._speed[0]:
-                self._speed = changed, float(last_line(path).get("images_per_second") or 0.0)
+            changed = (self.sweep.run(self.trial) / METRICS).stat().st_mtime
         except OSError:
-            return 0.0
-        return self._speed[1]
+            return self._progress[1]
+        if changed != self._progress[0]:
+            self._progress = changed, read_progress(self.sweep, self.trial)
+        return self._progress[1]
 
     def finish(self) -> Action | None:
         """What follows from its end, which is written into the trial's state; None while it runs."""
@@ -169,6 +168,21 @@ def finished_fields(record: dict[str, Any]) -> dict[str, Any]:
         "seconds": (record.get("seconds") or {}).get("total"),
         "compile_seconds": (record.get("seconds") or {}).get("compile"),
     }
+
+
+def finished_trial(trial: Trial, state: dict[str, Any]) -> Finished:
+    """The same, for estimates."""
+    return Finished(trial, float(state.get("seconds") or 0), state.get("images_per_second"))
+
+
+def read_progress(sweep: SweepDirectory, trial: Trial) -> Progress:
+    """A running trial's epochs and speed, from its metrics."""
+    try:
+        line = last_line(sweep.run(trial) / METRICS)
+    except OSError:
+        line = {}
+    epochs, speed = sweep.plan.recipe(trial).optim.epochs, float(line.get("images_per_second") or 0.0)
+    return Progress(trial, int(line.get("epoch", -1)) + 1, epochs, speed)
 
 
 def last_line(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ epoch.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -20,7 +19,7 @@ from srat_fast.sweep.outcome import Action
 from srat_fast.sweep.plan import Trial
 from srat_fast.sweep.process import TrialProcess
 from srat_fast.sweep.spec import is_integer
-from srat_fast.sweep.status import Running, Snapshot, SweepView
+from srat_fast.sweep.status import SweepView
 
 try:
     import optuna
@@ -170,10 +169,9 @@ class SearchDriver(Driver):
         else:
             self.study.tell(live, state=optuna.trial.TrialState.PRUNED if status == "pruned" else _FAIL)
 
-    def snapshot(self, running: list[Running], trials: list[Trial], slots: int) -> Snapshot:
-        """As of a sweep; suggestions still to be made count as queued."""
-        found = super().snapshot(running, trials, slots)
-        return dataclasses.replace(found, queued=found.queued + self.left)
+    def waiting_trials(self) -> list[Trial]:
+        """As of a sweep; suggestions still to be made count as the last one that was."""
+        return super().waiting_trials() + self.sweep.plan.trials[-1:] * self.left
 
     def exit_code(self) -> int:
         """As of a sweep; the best trial is said in a line."""

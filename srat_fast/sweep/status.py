@@ -13,11 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from srat_fast.progress import LiveView
-from srat_fast.record import METRICS, RECORD
+from srat_fast.record import RECORD
 from srat_fast.sweep.claims import Claims, alive
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.plan import Estimate, Trial, clock, duration
-from srat_fast.sweep.process import finished_fields, last_line
+from srat_fast.sweep.plan import Estimate, Finished, Progress, Trial, clock, duration
+from srat_fast.sweep.process import finished_fields, finished_trial, read_progress
 from srat_fast.tables import Table, visible
 
 #: In the order in which they are shown.
@@ -32,8 +32,7 @@ class Row:
     #: one of `STATUSES`; interrupted: has started and will be resumed; pruned: a search stopped it
     status: str
     state: dict[str, Any]  # as `SweepDirectory.state` gives it
-    epoch: int = 0  # epochs done, of a running trial
-    speed: float = 0.0  # training images/s, of a running trial
+    progress: Progress | None = None  # of a running trial
 
 
 @dataclass
@@ -48,12 +47,20 @@ class Status:
         return [row for row in self.rows if row.status == status]
 
     def left(self) -> list[Trial]:
-        """Trials that are still to be run."""
+        """Trials that are still to be run, running ones among them."""
         return [row.trial for row in self.rows if row.status not in ("done", "failed", "pruned")]
 
-    def finished(self) -> list[tuple[Trial, float]]:
-        """Finished trials with the seconds that each took."""
-        return [(r.trial, float(r.state["seconds"])) for r in self.of("done") if r.state.get("seconds")]
+    def running(self) -> list[Progress]:
+        """How far the running trials are."""
+        return [row.progress for row in self.rows if row.progress is not None]
+
+    def waiting(self) -> list[Trial]:
+        """Trials that are still to be run, but for the running ones."""
+        return [row.trial for row in self.of("queued") + self.of("interrupted")]
+
+    def finished(self) -> list[Finished]:
+        """What each finished trial took."""
+        return [finished_trial(row.trial, row.state) for row in self.of("done") if row.state.get("seconds")]
 
 
 def _names(directory: Any) -> set[str]:
@@ -91,12 +98,7 @@ def read_status(sweep: SweepDirectory, *, progress: bool = True) -> Status:
                 found = "interrupted"
         row = Row(trial, found, state)
         if found == "running" and progress:
-            try:
-                line = last_line(sweep.run(trial) / METRICS)
-                row.epoch = int(line.get("epoch", -1)) + 1
-                row.speed = float(line.get("images_per_second") or 0)
-            except OSError:
-                pass  # no epoch yet
+            row.progress = read_progress(sweep, trial)
         status.rows.append(row)
         status.counts[found] += 1
     return status
@@ -106,10 +108,9 @@ def read_status(sweep: SweepDirectory, *, progress: bool = True) -> Status:
 class Running:
     """A trial that runs."""
 
-    name: str  # of its directory
+    progress: Progress
     where: str  # its slot
     started: float  # seconds since the epoch
-    speed: float  # training images/s; 0 before its first epoch is done
     attempt: int  # from 1
 
 
@@ -129,7 +130,7 @@ class Snapshot:
         parts = [f"{self.done} of {total} done", f"{len(self.running)} running", f"{self.queued} queued"]
         if self.failed:
             parts.append(f"{self.failed} failed")
-        speed = sum(trial.speed for trial in self.running)
+        speed = sum(one.progress.speed for one in self.running)
         line = ", ".join(parts) + (f"; {speed:,.0f} images/s" if speed else "")
         if self.left.seconds is not None and (self.queued or self.running):
             line += f"; about {duration(self.left.seconds)} left ({clock(self.left.seconds)})"
@@ -152,13 +153,21 @@ class SweepView(LiveView):
         parts: list[RenderableType] = [Text(visible(self._title))]
         if snapshot.running:
             table = Table(
-                "running", "slot", "attempt", "images/s", "for", right=(2, 3), spare=("attempt", "slot")
+                "running",
+                "slot",
+                "attempt",
+                "epoch",
+                "images/s",
+                "for",
+                right=(2, 3, 4),
+                spare=("attempt", "slot"),
             )
-            for trial in snapshot.running:
-                speed = f"{trial.speed:,.0f}" if trial.speed else "-"
+            for one in snapshot.running:
+                trial, speed = one.progress.trial, one.progress.speed
                 table.add(
-                    trial.name, trial.where, str(trial.attempt), speed, duration(time.time() - trial.started)
-                )
+                    trial.name, one.where, str(one.attempt), f"{one.progress.epoch}/{one.progress.epochs}",
+                    f"{speed:,.0f}" if speed else "-", duration(time.time() - one.started),
+                )  # fmt: skip
             parts.append(table)
         bar = ProgressBar(total=total, completed=snapshot.done, width=min(60, self._console.width))
         return Group(*parts, bar, Text(), Text(snapshot.text()))  # a bar by itself does not end its line

@@ -110,8 +110,9 @@ def test_best_and_average_weights_are_labelled_rows(study) -> None:
     [
         ([None, None], "not audited"),
         (["reliable", "reliable"], "reliable"),
-        (["reliable", None], "reliable: 1 of 2"),
+        (["reliable", None], "reliable (1 of 2 audited)"),
         (["reliable", "suspicious"], "suspicious: 1 of 2"),
+        (["reliable", "suspicious", None], "suspicious: 1 of 2 (2 of 3 audited)"),
         (["suspicious"], "suspicious"),
     ],
 )

@@ -34,6 +34,8 @@ def test_plan_run_skip_and_grow(stage) -> None:
     assert "estimated time: unknown (unknown until a run" in text
     assert "GiB a trial (resnet18 of width 4, batches of" in text
     assert not (stage.path / "sweeps").exists()
+    assert stage.sweep("--dry-run")[0] == 0
+    assert not stage.out.exists()
     code, text = stage.sweep()
     assert code == 0, text
     assert "4 of 4 done" in text
@@ -44,6 +46,11 @@ def test_plan_run_skip_and_grow(stage) -> None:
     assert len([line for line in stage.journal() if line[0] in ("start", "again")]) == 4
     before = SweepDirectory.open(stage.out).plan.trials
     stage.spec(seeds=[0, 1, 2])
+    code, text = stage.sweep("--dry-run")  # of a sweep that is there: what is left of it, and how long its runs took
+    assert code == 0, text
+    assert "6 runs in 2 cells: 4 done, 2 queued" in text
+    assert "from 4 finished run(s) of this sweep" in text
+    assert SweepDirectory.open(stage.out).plan.trials == before
     assert stage.sweep()[0] == 0
     plan = SweepDirectory.open(stage.out).plan
     assert plan.trials[:4] == before, "indices of a plan never change"

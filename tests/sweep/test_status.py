@@ -18,7 +18,7 @@ from srat_fast.recipe import recipe_from_dict
 from srat_fast.sweep import local
 from srat_fast.sweep.claims import this_host
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.plan import Trial, duration, estimate, make_plan
+from srat_fast.sweep.plan import Finished, Progress, Trial, duration, estimate, make_plan
 from srat_fast.sweep.spec import spec_from_tree
 from srat_fast.sweep.status import Running, Snapshot, SweepView, read_status
 
@@ -75,7 +75,7 @@ def test_each_status(tmp_path) -> None:
         "queued", "interrupted", "interrupted", "done", "queued", "interrupted", "queued", "pruned", "failed"
     ]  # fmt: skip
     assert status.left() == [trials[k] for k in (0, 1, 2, 4, 5, 6)]
-    assert status.finished() == [(trials[3], 3.0)]
+    assert status.finished() == [Finished(trials[3], 3.0)]
 
 
 def test_a_running_trial_is_shown_with_its_speed(stage) -> None:
@@ -169,22 +169,19 @@ def test_gpus_are_seen_where_a_container_hides_the_drivers_list(monkeypatch, tmp
 
 
 def trial(work: float, images: int = 100) -> Trial:
-    return Trial(0, "a", "a", 0, 0, work, images)
+    return Trial(0, "a", "a-run", 0, 0, work, images)
 
 
 def test_estimates() -> None:
     left = [trial(4.0), trial(2.0), trial(2.0)]
-    guess = estimate(left, 2, [(trial(1.0), 10.0), (trial(3.0), 30.0)])
+    guess = estimate(left, 2, [Finished(trial(1.0), 10.0), Finished(trial(3.0), 30.0)])
     assert guess.seconds == 40.0
     assert guess.source == "from 2 finished run(s) of this sweep"
-    assert estimate(left, 8, [(trial(1.0), 10.0)]).seconds == 40.0, "not less than the longest trial"
+    assert estimate(left, 8, [Finished(trial(1.0), 10.0)]).seconds == 40.0, "not less than the longest trial"
     stated = estimate(left, 1, images_per_second=10.0)
     assert stated.seconds == 30.0
     assert "given 10 training images/s" in stated.source
-    running = estimate(left, 1, speeds=[0.0, 5.0, 15.0])  # one has no epoch yet
-    assert running.seconds == 30.0
-    assert "the 10 training images/s of a running trial" in running.source
-    unknown = estimate(left, 1, speeds=[0.0])
+    unknown = estimate(left, 1, running=[Progress(trial(4.0))])
     assert (unknown.seconds, unknown.source[:7]) == (None, "unknown")
     assert [duration(s) for s in (None, 59, 61, 7500, 1.1e6)] == [
         "unknown",
@@ -195,9 +192,35 @@ def test_estimates() -> None:
     ]
 
 
+def test_an_estimate_follows_the_running_trials() -> None:
+    """A sweep that goes on when the machine is free is not judged by what its runs took when it was busy."""
+    waiting = [trial(4.0)]
+    running = [Progress(trial(4.0), 5, 10, 15.0), Progress(trial(2.0), 0, 10, 0.0)]  # one has no epoch yet
+    # 100 images of work 4 at 15 images/s: 0.6 of work a second; 4 + half of 4 + 2 are left
+    guess = estimate(waiting, 1, running=running)
+    assert guess.seconds == pytest.approx(8.0 / 0.6)
+    assert guess.source == "at the 15 training images/s of a running trial, evaluation not counted"
+    assert estimate(waiting, 3, running=running).seconds == pytest.approx(4.0 / 0.6), (
+        "not less than the longest"
+    )
+    assert estimate(waiting, 1, [], 1e6, running).seconds == guess.seconds, (
+        "what is measured beats what was stated"
+    )
+    # of 1,000 s of earlier runs 800 were training
+    slow = [Finished(trial(4.0), 600.0, 0.2), Finished(trial(4.0), 400.0, 100 / 300)]
+    later = estimate(waiting, 1, slow, None, running)
+    assert later.seconds == pytest.approx(8.0 / 0.6 / 0.8)
+    assert later.source.endswith("evaluation as in 2 finished run(s)")
+    # states of earlier versions have no speed
+    assert estimate(waiting, 1, [Finished(trial(4.0), 600.0)], None, running).seconds == guess.seconds
+    assert estimate([], 2).seconds is None
+    assert estimate([], 2, slow).seconds == 0.0
+
+
 def test_the_view_is_live_on_a_terminal_and_lines_elsewhere() -> None:
-    guess = estimate([trial(1.0)] * 4, 2, [(trial(1.0), 60.0)])
-    snapshot = Snapshot(3, 1, 2, [Running("a-run", "cpu 0", time.time() - 30, 120.0, 2)], guess)
+    guess = estimate([trial(1.0)] * 4, 2, [Finished(trial(1.0), 60.0)])
+    running = Running(Progress(trial(1.0), 2, 30, 120.0), "cpu 0", time.time() - 30, 2)
+    snapshot = Snapshot(3, 1, 2, [running], guess)
     for terminal in (False, True):
         text = io.StringIO()
         with SweepView("title", Console(file=text, force_terminal=terminal, width=120)) as view:
@@ -207,6 +230,7 @@ def test_the_view_is_live_on_a_terminal_and_lines_elsewhere() -> None:
         assert "3 of 7 done, 1 running, 2 queued, 1 failed; 120 images/s; about 2 min left" in shown
         assert "done: [x]" in shown
         assert ("a-run" in shown) == terminal
+        assert ("2/30" in shown) == terminal
         assert ("\x1b" in shown) == terminal
 
 
