@@ -65,9 +65,13 @@ class Run:
     def fields(self) -> dict[str, Any]:
         """The fields that decide what is computed, by dotted name; lists as tuples, the default where an older record
         lacks a field: the run did what the default does."""
-        found = {name: _plain(value_of(self.recipe, name, _DEFAULTS[name])) for name in _IDENTITY}
+        found = {name: self.value(name) for name in _IDENTITY}
         named = [f"{Path(p['path']).name} {p['sha256'][:12]}" for p in self.record.get("plugins", ())]
         return found | ({"plugin": tuple(named)} if named else {})  # by content: names tell no two apart
+
+    def value(self, name: str) -> Any:
+        """Any field by its dotted name, as `fields` has those that decide."""
+        return _plain(value_of(self.recipe, name, _DEFAULTS[name]))
 
     @property
     def clips_itself(self) -> bool:

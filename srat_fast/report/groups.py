@@ -114,6 +114,11 @@ def chosen_classes(value: str | None) -> str:
     return "" if value in (None, "all") else str(value)
 
 
+def brought(run: Run) -> dict[str, Any]:
+    """Fields that a run's method brings, with what it brings."""
+    return _NEUTRAL | settings(run.method, str(run.fields["data.name"]), run.fields[_PROTOCOL] == "own")
+
+
 def is_condition(field: str) -> bool:
     """Whether runs must agree in a field to stand in one table: images, evaluation attack, number of epochs."""
     if field in _REPETITION | _SERVED | {"data.policy"}:  # which some methods bring
@@ -154,7 +159,7 @@ def _group(runs: tuple[Run, ...], several_norms: bool, several_networks: bool) -
             usual[name] = None  # so that each row names its own
     rows: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        of_row = _NEUTRAL | settings(run.method, str(run.fields["data.name"]), run.fields[_PROTOCOL] == "own")
+        of_row = brought(run)
         different = [
             f"{n}={_short(run.fields[n])}"
             for n in compared

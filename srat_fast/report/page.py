@@ -17,9 +17,9 @@ from srat_fast.published import COLUMNS, SEEDS_TAKEN
 from srat_fast.recipe import FIELDS
 from srat_fast.record import audit_verdict as record_verdict
 from srat_fast.record import worst_class
-from srat_fast.report.collect import Run, value_of
+from srat_fast.report.collect import CLIP, Run
 from srat_fast.report.figures.drawing import Drawing
-from srat_fast.report.groups import Group, Row, mean_and_deviation
+from srat_fast.report.groups import Group, Row, brought, mean_and_deviation
 from srat_fast.report.summary import WORST, audit_verdict, cell, notes, paper_texts, seeds, worst_cell
 
 _SHOWN = {
@@ -160,13 +160,25 @@ def _run_row(run: Run, different: str, out: Path) -> dict[str, Any]:
 
 
 def _recipes(runs: Sequence[Run]) -> tuple[list[tuple[str, str]], list[str]]:
-    """The fields that most runs share, and for each run those in which it differs."""
-    table = {name: [json.dumps(value_of(run.recipe, name)) for run in runs] for name in FIELDS}
+    """The fields that most runs share, and for each run those in which it differs by more than its method and seed."""
+    # an empty text is no value, as records have it
+    table = {
+        name: [json.dumps(None if (v := run.value(name)) == "" else v) for run in runs] for name in FIELDS
+    }
     usual = {name: Counter(values).most_common(1)[0][0] for name, values in table.items()}
-    different = [
-        ", ".join(f"{name} = {values[i]}" for name, values in table.items() if values[i] != usual[name])
-        for i in range(len(runs))
-    ]
+    different = []
+    for k, run in enumerate(runs):
+        own = {name: json.dumps(value) for name, value in brought(run).items()}
+        own["data.subset_seed"] = str(run.seed)
+        if run.clips_itself:
+            own[CLIP] = table[CLIP][k]
+        different.append(
+            ", ".join(
+                f"{name} = {values[k]}"
+                for name, values in table.items()
+                if values[k] != usual[name] and name not in ("method", "seed") and values[k] != own.get(name)
+            )
+        )
     return list(usual.items()), different
 
 

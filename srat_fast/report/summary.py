@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from srat_fast.published import COLUMNS, Published, p_text
@@ -33,8 +34,10 @@ def audit_verdict(row: Row) -> str:
 
 
 def notes(row: Row) -> str:
-    """What a reader must know of a row's runs: unfinished, failed, collapsed, flagged."""
+    """What a reader must know of a row's runs: unfinished, failed, collapsed, flagged, of one seed."""
     found: dict[str, int] = {}
+    drawn = Counter((run.seed, run.fields["data.subset_seed"]) for run in row.finished)
+    found |= {f"runs of seed {seed}": times for (seed, _), times in drawn.items() if times > 1}
     for run in row.runs:
         record = run.record
         if not run.finished:

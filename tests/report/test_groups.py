@@ -123,6 +123,15 @@ def test_audit_verdicts(tmp_path, verdicts, expected) -> None:
     assert audit_verdict(rows(tmp_path)["ce"]) == expected
 
 
+def test_a_seed_that_counts_twice_is_noted(tmp_path) -> None:
+    """Its two runs are not two draws, so the deviation is too small; another subset's are."""
+    for k, (seed, subset) in enumerate(((0, None), (0, None), (1, 0), (1, 1))):
+        record = make_record(method="ce", seed=seed)
+        record["recipe"]["data"]["subset_seed"] = subset
+        write_run(tmp_path / str(k), record)
+    assert notes(rows(tmp_path)["ce"]) == "2 runs of seed 0"
+
+
 def test_collapsed_and_overfitted_runs_are_noted(tmp_path) -> None:
     write_run(tmp_path / "a", make_record(method="ce", collapsed=1, catastrophic_overfitting=True))
     assert notes(rows(tmp_path)["ce"]) == "collapsed to class bee; catastrophic overfitting"

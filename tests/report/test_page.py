@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from srat_fast.report.build import PAGE, build_report
-from tests.report.conftest import make_study
+from tests.report.conftest import make_record, make_study, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -64,6 +64,32 @@ def column(page, table: int, number: int) -> list[str]:
         .locator(f"tbody tr td:nth-child({number})")
         .all_inner_texts()
     )
+
+
+def test_the_table_of_runs_fits_and_says_in_what_each_differs(browser, tmp_path) -> None:
+    """What a method brings, or an older record lacks, is no difference."""
+    runs = {
+        "a": make_record(method="ce"),
+        "b": make_record(method="ce", seed=1),
+        "c": make_record(method="trades", seed=0),
+        "d": make_record(**{"method": "srat-ldam", "optim.weight_decay": 0.5}),
+        "e": make_record(method="srat-ldam"),
+    }
+    for section in ("feedback", "stages"):
+        del runs["a"]["recipe"][section]
+    del runs["a"]["recipe"]["model"]["start"]
+    audited = {"verdict": "reliable", "checks": []}
+    for name, record in runs.items():
+        write_run(tmp_path / f"cifar10-exp-100-{name}-seed0-123456789abc", record | {"audit": audited})
+    build_report([tmp_path])
+    opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    try:
+        opened.goto((tmp_path / "report" / PAGE).as_uri())
+        assert column(opened, -1, 14) == ["", "", "", "optim.weight_decay = 0.5", ""]
+        room = "all => all.map(box => box.scrollWidth - box.clientWidth)"
+        assert opened.eval_on_selector_all("#runs .wide", room) == [0]
+    finally:
+        opened.close()
 
 
 def test_tables_and_pictures_are_there(page) -> None:

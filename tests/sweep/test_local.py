@@ -46,7 +46,9 @@ def test_plan_run_skip_and_grow(stage) -> None:
     assert len([line for line in stage.journal() if line[0] in ("start", "again")]) == 4
     before = SweepDirectory.open(stage.out).plan.trials
     stage.spec(seeds=[0, 1, 2])
-    code, text = stage.sweep("--dry-run")  # of a sweep that is there: what is left of it, and how long its runs took
+    code, text = stage.sweep(
+        "--dry-run"
+    )  # of a sweep that is there: what is left of it, and how long its runs took
     assert code == 0, text
     assert "6 runs in 2 cells: 4 done, 2 queued" in text
     assert "from 4 finished run(s) of this sweep" in text
