@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from srat_fast.errors import UserError
 from srat_fast.registry import method as METHODS
 
 WEIGHTINGS = ("none", "balanced", "deferred")
@@ -472,6 +473,10 @@ for _row in (
 def _robustlt(name: str) -> Method:
     """A row with RobustLT's radius, larger for rare classes and growing over the first epochs."""
     row = METHODS[name]
+    if not row.adversarial:
+        raise UserError("method", f"{name} has no attack, so no radius", f"robustlt:{name}")
+    if row.settings.get("attack.radius") == "count":
+        raise UserError("method", f"{name} has radii by class counts itself", f"robustlt:{name}")
     radius = {"attack.radius": "count", "attack.radius_strength": 0.3, "attack.radius_ramp": 0.8}
     hundred = dict(row.by_data.get("cifar100", {})) | {
         "attack.radius_strength": 0.4,
@@ -492,6 +497,8 @@ def _robustlt(name: str) -> Method:
 def _srat(name: str) -> Method:
     """A row with SRAT's separation loss beside its own terms."""
     row = METHODS[name]
+    if row.separation:
+        raise UserError("method", f"{name} has the separation loss itself", f"srat:{name}")
     return replace(
         row, name=f"srat:{name}", title=f"SRAT + {row.title}", terms=dict(row.terms) | SEPARATION, family=JOINT,
         source=f"the SRAT paper's separation loss on {row.source or 'its own row'}",

@@ -51,6 +51,21 @@ def test_a_row_of_the_field_says_where_it_is_from_and_sets_fields_that_have_an_e
             assert all(own[field] == value for field, value in row.own.items())
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("srat:srat-ldam", "srat-ldam has the separation loss itself"),
+        ("srat:srat:ce", "srat:ce has the separation loss itself"),
+        ("robustlt:robustlt:ce", "robustlt:ce has radii by class counts itself"),
+        ("robustlt:natural", "natural has no attack, so no radius"),
+    ],
+)
+def test_a_prefix_that_would_change_nothing_is_refused(name, reason) -> None:
+    with pytest.raises(UserError) as error:
+        build_recipe(None, {"method": name})
+    assert error.value.line() == f"method = '{name}': {reason}"
+
+
 def test_the_recipe_wins_over_the_row_and_over_its_protocol() -> None:
     chosen = {
         "method": "trades",
