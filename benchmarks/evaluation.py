@@ -13,7 +13,16 @@ from torch.nn import functional
 
 from benchmarks.measure import DEVICE, ON_GPU, Case, parsed, parser, record, rows
 from benchmarks.rows import Row
-from benchmarks.work import COUNTS, Work, image_set, memory_loader, with_size, work_of
+from benchmarks.work import (
+    COUNTS,
+    Work,
+    image_set,
+    memory_loader,
+    searched,
+    with_search,
+    with_size,
+    work_of,
+)
 from srat_fast.attacks.threat import LInfBall
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.evaluation.accuracy import PgdSettings, predict
@@ -60,6 +69,7 @@ def evaluation_case(work: Work, steps: int | None = STEPS) -> Case:
         assert share >= AGREEMENT, f"evaluation {work} {name}: only {share:.1%} of the predictions agree"
     name = "clean" if steps is None else f"pgd-{steps}"
     about = {"batch": work.batch, "width": work.width, "precision": "fp32", "attack": name}
+    about |= searched()
     flops = (2 * (steps or 0) + 1) * forward_flops(model, 32)
     pairs = [(name, "eager") for name in ("product", "contiguous")]
     return Case("evaluation", about, functions, pairs, images=work.batch, flops=flops)
@@ -94,11 +104,12 @@ def _plain_examples(
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
-    return parsed(with_size(parser(__doc__)), arguments)
+    return parsed(with_search(with_size(parser(__doc__))), arguments)
 
 
 def measured(found: argparse.Namespace) -> Iterator[Row]:
     """Clean images, then attacked ones."""
+    torch.backends.cudnn.benchmark = found.search
     for steps in (None, STEPS):
         yield from rows(evaluation_case(work_of(found), steps), found.rounds, found.block)
 

@@ -46,7 +46,7 @@ class Question(NamedTuple):
 
 
 def questions(data_root: Path | None = None) -> list[Question]:
-    """In the order of a machine that may go at any time: tests, figures of the goals, what explains them, the rest."""
+    """In the order of a machine that may go at any time: figures of the goals, what explains them, tests, the rest."""
     images = "" if data_root is None else f" --data-root {shlex.quote(str(data_root))}"
     ladder = "reference,eager,autocast-only,compile-only,input-gradients,autocast,shadow,captured,compiled"
     yardsticks, rest = (
@@ -54,19 +54,23 @@ def questions(data_root: Path | None = None) -> list[Question]:
         "--rungs eager,captured --parts attack,update,epoch",
     )
     first = [
-        Question("tests", "suite", "", 240),
-        Question("ladder", "step", f"--rungs {ladder}", 280),
+        Question("step-128", "step", yardsticks, 120),
+        # a process of its own: cuDNN keeps the first kernel that it chose for a shape
+        Question("searched-128", "step", f"--search {yardsticks}", 120),
+        Question("evaluation", "evaluation", "--batch 512", 60),
+        Question("evaluation-searched", "evaluation", "--search --batch 512", 60),
+        # a part of a run is little worth
+        Question("run", "run", f"--seconds 480{images}", 500, 0.8),
         Question("running-128", "step", f"--bn running {yardsticks}", 150),
         Question("running-512", "step", f"--bn running --batch 512 {yardsticks}", 150),
+        Question("tests", "suite", "", 240),
+        Question("ladder", "step", f"--rungs {ladder}", 280),
         Question("profile", "operations", "", 120),
-        # a part of a run is little worth
-        Question("run", "run", f"--seconds 420{images}", 440, 0.7),
         Question("loss-128", "kernels", "--only 'srat_loss forward+backward B=128 D=128 C=10'", 75),
         Question("loss-4096", "kernels", "--only 'srat_loss forward+backward B=4096 D=512 C=10'", 75),
         Question("linf-step", "kernels", "--only linf_step", 75),
         Question("packing", "packing", "", 330),
         Question("network", "network", "", 240),
-        Question("evaluation", "evaluation", "--batch 512", 90),
         Question("loaders", "loaders", images.strip(), 200),
         Question("parts-128", "step", rest, 150),
         Question("batch-512", "step", "--batch 512 --rungs eager,autocast-only,compile-only,captured", 200),

@@ -22,7 +22,7 @@ SMALL_RESULTS = ROOT / "build" / "small"
 OUT = "benchmarks/results/ (of --small: build/small/)"
 #: What tells one measurement from another; a later row with the same values replaces an earlier one in tables.
 KEY = (
-    "op", "mode", "launch", "method", "batch", "dims", "classes", "width", "steps", "bn", "precision",
+    "op", "mode", "launch", "method", "batch", "dims", "classes", "width", "steps", "bn", "precision", "search",
     "attack", "trials", "mps", "epochs", "pixels", "implementation", "reference",
 )  # fmt: skip
 #: What every row says of the machine.
@@ -83,7 +83,19 @@ def latest(rows: Iterable[Row]) -> list[Row]:
 
 def line(row: Row) -> str:
     """A row for the eye."""
-    shown = ("mode", "launch", "attack", "trials", "batch", "dims", "classes", "width", "bn", "precision")
+    shown = (
+        "mode",
+        "launch",
+        "attack",
+        "trials",
+        "batch",
+        "dims",
+        "classes",
+        "width",
+        "bn",
+        "precision",
+        "search",
+    )
     text = " ".join([row["op"], *(f"{name}={row[name]}" for name in shown if row.get(name) is not None)])
     facts = [row["implementation"]] if "implementation" in row else []
     units = {

@@ -17,7 +17,16 @@ from torch import Tensor
 from benchmarks.ladder import EAGER, PRODUCT, RUNGS, check, layout, make_engine, precision_of, warm
 from benchmarks.measure import ON_GPU, Case, parsed, parser, peak_bytes, record, rows
 from benchmarks.rows import Row
-from benchmarks.work import Work, batch_of, image_set, memory_loader, with_size, work_of
+from benchmarks.work import (
+    Work,
+    batch_of,
+    image_set,
+    memory_loader,
+    searched,
+    with_search,
+    with_size,
+    work_of,
+)
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.models.build import forward_flops, training_flops
 from srat_fast.training.step import FastEngine
@@ -115,7 +124,7 @@ def training_case(built: Engines, part: str, rungs: tuple[str, ...]) -> Case:
     forward, recipe = forward_flops(model, 32), work.recipe()
     whole = training_flops(forward, recipe)
     flops = {"attack": whole - 3 * forward, "update": 3 * forward}.get(part, whole)
-    about = {name: getattr(work, name) for name in ("batch", "width", "steps", "bn")}
+    about = {name: getattr(work, name) for name in ("batch", "width", "steps", "bn")} | searched()
     references = tuple(rung for rung in REFERENCES if rung in rungs)
     images = work.batch * (EPOCH_BATCHES if part == "epoch" else 1)
     pairs = [(a, b) for a in rungs for b in references if a != b and compared(a, b, references)]
@@ -146,7 +155,7 @@ def compared(name: str, reference: str, references: tuple[str, ...]) -> bool:
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
-    made = with_size(parser(__doc__))
+    made = with_search(with_size(parser(__doc__)))
     made.add_argument(
         "--rungs", default=",".join(("reference", "eager", PRODUCT)), help=f"of {', '.join(RUNGS)}"
     )
@@ -164,6 +173,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def measured(found: argparse.Namespace) -> Iterator[Row]:
     """A row an implementation and reference, part by part."""
+    torch.backends.cudnn.benchmark = found.search
     built = build(work_of(found), found.rungs)
     for part in found.parts:
         yield from rows(training_case(built, part, found.rungs), found.rounds, found.block)

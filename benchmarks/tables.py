@@ -77,7 +77,7 @@ def _rate(row: Row) -> float:
     return float(row["images_per_second"])
 
 
-_PRODUCT = {"method": "srat-ldam", "implementation": "captured", "width": 64, "steps": 10}
+_PRODUCT = {"method": "srat-ldam", "implementation": "captured", "width": 64, "steps": 10, "search": None}
 _STEP = _PRODUCT | {"op": "step", "precision": "bf16", "batch": 128, "bn": "batch"}
 _LOSS = {
     "op": "srat_loss", "mode": "forward+backward", "implementation": "triton", "reference": "compiled",
@@ -158,8 +158,8 @@ def shares(rows: list[Row]) -> str:
         # the product in fp32 is another table's matter
         and not (row["implementation"] in FAST and row["precision"] == "fp32")
     ]  # fmt: skip
-    for size in dict.fromkeys((row["batch"], row["bn"]) for row in steps):
-        mine = [row for row in steps if (row["batch"], row["bn"]) == size]
+    for size in dict.fromkeys((row["batch"], row["bn"], row.get("search")) for row in steps):
+        mine = [row for row in steps if (row["batch"], row["bn"], row.get("search")) == size]
         against = {row["implementation"]: row for row in mine if row["reference"] == "eager"}
         ours = "captured" if any(row["implementation"] == "captured" for row in mine) else "shadow"
         product = {row["reference"]: spread(row) for row in mine if row["implementation"] == ours}
@@ -180,7 +180,8 @@ def shares(rows: list[Row]) -> str:
             if name in rates
         ]  # fmt: skip
         heads = ("step", "what it is", "images/s", "MFU", "times (a)", "the product, times this one")
-        parts.append(f"Batch {size[0]}, attack_bn {size[1]}:\n\n{table(heads, lines)}")
+        how = ", cuDNN searches among its kernels" if size[2] else ""
+        parts.append(f"Batch {size[0]}, attack_bn {size[1]}{how}:\n\n{table(heads, lines)}")
     return "\n\n".join(parts)
 
 
@@ -225,12 +226,11 @@ def packing(rows: list[Row]) -> str:
 def evaluation(rows: list[Row]) -> str:
     """Evaluation and loaders, images a second against the plain way to do it."""
     names = {"evaluation": "attack", "folder-loader": "mode"}
-    lines = [
-        (f"{row['op']}, {row[names[row['op']]]}", row["implementation"], f"{row['images_per_second']:,.0f}",
-         f"{spread(row)} x {row['reference']}")
-        for row in latest(rows)
-        if row["op"] in names
-    ]  # fmt: skip
+    lines = []
+    for row in (row for row in latest(rows) if row["op"] in names):
+        what = f"{row['op']}, {row[names[row['op']]]}{', cuDNN searches' if row.get('search') else ''}"
+        against = f"{spread(row)} x {row['reference']}"
+        lines.append((what, row["implementation"], f"{row['images_per_second']:,.0f}", against))
     return table(("what", "implementation", "images/s", "against"), lines)
 
 

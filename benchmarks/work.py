@@ -67,6 +67,18 @@ class Work(NamedTuple):
         return build_recipe("paper", fields | changes).resolve()
 
 
+def with_search(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """An option for how cuDNN chooses convolutions, for all that the process measures: it keeps its first choice."""
+    text = "cuDNN tries its kernels instead of asking its heuristics (torch.backends.cudnn.benchmark)"
+    parser.add_argument("--search", action="store_true", help=text)
+    return parser
+
+
+def searched() -> dict[str, bool]:
+    """What a row says of it: nothing where cuDNN does as it does by itself."""
+    return {"search": True} if torch.backends.cudnn.benchmark else {}
+
+
 def with_size(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Options for a size."""
     parser.add_argument("--method", default="srat-ldam")

@@ -35,7 +35,7 @@ def test_without_a_gpu_it_says_so_in_one_line(tmp_path, capsys) -> None:
     [
         (["--minutes", "0"], "--minutes = 0: more than 0"),
         (["--data-root", "nowhere"], "--data-root = nowhere: a folder that holds train/ and test/"),
-        (["run", "gone"], "question = gone: of tests, ladder"),
+        (["run", "gone"], "question = gone: of step-128, searched-128"),
     ],
 )
 def test_bad_options_are_refused(options, problem, capsys) -> None:
@@ -48,7 +48,7 @@ def test_bad_options_are_refused(options, problem, capsys) -> None:
 def test_the_list_is_in_order_of_importance(capsys) -> None:
     assert gpu.main(["--list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names[:4] == ["tests", "ladder", "running-128", "running-512"]
+    assert names[:4] == ["step-128", "searched-128", "evaluation", "evaluation-searched"]
     assert names.index("run") < names.index("network") < names.index("modes")
     assert len(names) == len(set(names))
 
@@ -88,10 +88,11 @@ def test_a_script_refuses_what_it_does_not_know(script, options, problem, capsys
     assert problem in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["parts-128", "loss-128", "evaluation", "loaders"])
+@pytest.mark.parametrize("name", ["parts-128", "loss-128", "evaluation-searched", "loaders"])
 def test_a_question_is_answered_in_small(name, monkeypatch) -> None:
     """The others have tests of their own in this folder."""
     monkeypatch.setattr(torch, "compile", lambda function=None, **options: function)  # takes minutes
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # and put back
     (question,) = (each for each in gpu.questions() if each.name == name)
     script = importlib.import_module(f"benchmarks.{question.script}")
     found = script.options([*shlex.split(question.options), "--small"])
@@ -99,6 +100,7 @@ def test_a_question_is_answered_in_small(name, monkeypatch) -> None:
     rows = list(script.measured(found))
     assert rows
     assert not any(problem(row | ABOUT) for row in rows)
+    assert all(row.get("search") == ("searched" in name or None) for row in rows)
     if name == "ladder":
         assert {"reference", "eager", "autocast", "shadow"} <= {r["implementation"] for r in rows} | {
             "reference"
