@@ -122,8 +122,6 @@ def resolve_execution(
     run, cuda = recipe.run, device.type == "cuda"
     if run.capture == "on" and not cuda:
         raise UserError("run.capture", "CUDA graphs need a CUDA device; auto or off", "on")
-    if run.compile == "on" and processes > 1:
-        raise UserError("run.compile", "several processes are not compiled; auto or off", "on")
     if run.engine == "reference":
         return "off", "off"
     compiled, captured = run.compile, run.capture

@@ -16,6 +16,7 @@ from srat_fast.recipe.recipe import (
     ResolvedRecipe,
     flatten,
     require_field,
+    require_together,
     starting_weights,
 )
 from srat_fast.recipe.sections import radius_title
@@ -36,6 +37,7 @@ __all__ = [
     "radius_title",
     "recipe_from_dict",
     "require_field",
+    "require_together",
     "stage_at",
     "stages_of",
     "starting_weights",

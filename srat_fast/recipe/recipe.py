@@ -350,6 +350,18 @@ def require_field(name: str, value: Any, abbreviations: Iterable[str] = ()) -> N
     raise UserError(name, f"is not a recipe field{hint}", value)
 
 
+def require_together(recipe: Recipe, processes: int) -> None:
+    """Refuse what several processes of a run cannot do together."""
+    run, batch = recipe.run, recipe.optim.batch_size
+    if processes > 1 and run.engine == "reference":
+        raise UserError("run.engine", f"fast is needed with {processes} processes", "reference")
+    if processes > 1 and run.compile == "on":
+        raise UserError("run.compile", "several processes are not compiled; auto or off", "on")
+    if batch < processes:
+        problem = f"at least an image a process is needed, {processes}; it is the batch of all together"
+        raise UserError("optim.batch_size", problem, batch)
+
+
 def _check_together(recipe: Recipe) -> None:
     """Refuse fields that contradict each other; a field that would do nothing is a mistake, not a preference."""
     loss, optim, data = recipe.loss, recipe.optim, recipe.data

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -64,6 +65,7 @@ def torchrun(processes: int, arguments: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    logging.disable()  # its own lines are no part of a trial's log, whose last one is the trial's reason
     options = ["--standalone", "--nproc-per-node", str(processes), "-m", "srat_fast.sweep.child"]
     try:
         run(parse_args([*options, str(os.getpid()), *arguments]))

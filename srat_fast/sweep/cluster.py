@@ -50,6 +50,8 @@ def cluster_slots(
     for option, value in (("--slots-per-gpu", slots_per_gpu), ("--cpu-slots", cpu_slots)):
         if value is not None and value < 1:
             raise UserError(option, "an integer >= 1", value)
+    if per_trial > 1 and (slots_per_gpu or 1) > 1:
+        raise UserError("--slots-per-gpu", "1 with gpus_per_trial > 1: Ray gives whole GPUs", slots_per_gpu)
     if not ray.is_initialized():
         _reachable(address)
         try:
@@ -190,8 +192,6 @@ class RayEngine:
         if self.collect:
             path, options["packed"] = "", (pack(self.sweep.run(trial)), self.sweep.state(trial))
         each = self.sweep.plan.gpus_per_trial
-        if each > 1 and self._share > 1:
-            raise UserError("--slots-per-gpu", "1 with gpus_per_trial > 1: Ray gives whole GPUs", self._share)
         gpu = each / self._share if self._share else 0.0
         # a task's resources are one node's: a placement group of one bundle would say the same
         task = self._task.options(num_cpus=each, num_gpus=gpu, max_retries=0, name=trial.name)

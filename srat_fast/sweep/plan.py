@@ -19,7 +19,7 @@ from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.datasets import imbalance_label
 from srat_fast.errors import UserError, one_of
 from srat_fast.methods import METHODS, Method
-from srat_fast.recipe import FIELDS, Recipe, build_recipe, load_fields
+from srat_fast.recipe import FIELDS, Recipe, build_recipe, load_fields, require_together
 from srat_fast.sweep.spec import BadSpec, Spec, check_search
 
 #: Fields that a run's name says in its own way.
@@ -121,11 +121,17 @@ def memory(plan: Plan, device: str) -> tuple[int, Recipe]:
     """(Bytes that the largest run of a plan holds on a "cpu", in all its processes, or on each "cuda", its recipe)."""
     from srat_fast.models.build import planned_memory  # with torch, which takes seconds
 
+    def held(recipe: Recipe, images: int) -> int:
+        share = -(-recipe.optim.batch_size // plan.gpus_per_trial)
+        return planned_memory(
+            recipe.replace({"optim.batch_size": share}), images // recipe.optim.epochs, device
+        )
+
     found = [(plan.recipe(trial), trial.images) for trial in {t.cell: t for t in plan.trials}.values()]
     if plan.search is not None:
         base = Recipe().replace(plan.search["base"])
         found.append((base, sum(planned_counts(base, base_counts(base)[0])) * base.optim.epochs))
-    sizes = [planned_memory(recipe, images // recipe.optim.epochs, device) for recipe, images in found]
+    sizes = [held(recipe, images) for recipe, images in found]
     largest = max(range(len(sizes)), key=sizes.__getitem__)
     return sizes[largest] * (plan.gpus_per_trial if device == "cpu" else 1), found[largest][0]
 
@@ -209,8 +215,7 @@ class _Planner:
                 raise UserError(
                     "run.device", "a sweep's slots choose the GPU; auto, cuda or cpu", recipe.run.device
                 )
-            if self.spec.gpus_per_trial > 1 and recipe.run.engine == "reference":
-                raise UserError("run.engine", "fast is needed with gpus_per_trial > 1", "reference")
+            require_together(recipe, self.spec.gpus_per_trial)
             return fields, recipe, self.images(recipe)
         except UserError as error:
             self.wrong(error.line(), where)

@@ -19,7 +19,7 @@ from srat_fast.models.build import build_model, check_batch_norm
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import start_from
 from srat_fast.ranks import ALONE, Ranks
-from srat_fast.recipe import ResolvedRecipe, Stage, stages_of
+from srat_fast.recipe import ResolvedRecipe, Stage, require_together, stages_of
 from srat_fast.registry import inner
 from srat_fast.training.feedback import Effects, Facts, Rule
 from srat_fast.training.step import FastEngine
@@ -144,8 +144,7 @@ def prepare(
 ) -> Setup:
     """Load the images, build the network and its engine; a run that `begins` takes the weights of `model.start`."""
     require_loader(recipe)
-    if ranks.size > 1:
-        _check_several(recipe, ranks)
+    require_together(recipe, ranks.size)
     for attack in (stage.recipe.attack for stage in stages_of(recipe)):
         if (
             getattr(inner[attack.loss], "clean", False) and not attack.random_start
@@ -166,15 +165,6 @@ def prepare(
         loader = training_loader(recipe, split, device, ranks)
     engine = _engine(recipe, model, split, ranks)
     return Setup(recipe, device, split, loader, engine, ranks)
-
-
-def _check_several(recipe: ResolvedRecipe, ranks: Ranks) -> None:
-    """Refuse what several processes cannot do together."""
-    if recipe.run.engine == "reference":
-        raise UserError("run.engine", f"fast is needed with {ranks.size} processes", "reference")
-    if recipe.optim.batch_size < ranks.size:
-        problem = f"at least an image a process is needed, {ranks.size}; it is the batch of all together"
-        raise UserError("optim.batch_size", problem, recipe.optim.batch_size)
 
 
 def _engine(recipe: ResolvedRecipe, model: Classifier, split: DataSplit, ranks: Ranks) -> Engine:

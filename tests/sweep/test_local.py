@@ -384,3 +384,6 @@ def test_a_trial_of_two_processes_saves_and_ends_as_one(tmp_path, monkeypatch) -
     assert record is not None
     assert (record["status"], record["processes"]) == ("interrupted", 2)
     assert log.count("stopped by SIGTERM in epoch ") == 1
+    assert log.splitlines()[-1].startswith(
+        "stopped by SIGTERM in epoch "
+    )  # torchrun's own lines are left out

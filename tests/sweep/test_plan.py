@@ -13,7 +13,7 @@ from srat_fast.errors import UserError
 from srat_fast.recipe import FIELDS, flatten
 from srat_fast.registry import threat
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.plan import code_version, data_identity, make_plan
+from srat_fast.sweep.plan import code_version, data_identity, make_plan, memory
 from srat_fast.sweep.spec import ABBREVIATIONS, BadSpec, read_tree, spec_from_tree
 from tests.sweep.conftest import BASE, toml
 
@@ -89,6 +89,16 @@ def test_seeds_and_the_data_sets_own_recipe() -> None:
     assert plan.trials[3].images == 12406 * 200
     assert len({t.id for t in plan.trials}) == 6
     assert all(t.name.endswith(f"-seed{t.seed}-{t.id}") for t in plan.trials)
+
+
+def test_processes_of_a_trial_share_its_batch() -> None:
+    """Each holds weights and images, and what a forward pass keeps of its part."""
+    text = "gpus_per_trial = {}\n[base]\ndataset = 'digits'\nbatch_size = 400\nrun.eval_batch_size = 10"
+    one, two = (make_plan(spec_of(text.format(each)), "s") for each in (1, 2))
+    (whole, _), (together, recipe) = memory(one, "cpu"), memory(two, "cpu")
+    assert recipe.optim.batch_size == 400
+    assert whole < together < 2 * whole
+    assert memory(two, "cuda")[0] < memory(one, "cuda")[0]
 
 
 def test_the_id_follows_recipe_data_and_code(tmp_path, image_folder) -> None:
@@ -180,6 +190,9 @@ def test_every_mistake_at_once() -> None:
         ("[axes]\noptim.lr = [0.1, 0.1]", "names a value twice"),
         ("[base]\nloss.weight_ratio = 3", "has an effect with loss.weight_rule = ratio only"),
         ("[base]\ndevice = 'cuda:1'", "slots choose the GPU"),
+        ("gpus_per_trial = 2\n[base]\nengine = 'reference'", "run.engine = 'reference': fast is needed with 2"),
+        ("gpus_per_trial = 2\n[base]\nrun.compile = 'on'", "run.compile = 'on': several processes are not compiled"),
+        ("gpus_per_trial = 9\n[base]\nbatch_size = 8", "optim.batch_size = 8: at least an image a process is needed"),
         ("baseline = 'ce'\n[axes]\nmethod = ['focal']", "baseline = 'ce': this sweep runs focal"),
         ("[base]\nepochs = 3\noptim.epochs = 4", "base: optim.epochs = 4: is given twice"),
         ("recipe = 'papr'", "--recipe = 'papr': one of paper"),

@@ -180,5 +180,7 @@ def test_a_trial_of_several_gpus_is_one_nodes(monkeypatch) -> None:
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"GPU": 7.0, "CPU": 16.0})
     assert [len(cluster.cluster_slots("auto", {"auto"}, None, None, each)) for each in (1, 2, 4)] == [7, 3, 1]
     assert len(cluster.cluster_slots("auto", {"cpu"}, None, None, 3)) == 4
+    with pytest.raises(UserError, match=r"--slots-per-gpu = 2: 1 with gpus_per_trial > 1"):
+        cluster.cluster_slots("auto", {"auto"}, 2, None, 3)
     with pytest.raises(UserError, match=r"gpus_per_trial = 5: no node .* so many GPUs; the largest has 4"):
         cluster.cluster_slots("auto", {"cuda"}, None, None, 5)
