@@ -131,9 +131,9 @@ def joined(requested: str, seconds: float) -> Iterator[Ranks]:
     if size == 1:
         yield ALONE
         return
-    group = Group(rank, size, requested, seconds)
+    group = Group(rank, size, seconds)
     try:
-        group.meet()
+        group.meet(requested)
         yield group
     except BaseException as error:
         group.leave(error)
@@ -144,10 +144,10 @@ def joined(requested: str, seconds: float) -> Iterator[Ranks]:
 class Group(Ranks):
     """One of several processes."""
 
-    def __init__(self, rank: int, size: int, requested: str, seconds: float) -> None:
+    def __init__(self, rank: int, size: int, seconds: float) -> None:
         self.rank, self.size, self._seconds = rank, size, seconds
         self._local = int(os.environ.get("LOCAL_RANK", "0"))
-        self._device = self.device(requested)
+        self._device = "cpu"
         self._calls = 0
         self._flags: dict[str, int] = {}
         self._agreed: dict[str, int] | None = dict.fromkeys(_FLAGS, 0)
@@ -161,16 +161,18 @@ class Group(Ranks):
             requested = "cuda" if torch.cuda.is_available() else "cpu"
         if requested == "cpu":
             return requested
-        if requested != "cuda" and requested != f"cuda:{self._local}":
+        if requested not in ("cuda", "cuda:0"):  # a run's own recipe has that of its first process
             problem = "auto, cpu or cuda: each process takes the GPU of its own number on its machine"
             raise UserError("run.device", problem, requested)
         there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if self._local >= there:
-            problem = f"this machine has {there} GPU(s) and {self._local + 1} processes or more; a GPU each is needed"
-            raise UserError("--nproc-per-node", problem)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self._local + 1))
+        if here > there:
+            raise UserError(
+                "--nproc-per-node", f"this machine has {there} GPU(s); a GPU each is needed", here
+            )
         return f"cuda:{self._local}"
 
-    def meet(self) -> None:
+    def meet(self, requested: str) -> None:
         """Wait until every process is there, and connect."""
         limit = datetime.timedelta(seconds=self._seconds)
         if not _STORES:
@@ -185,6 +187,7 @@ class Group(Ranks):
             _STORES.append(_STORES[0])
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = dist.PrefixStore(f"srat-fast/{restarts}/{len(_STORES)}", _STORES[0])
+        self._device = self.device(requested)  # from here on the others hear of what is wrong
         here = {
             "host": socket.gethostname(),
             "node": os.environ.get("GROUP_RANK", ""),
@@ -234,6 +237,8 @@ class Group(Ranks):
         if dist.is_initialized() and (error is None or self._device == "cpu"):
             with suppress(RuntimeError):
                 dist.destroy_process_group()
+            # the error's traceback keeps this object, and what still refers to a group keeps its connections open
+            self._control = self._message = None
 
     def _all_gone(self) -> bool:
         return bool(self._store.add("gone", 0) >= self.size - 1)
@@ -295,7 +300,7 @@ class Group(Ranks):
             silent = [r for r in range(self.size) if not self._store.check([f"waiting/{r}"])]
         if silent:
             named = ", ".join(map(str, silent))
-            why = f"rank {named} of {self.size} does not answer (after {self._seconds:g} s: run.peer_seconds)"
+            why = f"rank {named} of {self.size} is gone or silent for {self._seconds:g} s (run.peer_seconds)"
         lost = PeerLost(f"{why}; --resume goes on from the last checkpoint")
         if all(rank in silent for rank in range(self.rank)) or not silent:  # nobody before it prints it
             lost.rank = self.rank
@@ -313,11 +318,12 @@ class Group(Ranks):
     def _await(self, key: str, patience: float = float("inf")) -> None:
         """Until the first process has set a key; it may take its time, but not fail."""
         until, pause = time.monotonic() + patience, 0.01
-        while time.monotonic() < until and not self._store.check([key]):
-            if (lost := self._failures() or self._dead()) is not None:
-                raise lost
-            time.sleep(pause)
-            pause = min(2 * pause, 0.2)
+        with self._peers():
+            while time.monotonic() < until and not self._store.check([key]):
+                if (lost := self._failures() or self._dead()) is not None:
+                    raise lost
+                time.sleep(pause)
+                pause = min(2 * pause, 0.2)
 
     def own(self, rows: Tensor) -> Tensor:
         return rows[self.share(len(rows))]
@@ -403,12 +409,14 @@ class Group(Ranks):
     def on_first(self, function: Callable[[], T]) -> T:
         self._calls += 1
         box: list[Any] = [None]
+        key = f"done/{self._calls}"
         if self.first:
             box = [function()]  # where it fails, `leave` tells the others
-            self._store.set(f"done/{self._calls}", "")
         else:
-            self._await(f"done/{self._calls}")
+            self._await(key)
         with self._peers():
+            if self.first:
+                self._store.set(key, "")
             dist.broadcast_object_list(box, src=0, group=self._control)
         return box[0]
 
@@ -420,7 +428,8 @@ class Group(Ranks):
             self._await(key)
         yield
         if not self._local:
-            self._store.set(key, "")
+            with self._peers():
+                self._store.set(key, "")
 
     def same(self, what: str, own: Any) -> None:
         found = self.objects(own)

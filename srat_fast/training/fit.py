@@ -42,7 +42,7 @@ from srat_fast.training.parity import CompileFailure
 from srat_fast.training.resume import random_state, restore, snapshot
 from srat_fast.training.setup import Result, Setup
 from srat_fast.training.step import LateReader, NotFinite
-from srat_fast.training.stops import COMPILING, Stops, Watchdog
+from srat_fast.training.stops import CODES, COMPILING, Stops, Watchdog
 
 
 class MovingAverage:
@@ -521,18 +521,16 @@ class Fit:
         """Save and end where a signal has come, to whichever process."""
         asked = (self._stops.signal or signal.SIGTERM) if self._stops.requested else 0
         if number := self._ranks.heard("stop", asked):
-            self._stops.signal = signal.Signals(number)
+            # not noted in `_stops`: of another process's, this one's own would be the second, which ends it at once
             self.save()
-            raise self._interrupted()
+            raise self._interrupted(signal.Signals(number))
 
-    def _interrupted(self) -> Interrupted:
-        signal = self._stops.signal
+    def _interrupted(self, came: signal.Signals) -> Interrupted:
         at = f"epoch {self.runner.epoch + 1}, step {self.runner.batch}"
         if self.runner.epoch == self.setup.recipe.optim.epochs:
             at = "the final evaluation"
         return Interrupted(
-            f"stopped by {signal.name if signal else 'a signal'} in {at}; the state is saved, --resume goes on",
-            self._stops.code,
+            f"stopped by {came.name} in {at}; the state is saved, --resume goes on", CODES[came]
         )
 
     def _validate(self, epoch: int) -> dict[str, Any]:

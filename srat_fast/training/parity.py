@@ -113,21 +113,19 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
     """Attack, losses and gradients of the compiled code against eager mode, on one batch; leaves no trace."""
     attack, update = engine.run_parts()
     weights = list(engine.model.parameters())
+    several = engine.ranks.size > 1  # only the attack is captured, and only where it exchanges nothing
     generator = torch.Generator(engine.device).manual_seed(seed)
     with preserved([*engine.state(), *engine.by_epoch()]):
         with preserved(engine.state()):  # compiles and captures, at the weights of now
             if engine.row.adversarial:
                 attack(images, labels, *engine.starts(images))
-            if engine.ranks.size > 1:  # only the attack is captured, and only where it exchanges nothing
-                if engine.row.adversarial:
-                    yield from _compare_attacks(engine, attack, images, labels)
-                return
-            engine.model.zero_grad(set_to_none=True)
-            update(images, labels, *engine.clean_copies(images))
-            # a replayed graph writes into the gradients of its capture, and sets no `p.grad`
-            kept, found = engine.captured_gradients, [p.grad for p in weights]
-            captured = kept.get(images.shape, found) if all(g is None for g in found) else found
-            kept[images.shape] = captured
+            if not several:
+                engine.model.zero_grad(set_to_none=True)
+                update(images, labels, *engine.clean_copies(images))
+                # a replayed graph writes into the gradients of its capture, and sets no `p.grad`
+                kept, found = engine.captured_gradients, [p.grad for p in weights]
+                captured = kept.get(images.shape, found) if all(g is None for g in found) else found
+                kept[images.shape] = captured
         _move(weights, ELSEWHERE, generator)
         if engine.radii is not None:  # in the first epoch of a ramp it is 0
             engine.radii.start_epoch(engine.recipe.optim.epochs)
@@ -135,6 +133,8 @@ def compare(engine: FastEngine, images: Tensor, labels: Tensor, seed: int) -> It
         if engine.row.adversarial:
             _settle(engine, images)
             yield from _compare_attacks(engine, attack, images, labels)
+        if several:
+            return
         full = _outcome(engine, lambda *batch: engine.update_eagerly(*batch, full=True), images, labels)
         compiled = _outcome(engine, update, images, labels, captured)
         moved = []

@@ -250,13 +250,17 @@ def begin(
     ended = status_of(path, _record(path))["status"]
     run = RunDirectory.reopen(path)
     try:
-        stored = recipe_from_dict(run.read_recipe())
-        recipe = _compared(recipe, stored, path)
+        stored = compared = recipe_from_dict(run.read_recipe())
+        if processes > 1 and stored.run.compile == "on":  # one process has begun; several are not compiled
+            off = {"run.compile": "off"}
+            recipe, compared = recipe.replace(off), stored.replace(off)
+        recipe = _compared(recipe, compared, path)
         recipe, device = resolve_hardware(recipe, arrays, processes)
         checkpoints = Checkpoints(path / CHECKPOINT)
         found, problems = checkpoints.newest()
         if found is not None:
             about = recipe_from_dict(plugins.of_run(path, found.about["recipe"], found.about))
+            about = about.replace({"run.compile": recipe.run.compile})  # that of another number of processes
             _compared(recipe, about, checkpoints.directory / found.name)
         # whoever was at work is not, or the lock would not be ours; who ended in good order left a record
         after = "killed" if ended == "running" else ended

@@ -335,17 +335,19 @@ class FastEngine:
             self._losses = torch.compile(self.losses, fullgraph=True, dynamic=False, mode=compile_mode(mode))
         several, local = self.ranks.size > 1, recipe.run.batch_norm == "local"
         #: running statistics that each process moves by its share, and that are averaged after each step
-        self._local_statistics = statistics_of(self.model) if several and local else []
+        self._local_statistics = statistics_of(self.model) if several and local and not stage.frozen else []
         synced = several and not local and recipe.attack.bn != "running"
         #: whether the attack's loss is taken on the whole batch, which is where its passes exchange something anyway
         self._whole_attack = several and (synced or not getattr(self.climbed, "per_image", False))
         # a graph holds no collective: with several processes the attack's at most
         capture_update = self._captured and not several
-        capture_attack = self._captured and not self._whole_attack
-        self._rehearse = compiled or capture_attack
+        self.captures_attack = self._captured and not self._whole_attack
+        self._rehearse = compiled or self.captures_attack
         if stage.train != before:
             self.optimizer = self._make_optimizer(capture_update)
-        self._attack = Captured(self._attack_batch, self.state) if capture_attack else self._attack_batch
+        self._attack = (
+            Captured(self._attack_batch, self.state) if self.captures_attack else self._attack_batch
+        )
         self._update = Captured(self._update_batch, self.state) if capture_update else self._update_batch
         self.steer(self._effects)
 

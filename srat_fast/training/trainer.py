@@ -21,12 +21,13 @@ from srat_fast.plugins import plugin_errors, recorded
 from srat_fast.progress import ProgressView
 from srat_fast.ranks import Ranks, joined
 from srat_fast.recipe import Recipe, Stage
-from srat_fast.record import RECIPE, RECORD, RunDirectory, git_commit, versions
+from srat_fast.record import MUST, RECIPE, RECORD, RunDirectory, git_commit, versions
 from srat_fast.training.cost import memory_errors, out_of_memory
 from srat_fast.training.curves import Curves
 from srat_fast.training.fit import Fit
 from srat_fast.training.resume import Begin, begin_together, check_data
 from srat_fast.training.setup import Setup, prepare
+from srat_fast.training.step import FastEngine
 from srat_fast.training.stops import Stops, Watchdog
 from srat_kernels import resolve_backend
 
@@ -85,6 +86,8 @@ def train(
         resolved = resolve_recipe(written, arrays)
         if ranks.size > 1:
             resolved = resolved.replace({"run.device": ranks.device(recipe.run.device)})
+        if resume != MUST:  # which reads it from the run, and other machines need not see that
+            ranks.same("their recipes", resolved.fingerprint())
         path = Path(out) if out is not None else default_out(resolved)
         start = begin_together(ranks, resolved, path, resume, arrays)
         if start.finished is not None:
@@ -267,7 +270,8 @@ def _place(setup: Setup) -> str:
     size, recipe = setup.ranks.size, setup.recipe
     if size == 1:
         return str(setup.device)
-    graphs = ", the update not captured" if recipe.run.capture == "on" else ""
+    alone = isinstance(setup.engine, FastEngine) and setup.engine.captures_attack
+    graphs = f", {'the attack alone' if alone else 'nothing'} captured" if recipe.run.capture == "on" else ""
     return f"{size} processes on {setup.device.type}, BatchNorm {recipe.run.batch_norm}{graphs}"
 
 

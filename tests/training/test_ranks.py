@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,12 +23,20 @@ from rich.console import Console
 from srat_fast import Recipe, UserError, ranks, train
 from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
-from srat_fast.errors import Interrupted, TrainingFailure, launched
+from srat_fast.errors import Interrupted, TrainingFailure, launched, teller
+from srat_fast.models.build import build_model
 from srat_fast.ranks import Ranks
-from srat_fast.record import RunDirectory
+from srat_fast.recipe import build_recipe
+from srat_fast.record import RunDirectory, versions
+from srat_fast.training.checkpoint import Checkpoints
+from srat_fast.training.resume import Begin, begin
+from srat_fast.training.setup import Setup
+from srat_fast.training.step import FastEngine
+from srat_fast.training.stops import Stops
+from srat_fast.training.trainer import _place
 from tests.training.short_runs import StopAfter, assert_equal_runs, record, short
 from tests.training.together import Together, together
-from tests.training.trajectories import CASES, LOCAL, MORE, tiny_network, trajectories
+from tests.training.trajectories import CASES, COUNTS, LOCAL, MORE, UNDER, tiny_network, trajectories
 
 
 class Part(Ranks):
@@ -39,7 +48,7 @@ class Part(Ranks):
 
 def both() -> dict[str, dict[str, Any]]:
     """Twenty-one steps of three methods, three of what else sees more than its own images."""
-    return trajectories(CASES | MORE, dict.fromkeys(MORE, 1) | {"stages": 2})
+    return trajectories(CASES | MORE, dict.fromkeys(MORE, 1) | {"stages": 2, "captured": 2})
 
 
 def one() -> dict[str, dict[str, Any]]:
@@ -110,13 +119,15 @@ def tiny_run(**changes: Any) -> Recipe:
 
 
 def _in_turn(out: Path) -> list[str]:
-    recipe = tiny_run()
+    recipe, second = tiny_run(), launched()[0] == 1
     train(recipe, out / "whole")
+    stops = StopAfter(5) if second else Stops()
     try:
-        train(recipe, out / "cut", stops=StopAfter(5))
+        train(recipe, out / "cut", stops=stops)
     except Interrupted as stop:
         told = [str(stop)]
-    if launched()[0] == 0:
+    told.append(f"asked: {stops.requested}")
+    if not second:
         shutil.copytree(out / "cut", out / "one")
     train(recipe, out / "cut", resume="must")
     try:
@@ -135,6 +146,11 @@ def _in_turn(out: Path) -> list[str]:
             train(recipe, out / "full")
         except TrainingFailure as error:
             told.append(f"{error.failure}: {error}")
+    for changes in ({"seed": 1}, {"run.device": "cuda:1"}):  # of one of two commands
+        try:
+            train(recipe.replace(changes if second else {}), out / "other")
+        except (TrainingFailure, UserError) as error:
+            told.append(f"{teller(error)}{error}")
     return told
 
 
@@ -146,6 +162,8 @@ def full(run: RunDirectory, line: dict[str, Any]) -> None:
 def test_a_run_on_two_processes(tmp_path: Path) -> None:
     """fp32, validated, resumed to the bit; another number of processes goes on and says so."""
     told, other = together(2, in_turn, tmp_path)
+    # a signal of the first one's own would be its first, not the second, which ends a process at once
+    assert (told.pop(1), other.pop(1)) == ("asked: False", "asked: True")
     assert told[:3] == other[:3]
     assert "in epoch 1, step 2 (before its update)" in told[2]
     assert record(tmp_path / "inf")["failure"] == "nonfinite"
@@ -154,6 +172,11 @@ def test_a_run_on_two_processes(tmp_path: Path) -> None:
     assert told[0].startswith("stopped by SIGTERM in epoch ")
     assert told[1].startswith("optim.batch_size = 1: at least an image a process is needed, 2")
     assert not (tmp_path / "bad").exists()
+    assert not (tmp_path / "other").exists()
+    assert re.fullmatch(r"rank 1 \(on .+\) and rank 0 differ: their recipes", told[4])
+    assert other[4] == f"None{told[4]}"
+    wrong = "run.device = 'cuda:1': auto, cpu or cuda: each process takes the GPU of its own number on its machine"
+    assert (told[5], other[5]) == (f"rank 1 has failed: {wrong}", f"rank 1: {wrong}")
     assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
     with tiny_network():
         train(tiny_run(), tmp_path / "alone")
@@ -244,10 +267,102 @@ def test_a_process_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ranks, "_TOLD", 0.05)
     store, told = dist.HashStore(), {}
     for rank in (1, 3):
-        group = ranks.Group(rank, 4, "cpu", 60.0)
+        group = ranks.Group(rank, 4, 60.0)
         group._store = store
         told[rank] = group
     told[3]._lost(RuntimeError("timed out"))
     first, last = told[1]._lost(RuntimeError("timed out")), told[3]._lost(RuntimeError("timed out"))
-    assert str(first).startswith("rank 0, 2 of 4 does not answer (after 60 s: run.peer_seconds)")
+    assert str(first).startswith("rank 0, 2 of 4 is gone or silent for 60 s (run.peer_seconds)")
     assert (getattr(first, "rank", None), getattr(last, "rank", None)) == (1, None)
+
+
+class Gone:
+    """A store whose process has ended."""
+
+    def check(self, *given: object) -> bool:
+        raise RuntimeError("Broken pipe")
+
+    set = check
+
+
+def test_a_launcher_that_is_gone_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "_TOLD", 0.05)
+    group = ranks.Group(1, 2, 60.0)
+    group._store = Gone()
+    with pytest.raises(ranks.PeerLost, match="is gone or does not answer: Broken pipe; --resume goes on"):
+        group.on_first(lambda: None)
+
+
+def test_a_gpu_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe of a run has the first one's; all processes of a machine refuse too few in the same words."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    group = ranks.Group(1, 2, 60.0)
+    assert [group.device(asked) for asked in ("auto", "cuda", "cuda:0", "cpu")] == ["cuda:1"] * 3 + ["cpu"]
+    with pytest.raises(UserError, match=r"^run\.device = 'cuda:1': auto, cpu or cuda"):
+        group.device("cuda:1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    for rank in range(4):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        with pytest.raises(
+            UserError, match=r"^--nproc-per-node = 4: this machine has 2 GPU\(s\); a GPU each"
+        ):
+            ranks.Group(rank, 4, 60.0).device("auto")
+
+
+def test_features_that_rest_exchange_no_statistics() -> None:
+    fields = {
+        "data.name": "folder", "data.image_size": 12, "model.name": "tiny", "model.width": 4, "method": "ce",
+        "stages.lengths": "1, 6", "stages.train": "all, head", "optim.epochs": 7, "attack.random_start": False,
+        "run.batch_norm": "local", "run.precision": "fp32", "run.compile": "off", "run.capture": "off",
+    }  # fmt: skip
+    with tiny_network():
+        recipe = build_recipe("paper", fields).resolve()
+        model = build_model(recipe, classes=4, channels=3, moments=None)
+        engine = FastEngine(recipe, model, COUNTS, UNDER, Part(0, 3))
+    engine.start_epoch(1)
+    before = [buffer.clone() for buffer in model.buffers()]
+    engine.step(torch.rand(23, 3, 12, 12), torch.arange(23) % 4)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.buffers(), strict=True))
+
+
+def test_several_processes_take_up_a_compiled_run(tmp_path: Path) -> None:
+    """They go on uncompiled, whatever was asked for, and so does one process after them."""
+    compiled = short(run__compile="on", run__capture="off").resolve().to_dict()
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_json("recipe.json", compiled)
+    run.release()
+    about = {"recipe": compiled, "versions": versions(), "epoch": 1, "step": 3}
+    Checkpoints(run.path / "checkpoint").save("000001-0000000", {}, about)
+
+    def taken_up(choice: str, processes: int) -> Begin:
+        start = begin(short(run__compile=choice).resolve(), run.path, "must", processes=processes)
+        start.run.release()
+        return start
+
+    assert taken_up("auto", 1).recipe.run.compile == "on"
+    for choice in ("auto", "on", "off"):
+        start = taken_up(choice, 2)
+        assert start.recipe.run.compile == "off"
+        assert start.entries[-1]["changes"]["run.compile"] == ["on", "off"]
+    run.write_json("recipe.json", start.recipe.to_dict())
+    assert taken_up("auto", 1).recipe.run.compile == "off"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "2 processes on cpu, BatchNorm sync, nothing captured"),
+        ({"attack.bn": "running"}, "2 processes on cpu, BatchNorm sync, the attack alone captured"),
+        ({"run.batch_norm": "local", "run.capture": "off"}, "2 processes on cpu, BatchNorm local"),
+    ],
+)
+def test_a_run_says_what_is_captured(changes: dict[str, Any], says: str) -> None:
+    fields = {"data.name": "digits", "model.width": 2, "run.compile": "off", "run.capture": "on"}
+    recipe, cpu = build_recipe("paper", fields | changes).resolve(), torch.device("cpu")
+    model = build_model(recipe, classes=4, channels=1, moments=None)
+    engine = FastEngine(recipe, model, COUNTS, UNDER, Part(0, 2))
+    unused: Any = None
+    assert _place(Setup(recipe, cpu, unused, unused, engine, Part(0, 2))) == says

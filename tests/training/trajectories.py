@@ -44,7 +44,7 @@ MORE: dict[str, dict[str, Any]] = {
     "awp": {"method": "trades-awp", "attack.radius": "count", "attack.radius_strength": 0.5},
     "bat": {"method": "bat"},
     "faal": _TRADES | {"feedback.rule": "faal"},
-    "captured": {"method": "srat-ce", "attack.bn": "running", "run.capture": "on"},
+    "captured": {"method": "srat-ce", "attack.bn": "running", "run.capture": "on", "attack.radius_ramp": 0.5},
     "stages": {"method": "srat-ce", "stages.lengths": "1, 6", "stages.train": "all, new-head"},
     LOCAL: {"method": "srat-ldam", "run.batch_norm": "local"},
 }
