@@ -284,16 +284,24 @@ class Group(Ranks):
                 return lost
         return None
 
+    def _launcher_lost(self) -> PeerLost:
+        lost = PeerLost("torchrun has ended without a word; --resume goes on from the last checkpoint")
+        if self._local == 0:  # a line a machine
+            lost.rank = self.rank
+        return lost
+
     def _lost(self, error: RuntimeError) -> PeerLost:
         """Who it was that broke a collective."""
         with suppress(RuntimeError):
             self._store.set(f"waiting/{self.rank}", "")
         until = time.monotonic() + _TOLD
         while time.monotonic() < until:
-            for find in (self._failures, self._dead):
-                with suppress(RuntimeError):  # the store may have gone with the process
-                    if (found := find()) is not None:
-                        return found
+            try:
+                found = self._failures() or self._dead()
+            except RuntimeError:  # the store has gone, with its process
+                found = self._launcher_lost() if _agents_store() else self._dead()
+            if found is not None:
+                return found
             time.sleep(0.05)
         silent, why = [], f"another process of the run is gone or does not answer: {_first_line(error)}"
         with suppress(RuntimeError):  # whoever else waits has said so by now
@@ -443,9 +451,14 @@ class Group(Ranks):
 
 def _store(first: bool, limit: datetime.timedelta) -> dist.TCPStore:
     """torchrun's own store; without its agent the first process's."""
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(address, port, is_master=first and not agent, timeout=limit, wait_for_workers=False)
+    return dist.TCPStore(
+        address, port, is_master=first and not _agents_store(), timeout=limit, wait_for_workers=False
+    )
+
+
+def _agents_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _first_line(error: Exception) -> str:
