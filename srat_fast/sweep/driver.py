@@ -20,7 +20,7 @@ from srat_fast.sweep.outcome import Action
 from srat_fast.sweep.plan import Trial, estimate
 from srat_fast.sweep.process import TrialProcess, finished_fields, finished_trial, still_running
 from srat_fast.sweep.status import Running, Snapshot, SweepView, read_status
-from srat_fast.training.stops import CODES, HANGUP, handled
+from srat_fast.training.stops import CODES, TWICE, handled
 
 #: Exit codes of a sweep besides 0 (all done), 2 (bad input), 129, 130 and 143 (stopped).
 SOME_FAILED, PAUSED = 1, 3
@@ -51,13 +51,13 @@ class Stop:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self.times = 0
-        self._hung_up = -HANGUP
+        self._hung_up = -TWICE
 
     def note(self, number: int, frame: Any) -> None:
-        """Signal handler; SIGHUPs within `HANGUP` seconds are one."""
+        """Signal handler; SIGHUPs within `TWICE` seconds are one."""
         now = time.monotonic()
         if number == signal.SIGHUP:
-            again, self._hung_up = now - self._hung_up < HANGUP, now
+            again, self._hung_up = now - self._hung_up < TWICE, now
             if again:
                 return
         self.signal = self.signal or signal.Signals(number)

@@ -16,8 +16,9 @@ from typing import Any
 
 #: Signal -> exit code.
 CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
-#: Seconds in which several SIGHUPs are one: when a terminal is closed its shell sends one, and the kernel another.
-HANGUP = 0.2
+#: Seconds in which signals of one kind are one. When a terminal is closed its shell sends a SIGHUP, and the kernel
+#: another; where all processes of a job get a signal (SLURM, systemd), torchrun or a sweep passes its own on as well.
+TWICE = 0.2
 
 
 def handled() -> list[signal.Signals]:
@@ -75,17 +76,16 @@ class Stops:
         return 0 if self.signal is None else CODES[self.signal]
 
     def _listen(self, pipe: int) -> None:
-        hung_up = -HANGUP
+        times = dict.fromkeys(CODES, -TWICE)
         while data := os.read(pipe, 64):
             for number in data:
                 with contextlib.suppress(ValueError):
                     came = signal.Signals(number)
                     if came not in self._before:
                         continue
-                    if came is signal.SIGHUP:
-                        again, hung_up = time.monotonic() - hung_up < HANGUP, time.monotonic()
-                        if again:
-                            continue
+                    again, times[came] = time.monotonic() - times[came] < TWICE, time.monotonic()
+                    if again:
+                        continue
                     if self.signal is not None:
                         _tell("\x1b[?25h")  # the cursor that a progress bar hides
                         os._exit(CODES[came])

@@ -136,14 +136,18 @@ def test_handlers_are_put_back_and_other_threads_install_none() -> None:
     assert seen == [before[signal.SIGTERM]]
 
 
-def test_hanging_up_counts_once_and_not_under_nohup() -> None:
-    """A shell that ends passes SIGHUP on, and the kernel sends another; `nohup` has it ignored."""
-    with Stops() as stops:
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGHUP)
-            time.sleep(0.02)
-        wait_until(lambda: stops.requested)
-        assert stops.code == 129
+def test_a_signal_that_comes_twice_counts_once_and_hanging_up_not_under_nohup() -> None:
+    """A shell that ends passes SIGHUP on, and the kernel sends another, as a batch system and torchrun do with SIGTERM.
+
+    `nohup` has SIGHUP ignored.
+    """
+    for number, code in ((signal.SIGHUP, 129), (signal.SIGTERM, 143)):
+        with Stops() as stops:
+            for _ in range(2):
+                os.kill(os.getpid(), number)
+                time.sleep(0.02)
+            wait_until(lambda: stops.requested)
+            assert stops.code == code
     driver = Stop()
     with stopped_by_signals(driver):
         for _ in range(2):
