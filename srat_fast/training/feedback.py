@@ -260,8 +260,12 @@ def measure(
     device: torch.device,
     progress: Callable[[int], None] = lambda images: None,
     ranks: Ranks = ALONE,
+    sizes: Sequence[int] | None = None,
 ) -> Figures:
-    """Figures of each class under PGD on cross-entropy: eval mode, no autocast, the network as it is trained."""
+    """Figures of each class under PGD on cross-entropy: eval mode, no autocast, the network as it is trained.
+
+    `sizes`: of the classes that `images` were drawn from; None where these are all.
+    """
     attack, classes = recipe.attack, model.linear.out_features
     ball, dtype = threat[attack.threat](attack.epsilon), model.linear.weight.dtype
     noise = torch.Generator(device).manual_seed(seed)
@@ -285,7 +289,9 @@ def measure(
                     sums[name] = sums[name] + part if name in sums else part
             progress(len(pixels))
     counted = {name: ranks.sum_(total).cpu() for name, total in sums.items()}
-    return _rates(counted, balanced=recipe.feedback.rates == "balanced")
+    if recipe.feedback.rates == "count":
+        return _rates(counted)
+    return _rates(counted, counted["images"] if sizes is None else torch.tensor(sizes, dtype=torch.float64))
 
 
 def _each(model: Classifier, x: Tensor, attacked: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -309,18 +315,20 @@ def _each(model: Classifier, x: Tensor, attacked: Tensor, labels: Tensor) -> dic
     }
 
 
-def _rates(sums: dict[str, Tensor], balanced: bool) -> Figures:
-    """Sums of each class over its own images; `balanced`: over a C-th of all, but for features."""
+def _rates(sums: dict[str, Tensor], sizes: Tensor | None = None) -> Figures:
+    """Means over each class's images; with the `sizes` of its classes, C times a class's sum over all images / all."""
     images = sums["images"]
     present = images > 0
+    share = torch.ones_like(images) if sizes is None else len(sizes) * sizes / sizes.sum()
     found = {"images": images}
     for name, total in sums.items():
         if name == "images":
             continue
-        size = images.sum() / len(images) if balanced and name != "centres" else images.clamp(min=1.0)
-        rate = total / (size if size.dim() == 0 or total.dim() == 1 else size[:, None])
-        absent = present if total.dim() == 1 else present[:, None]
-        found[name] = torch.where(absent, rate, rate[present].mean(dim=0))
+        wide = (slice(None), *[None] * (total.dim() - 1))  # [C] or [C, 1]
+        rate = total / images.clamp(min=1.0)[wide]
+        if name != "centres":
+            rate = rate * share[wide]
+        found[name] = torch.where(present[wide], rate, rate[present].mean(dim=0))
     return Figures(**found)
 
 
@@ -344,21 +352,28 @@ class Feedback:
         """Whether the end of an epoch (from 0) is one to measure at."""
         return epoch in self._epochs
 
+    def warnings(self) -> list[str]:
+        """That a rule never comes to measure anything."""
+        if self._epochs or self._chosen.rule in ("off", "faal"):
+            return []
+        return [
+            f"feedback.rule = {self._chosen.rule} measures nothing: feedback.start, feedback.every, optim.epochs and "
+            "the stages leave no epoch to measure after"
+        ]
+
     def flops(self, forward: int) -> int:
         """Of all measurements of the run."""
-        images = self._source()
-        counts = np.bincount(images.labels, minlength=len(self._split.counts)).tolist()
-        return feedback_flops(forward, self._recipe, counts)
+        return feedback_flops(forward, self._recipe, self._sizes())
 
     def after(
         self, epoch: int, model: Classifier, device: torch.device, progress: Callable[[int], None]
     ) -> dict[str, Any]:
         """Measure, let the rule go on, and say what was found and what it does: a line of metrics.jsonl."""
         seed = seed_for(self._recipe.seed, "feedback", epoch)
-        images = self._measured()
         seen = measure(
-            model, images, self._recipe, seed=seed, device=device, progress=progress, ranks=self._ranks
-        )
+            model, self._measured(), self._recipe, seed=seed, device=device, progress=progress, ranks=self._ranks,
+            sizes=self._sizes(),
+        )  # fmt: skip
         self.rule.update(seen)
         told = ("clean", "robust", "loss", "attacked_loss", "divergence", "margin")
         return {
@@ -381,6 +396,10 @@ class Feedback:
             chosen = draw_subset(images.labels, most, seed_for(self._recipe.seed, "feedback"))
             self._images = in_memory(images.select(chosen))
         return self._images
+
+    def _sizes(self) -> list[int]:
+        """Images of each class that are there to be measured."""
+        return np.bincount(self._source().labels, minlength=len(self._split.counts)).tolist()
 
     def _source(self) -> ImageSet:
         return self._split.validation if self._chosen.split == "validation" else self._split.train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from srat_fast.methods import RULES as NAMES
 from srat_fast.models.build import feedback_flops, measured_epochs, planned_flops, training_flops
 from srat_fast.recipe import build_recipe
 from srat_fast.reference import feedback as plain
+from srat_fast.seeds import seed_for
 from srat_fast.sweep.plan import work_of
 from srat_fast.training import feedback
-from srat_fast.training.feedback import RULES, Facts, Feedback, Figures, Frl, _rates, measure, sets
+from srat_fast.training.feedback import RULES, Facts, Feedback, Figures, Frl, Nothing, _rates, measure, sets
 from srat_fast.training.fit import Fit, selected
 from srat_fast.training.trainer import train
 from tests.equivalence.test_step import COUNTS, Small, batches, make_pair
@@ -174,10 +176,46 @@ def test_rates_are_over_a_class_of_its_own_unless_asked_otherwise() -> None:
     }
     rest = {name: torch.zeros(2) for name in ("robust", "loss", "attacked_loss", "divergence", "margin")}
     rest |= {"probability": torch.zeros(2, 2), "confusion": torch.zeros(2, 2)}
-    assert _rates(sums | rest, balanced=False).clean.tolist() == [0.5, 1.0]
-    published = _rates(sums | rest, balanced=True)
+    assert _rates(sums | rest).clean.tolist() == [0.5, 1.0]
+    published = _rates(sums | rest, sums["images"])
     assert published.clean.tolist() == pytest.approx([0.8, 0.4]), "2 x 4 / 10: wrong, as published"
     assert published.centres.flatten().tolist() == [0.125, 0.5]
+    drawn = _rates(sums | rest, torch.tensor([72.0, 8.0]))
+    assert drawn.clean.tolist() == pytest.approx([0.9, 0.2]), (
+        "of 72 and 8 images 36 and 8 are right: 2 x 36 / 80"
+    )
+
+
+def test_published_rates_are_over_all_images_though_few_are_measured(device, small) -> None:
+    changes = {"method": "cfa", "model.name": "small", "feedback.rates": "balanced", "feedback.images": 3}
+    engine = make_pair(device, torch.float32, **changes).fast
+    images = pixels()
+    split = SimpleNamespace(train=images, counts=[14, 13, 13, 0])
+    found = Feedback(engine.recipe, split, Nothing)
+    told = found.after(0, engine.model, device, lambda done: None)
+    assert told["images"] == [3, 3, 3, 0]
+    chosen = found._measured()
+    again = measure(engine.model, chosen, engine.recipe.replace({"feedback.rates": "count"}),
+                    seed=seed_for(engine.recipe.seed, "feedback", 0), device=device)  # fmt: skip
+    shares = [4 * n / 40 for n in split.counts[:3]]
+    assert told["loss"][:3] == pytest.approx(
+        [s * v for s, v in zip(shares, again.loss.tolist(), strict=False)]
+    )
+
+
+def test_a_rule_that_never_measures_says_so(tmp_path) -> None:
+    small = {"data__limit": 60, "data__test_limit": 10, "attack__steps": 1, "eval_attack__steps": 1}
+    recipe = short(method="cgr", optim__epochs=1, optim__ema_decay=0, data__val_fraction=0, **small)
+    record = train(recipe, tmp_path / "run")
+    assert record["warnings"] == [
+        "feedback.rule = cgr measures nothing: feedback.start, feedback.every, optim.epochs and the stages leave no "
+        "epoch to measure after"
+    ]
+    assert "feedback" not in json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    for quiet in ("cfa", "faal", "ce"):
+        recipe = build_recipe("digits", {"method": quiet, "optim.epochs": 20}).resolve()
+        split = SimpleNamespace(counts=[9, 3])
+        assert Feedback(recipe, split, RULES[recipe.feedback.rule]).warnings() == []
 
 
 @pytest.fixture
@@ -381,7 +419,15 @@ def test_the_reference_trains_by_its_own_rule(tmp_path) -> None:
             {"method": "ce", "optim.ema_gate": 0.2, "optim.ema_decay": 0.9, "optim.ema_every": "epoch"},
             r"optim\.ema_gate = 0\.2: has an effect with optim\.ema_decay > 0, .* and data\.val_fraction > 0 only",
         ),
-        ({"method": "ce", "loss.graph_weight": 1.0}, "has an effect with feedback.rule = cgr only"),
+        ({"method": "ce", "loss.graph_weight": 1.0}, "has an effect with a method that has the term graph only"),
+        (
+            {"method": "ce", "feedback.rule": "cgr", "loss.graph_weight": 1.0},
+            "has an effect with a method that has the term graph only",
+        ),
+        (
+            {"method": "cgr", "feedback.rule": "off", "loss.graph_weight": 1.0},
+            "has an effect with feedback.rule = cgr only",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(changes, says) -> None:
