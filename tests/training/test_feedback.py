@@ -87,6 +87,58 @@ def test_dafa_moves_weight_between_similar_classes() -> None:
         assert list(effects["radii"]) == list(effects["weights"])
 
 
+@pytest.mark.parametrize(
+    ("method", "seen", "expected"),
+    [
+        (  # errors less their mean .3 and d .07: -.27, -.17, .23; of the boundary (.1, .2, 0): -.07, .03, -.17
+            "frl-remargin",
+            {"clean": [0.9, 0.8, 0.4], "robust": [0.8, 0.6, 0.4]},
+            {
+                "weights": [0.9885, 0.9885, 1.023],
+                "pair": [0.997, 1.006, 0.997],
+                "radii": [0.98, np.exp(0.4 * 0.03), 0.98],
+            },
+        ),
+        (  # r = .3: q = 6 (.5 + .3) / (1 + 6 (.5 + .3)) = 4.8 / 5.8
+            "cfa",
+            {"robust": [0.3, 0.5, 0.0]},
+            {
+                "radii": [0.8, 1.0, 0.5],
+                "weights": [1 / 5.8, 1 / 7, 1 / 4],
+                "pair": [4.8 / 5.8 / 6, 1 / 7, 3 / 4 / 6],
+            },
+        ),
+        (  # CE + 6 KL = 1, 2, 3 and their mean 2: 3 softmax(.1, .2, .3, .2), the last to each
+            "wat",
+            {"loss": [0.4, 0.8, 0.6], "divergence": [0.1, 0.2, 0.4]},
+            {name: [1.425062, 1.496256, 1.574938] for name in ("weights", "pair")},
+        ),
+    ],
+)
+def test_rules_by_hand(method, seen, expected) -> None:
+    recipe = build_recipe(None, {"method": method}).resolve()
+    given = {name: torch.tensor(values, dtype=torch.float64) for name, values in seen.items()}
+    found = Figures(**(vars(figures(0, 3)) | given))
+    for rule in (RULES[recipe.feedback.rule](Facts(recipe, [9, 3, 1])), plain.PlainRule(recipe, [9, 3, 1])):
+        rule.update(found)
+        for name, values in expected.items():
+            assert list(rule.effects()[name]) == pytest.approx(values, abs=1e-6), name
+
+
+def test_frl_keeps_its_multipliers_together_at_a_half() -> None:
+    recipe = build_recipe(None, {"method": "frl", "feedback.frl_slack": 0.0}).resolve()
+    even = torch.full((3,), 0.5, dtype=torch.float64)
+    found = Figures(**(vars(figures(0, 3)) | {"clean": even, "robust": even}))
+    old = {"clean": [0.6, 0.2, 0.0], "boundary": [0.1, 0.0, 0.0], "radius": [0.0] * 3}
+    for rule in (RULES["frl"](Facts(recipe, [9, 3, 1])), plain.PlainRule(recipe, [9, 3, 1])):
+        fast = not isinstance(rule, plain.PlainRule)
+        rule.state = {n: torch.tensor(v, dtype=torch.float64) if fast else v for n, v in old.items()}
+        rule.update(found)
+        assert list(rule.state["clean"]) == pytest.approx([0.375, 0.125, 0.0])
+        assert list(rule.effects()["weights"]) == pytest.approx([1.625, 0.875, 0.5])
+        assert list(rule.state["boundary"]) == pytest.approx([0.1, 0.0, 0.0])
+
+
 def test_cgr_weighs_errors_under_attack() -> None:
     """Robust accuracies .5, .3, .1: raw .25, .35, .65 of mean .417, scores .8 + .2 raw, weights 1 + score of mean 2."""
     recipe = build_recipe(None, {"method": "cgr"}).resolve()
