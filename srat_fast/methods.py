@@ -201,7 +201,8 @@ for _row in (
         {"loss.branch": "clean", "loss.kl_weight": 6.0, "optim.awp_gamma": 0.005},
         own=_attack("running", "gaussian") | _schedule(200, 99, 149, weight_decay=5e-4, awp_epoch=9),
         source="Wu et al. 2020; csdongxian/AWP a7acf5d",
-        notes="The perturbation begins at the tenth epoch under its own protocol, at once under the paper's.",
+        notes="The perturbation begins at the tenth epoch under its own protocol, at once under the paper's. Its "
+        "update forwards x' first and x twice, which BatchNorm's running statistics see in that order.",
     ),
     Method(
         "he", "adjusted", "none", {}, True, "HE", "ce", ROBUST,
@@ -392,7 +393,7 @@ for _row in (
         },
         source="Xu et al. 2021; hannxu123/fair_robust a80547d",
         notes="FRL as published, a fine-tuning, with the network that it begins with in the same run: TRADES for "
-        "160 of 200 epochs. From another run: frl with its own protocol.",
+        "160 of 200 epochs, whose rate has not fallen by then. From another run: frl with its own protocol.",
     ),
     Method(
         "cfa", "ce", "none", _KL, True, "CFA", "kl", FAIR,

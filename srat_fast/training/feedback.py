@@ -274,7 +274,8 @@ def measure(
     with evaluating(model), torch.autocast(device.type, enabled=False):
         for number, (pixels, labels) in enumerate(loader.epoch()):
             x = pixels.to(dtype)
-            start = ball.random_start(x, noise)  # drawn for the batches of other processes, too
+            # image by image, for other processes' too: training goes by it, which batches of evaluation must not change
+            start = torch.cat([ball.random_start(image, noise) for image in x.split(1)])
             if number % ranks.size != ranks.rank:
                 x, start, labels = x[:0], start[:0], labels[:0]
             attacked = pgd(

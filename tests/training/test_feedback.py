@@ -220,6 +220,19 @@ def test_figures_are_those_of_each_image(device, small, monkeypatch) -> None:
     assert bool((seen.divergence > 0).all())
 
 
+@pytest.mark.parametrize("ball", ["linf", "l2"])
+def test_figures_do_not_depend_on_the_batches_of_evaluation(ball, device, small) -> None:
+    seen = []
+    for size in (7, 500):
+        changes = {"method": "cfa", "model.name": "small", "run.eval_batch_size": size, "attack.threat": ball}
+        if ball == "l2":
+            changes |= {"attack.epsilon": 0.8, "attack.step_size": 0.3}
+        engine = make_pair(device, torch.float64, **changes).fast
+        seen.append(measure(engine.model, pixels(), engine.recipe, seed=5, device=device))
+    for one, other in zip(*(vars(figure).values() for figure in seen), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
 def test_rates_are_over_a_class_of_its_own_unless_asked_otherwise() -> None:
     sums = {
         "images": torch.tensor([8.0, 2.0]),
