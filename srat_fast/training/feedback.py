@@ -260,12 +260,8 @@ def measure(
     device: torch.device,
     progress: Callable[[int], None] = lambda images: None,
     ranks: Ranks = ALONE,
-    sizes: Sequence[int] | None = None,
 ) -> Figures:
-    """Figures of each class under PGD on cross-entropy: eval mode, no autocast, the network as it is trained.
-
-    `sizes`: of the classes that `images` were drawn from; None where these are all.
-    """
+    """Figures of each class under PGD on cross-entropy: eval mode, no autocast, the network as it is trained."""
     attack, classes = recipe.attack, model.linear.out_features
     ball, dtype = threat[attack.threat](attack.epsilon), model.linear.weight.dtype
     noise = torch.Generator(device).manual_seed(seed)
@@ -290,9 +286,7 @@ def measure(
                     sums[name] = sums[name] + part if name in sums else part
             progress(len(pixels))
     counted = {name: ranks.sum_(total).cpu() for name, total in sums.items()}
-    if recipe.feedback.rates == "count":
-        return _rates(counted)
-    return _rates(counted, counted["images"] if sizes is None else torch.tensor(sizes, dtype=torch.float64))
+    return _rates(counted)
 
 
 def _each(model: Classifier, x: Tensor, attacked: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -316,21 +310,32 @@ def _each(model: Classifier, x: Tensor, attacked: Tensor, labels: Tensor) -> dic
     }
 
 
-def _rates(sums: dict[str, Tensor], sizes: Tensor | None = None) -> Figures:
-    """Means over each class's images; with the `sizes` of its classes, C times a class's sum over all images / all."""
+def _rates(sums: dict[str, Tensor]) -> Figures:
+    """Means over each class's images."""
     images = sums["images"]
     present = images > 0
-    share = torch.ones_like(images) if sizes is None else len(sizes) * sizes / sizes.sum()
     found = {"images": images}
     for name, total in sums.items():
-        if name == "images":
-            continue
-        wide = (slice(None), *[None] * (total.dim() - 1))  # [C] or [C, 1]
-        rate = total / images.clamp(min=1.0)[wide]
-        if name != "centres":
-            rate = rate * share[wide]
-        found[name] = torch.where(present[wide], rate, rate[present].mean(dim=0))
+        if name != "images":
+            wide = _wide(total)
+            rate = total / images.clamp(min=1.0)[wide]
+            found[name] = torch.where(present[wide], rate, rate[present].mean(dim=0))
     return Figures(**found)
+
+
+def as_published(seen: Figures, sizes: Sequence[int]) -> Figures:
+    """The figures of `feedback.rates = balanced`, features aside: C times a class's sum over its images / all images.
+
+    `sizes`: of the classes, whose measured images stand for all that they have.
+    """
+    share = torch.tensor(sizes, dtype=torch.float64) * len(sizes) / sum(sizes)
+    own = ("images", "centres")
+    return Figures(**{n: v if n in own else v * share[_wide(v)] for n, v in vars(seen).items()})
+
+
+def _wide(values: Tensor) -> tuple[Any, ...]:
+    """Index that makes [C] as wide as [C, ...]."""
+    return (slice(None), *[None] * (values.dim() - 1))
 
 
 class Feedback:
@@ -371,11 +376,12 @@ class Feedback:
     ) -> dict[str, Any]:
         """Measure, let the rule go on, and say what was found and what it does: a line of metrics.jsonl."""
         seed = seed_for(self._recipe.seed, "feedback", epoch)
+        images = self._measured()
         seen = measure(
-            model, self._measured(), self._recipe, seed=seed, device=device, progress=progress, ranks=self._ranks,
-            sizes=self._sizes(),
-        )  # fmt: skip
-        self.rule.update(seen)
+            model, images, self._recipe, seed=seed, device=device, progress=progress, ranks=self._ranks
+        )
+        balanced = self._chosen.rates == "balanced"
+        self.rule.update(as_published(seen, self._sizes()) if balanced else seen)
         told = ("clean", "robust", "loss", "attacked_loss", "divergence", "margin")
         return {
             "split": self._chosen.split,

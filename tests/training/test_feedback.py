@@ -18,10 +18,20 @@ from srat_fast.methods import RULES as NAMES
 from srat_fast.models.build import feedback_flops, measured_epochs, planned_flops, training_flops
 from srat_fast.recipe import build_recipe
 from srat_fast.reference import feedback as plain
-from srat_fast.seeds import seed_for
 from srat_fast.sweep.plan import work_of
 from srat_fast.training import feedback
-from srat_fast.training.feedback import RULES, Facts, Feedback, Figures, Frl, Nothing, _rates, measure, sets
+from srat_fast.training.feedback import (
+    RULES,
+    Cfa,
+    Facts,
+    Feedback,
+    Figures,
+    Frl,
+    _rates,
+    as_published,
+    measure,
+    sets,
+)
 from srat_fast.training.fit import Fit, selected
 from srat_fast.training.trainer import train
 from tests.equivalence.test_step import COUNTS, Small, batches, make_pair
@@ -240,32 +250,29 @@ def test_rates_are_over_a_class_of_its_own_unless_asked_otherwise() -> None:
         "centres": torch.ones(2, 1),
     }
     rest = {name: torch.zeros(2) for name in ("robust", "loss", "attacked_loss", "divergence", "margin")}
-    rest |= {"probability": torch.zeros(2, 2), "confusion": torch.zeros(2, 2)}
-    assert _rates(sums | rest).clean.tolist() == [0.5, 1.0]
-    published = _rates(sums | rest, sums["images"])
+    rest |= {"probability": torch.ones(2, 2), "confusion": torch.zeros(2, 2)}
+    own = _rates(sums | rest)
+    assert own.clean.tolist() == [0.5, 1.0]
+    published = as_published(own, [8, 2])
     assert published.clean.tolist() == pytest.approx([0.8, 0.4]), "2 x 4 / 10: wrong, as published"
+    assert published.probability.flatten().tolist() == pytest.approx([0.2, 0.2, 0.2, 0.2])
     assert published.centres.flatten().tolist() == [0.125, 0.5]
-    drawn = _rates(sums | rest, torch.tensor([72.0, 8.0]))
+    drawn = as_published(own, [72, 8])
     assert drawn.clean.tolist() == pytest.approx([0.9, 0.2]), (
         "of 72 and 8 images 36 and 8 are right: 2 x 36 / 80"
     )
 
 
-def test_published_rates_are_over_all_images_though_few_are_measured(device, small) -> None:
-    changes = {"method": "cfa", "model.name": "small", "feedback.rates": "balanced", "feedback.images": 3}
+@pytest.mark.parametrize("rates", ["count", "balanced"])
+def test_published_rates_are_over_all_images_though_few_are_measured(rates, device, small) -> None:
+    changes = {"method": "cfa", "model.name": "small", "feedback.rates": rates, "feedback.images": 3}
     engine = make_pair(device, torch.float32, **changes).fast
-    images = pixels()
-    split = SimpleNamespace(train=images, counts=[14, 13, 13, 0])
-    found = Feedback(engine.recipe, split, Nothing)
-    told = found.after(0, engine.model, device, lambda done: None)
+    split = SimpleNamespace(train=pixels(), counts=[14, 13, 13, 0])
+    told = Feedback(engine.recipe, split, Cfa).after(0, engine.model, device, lambda done: None)
     assert told["images"] == [3, 3, 3, 0]
-    chosen = found._measured()
-    again = measure(engine.model, chosen, engine.recipe.replace({"feedback.rates": "count"}),
-                    seed=seed_for(engine.recipe.seed, "feedback", 0), device=device)  # fmt: skip
-    shares = [4 * n / 40 for n in split.counts[:3]]
-    assert told["loss"][:3] == pytest.approx(
-        [s * v for s, v in zip(shares, again.loss.tolist(), strict=False)]
-    )
+    assert 0 < max(told["robust"]) <= 1, "what is told is of each class in any case"
+    shares = [4 * n / 40 if rates == "balanced" else 1.0 for n in split.counts]
+    assert told["radii"] == pytest.approx([0.5 + s * r for s, r in zip(shares, told["robust"], strict=True)])
 
 
 def test_a_rule_that_never_measures_says_so(tmp_path) -> None:
