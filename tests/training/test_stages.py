@@ -22,6 +22,7 @@ from srat_fast.recipe.stages import edges_of
 from srat_fast.report.collect import find_runs
 from srat_fast.report.figures.curves import curve_drawings
 from srat_fast.report.groups import group_runs
+from srat_fast.sharing.card import model_card
 from srat_fast.training.feedback import Facts, Feedback, Frl
 from srat_fast.training.fit import EpochRunner
 from srat_fast.training.setup import prepare, resolve_hardware
@@ -243,6 +244,24 @@ def test_a_record_knows_the_stages_of_its_epochs(whole) -> None:
     )
     assert found["flops_per_image"] == (clean["flops_per_image"] + robust["flops_per_image"]) / 2
     assert found["best"]["epoch"] >= 2, "what the first stage leaves is another method"
+
+
+def test_the_card_of_an_export_tells_of_stages_and_of_the_weights_begun_with(whole) -> None:
+    def text(about: dict[str, Any]) -> str:
+        return model_card(
+            about, weights="last", files=[], image=(1, 8), normalised=False, checked_on=["clean"]
+        )
+
+    taet, lws = (record(whole(method, "fast")) for method in ("taet", "lws"))
+    assert (
+        "| stages | 2 epochs natural, clean images, uniform draws, trained: all; "
+        "2 epochs taet, adversarial images, uniform draws, trained: all |"
+    ) in text(taet)
+    assert "2 epochs lws, adversarial images, balanced draws, trained: scales |" in text(lws)
+    assert "| last layer | linear, the trained factors of its classes multiplied in |" in text(lws)
+    assert "begun with" not in text(lws)
+    lws["recipe"]["model"]["start_sha256"] = "ab"
+    assert "| begun with | weights of another training (SHA-256 `ab`) |" in text(lws)
 
 
 @pytest.mark.parametrize(("method", "graphs"), [("taet", [2, 6, 6]), ("srat:crt", [4, 8, 8])])
