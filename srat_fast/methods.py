@@ -480,10 +480,10 @@ for _row in (
     ),
     Method(
         "mcat", "ce", "none", {"etf": "loss.etf_weight"}, True, "MCAT", "ce", ROBUST, {"loss.etf_weight": 1.0},
-        own=_schedule(200) | {"attack.random_start": False},
+        own=_attack("running", "uniform") | _schedule(200, weight_decay=5e-4) | {"attack.random_start": False},
         source="MCAT 2026; yneversky/MCAT f19c2af",
         notes="Its manifold term has no gradient as published and is left out: PGD training and the term on the head. "
-        "Its rate never falls.",
+        "Its rate never falls, and its epoch is selected by test accuracy.",
     ),
 ):  # fmt: skip
     METHODS(_row.name)(_row)

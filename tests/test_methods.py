@@ -117,6 +117,10 @@ def test_what_a_row_has_on_another_data_set_or_with_a_prefix() -> None:
         assert [value(name, data, "attack.radius_ramp") for data in ("cifar10", "cifar100")] == ramps
     own = build_recipe(None, {"method": "dafa", "protocol": "own"}).resolve()
     assert (own.optim.nesterov, own.eval_attack.step_size) == (True, 0.003)
+    attack = build_recipe(None, {"method": "mcat", "protocol": "own"}).resolve().attack
+    assert (attack.bn, attack.random_start, attack.steps) == ("running", False, 10), (
+        "eval mode, from the image itself"
+    )
 
 
 @pytest.mark.parametrize(
