@@ -193,8 +193,8 @@ for _row in (
         "awp", "ce", "none", {}, True, "AWP", "ce", ROBUST, {"optim.awp_gamma": 0.01},
         own=_attack("batch", "uniform") | _schedule(200, 100, 150, weight_decay=5e-4) | {"model.normalize": "dataset"},
         source="Wu et al. 2020; csdongxian/AWP a7acf5d",
-        notes="The published code selects the epoch by test accuracy, forwards the clean batch once more a step, and "
-        "attacks the first batch of an epoch in eval mode.",
+        notes="The published code selects the epoch by test accuracy, forwards x' and x once more each a step, attacks "
+        "the first batch of an epoch in eval mode and pads crops by reflection.",
     ),
     Method(
         "trades-awp", "ce", "none", _KL, True, "TRADES-AWP", "kl", ROBUST,
