@@ -132,7 +132,8 @@ for _row in (
 def _schedule(epochs: int, *milestones: int, decay: float = 0.1, **more: Any) -> dict[str, Any]:
     """Epochs and milestones of a published code, without warm-up unless it has one.
 
-    Milestones count from 0: of codes that number epochs from 1 (TRADES, MART, TRADES-AWP, RoBal, AT-BSL) one less.
+    Milestones count from 0: of codes that number epochs from 1 (TRADES, MART, TRADES-AWP, RoBal, AT-BSL, BAT, WAT,
+    DAFA, CGR) one less.
     """
     named = {f"optim.{name}": value for name, value in more.items()}
     return {
@@ -192,14 +193,16 @@ for _row in (
         "awp", "ce", "none", {}, True, "AWP", "ce", ROBUST, {"optim.awp_gamma": 0.01},
         own=_attack("batch", "uniform") | _schedule(200, 100, 150, weight_decay=5e-4) | {"model.normalize": "dataset"},
         source="Wu et al. 2020; csdongxian/AWP a7acf5d",
-        notes="The published code selects the epoch by test accuracy, and forwards the clean batch once more a step.",
+        notes="The published code selects the epoch by test accuracy, forwards x' and x once more each a step, attacks "
+        "the first batch of an epoch in eval mode and pads crops by reflection.",
     ),
     Method(
         "trades-awp", "ce", "none", _KL, True, "TRADES-AWP", "kl", ROBUST,
         {"loss.branch": "clean", "loss.kl_weight": 6.0, "optim.awp_gamma": 0.005},
         own=_attack("running", "gaussian") | _schedule(200, 99, 149, weight_decay=5e-4, awp_epoch=9),
         source="Wu et al. 2020; csdongxian/AWP a7acf5d",
-        notes="The perturbation begins at the tenth epoch under its own protocol, at once under the paper's.",
+        notes="The perturbation begins at the tenth epoch under its own protocol, at once under the paper's. Its "
+        "update forwards x' first and x twice, which BatchNorm's running statistics see in that order.",
     ),
     Method(
         "he", "adjusted", "none", {}, True, "HE", "ce", ROBUST,
@@ -234,7 +237,9 @@ for _row in (
         source="Kang et al. 2020; facebookresearch/classifier-balancing f162ade; as a baseline of "
         "wutong16/Adversarial_Long-Tail ab2f3a7",
         notes="After training, without a stage of its own, and part of the network that is attacked. tau is 1, as "
-        "RoBal's code has it; its authors choose tau on the images that they report.",
+        "RoBal's code has it; its authors choose it from 0 to 2 on the images that they report. To choose it on "
+        "held-out ones (data.val_fraction), compare last.validation of runs that differ in model.inference_norm alone: "
+        "they train the same weights.",
     ),
     Method(
         "crt", "ce", "none", {}, True, "cRT", "ce", LONG_TAILED,
@@ -251,8 +256,8 @@ for _row in (
         own=_ROBAL_SECOND | {"stages.train": ("all", "scales")},
         source="Kang et al. 2020; facebookresearch/classifier-balancing f162ade; as a baseline of "
         "wutong16/Adversarial_Long-Tail ab2f3a7",
-        notes="A factor for each class on its logit, bias included, as coded. Published on clean images; the factors "
-        "decay as weights do.",
+        notes="A factor for each class on its logit, bias included, as its authors' code has it; RoBal's drops the "
+        "bias there, under its own protocol too it stays. Published on clean images; the factors decay as weights do.",
     ),
     Method(
         "rs-whole", "ce", "none", {}, True, "Class-balanced sampling", "ce", LONG_TAILED,
@@ -266,12 +271,15 @@ for _row in (
     Method(
         "cdt", "adjusted", "none", {}, True, "CDT", "ce", LONG_TAILED, {"loss.adjusted_temperature": 0.3}, own=_ROBAL,
         source="Ye et al. 2020; as a baseline of wutong16/Adversarial_Long-Tail ab2f3a7",
+        notes="The temperatures are those of training, the attack's logits go without. Its own protocol is RoBal's, "
+        "whose head has a frozen random bias there.",
     ),
     Method(
         "ldam-drw", "ldam", "deferred", {}, True, "LDAM-DRW", "ce", LONG_TAILED, {"model.head": "cosine"},
         own=_schedule(200, 160, 180, decay=0.01, weight_decay=2e-4, warmup_epochs=5, defer_epoch=160),
         source="Cao et al. 2019; kaidic/LDAM-DRW 2536330",
-        notes="On a cosine head, as its authors have it; drcb-ldam is the SRAT authors' form on a linear one.",
+        notes="On a cosine head, as its authors have it; drcb-ldam is the SRAT authors' form on a linear one. Its "
+        "logits are cosines, which weakens attacks on cross-entropy: read CW and AutoAttack.",
     ),
     Method(
         "robal-n", "adjusted", "none", _KL, True, "RoBal-N", "ce", JOINT,
@@ -285,7 +293,8 @@ for _row in (
         }},
         _ROBAL, "Wu et al. 2021; wutong16/Adversarial_Long-Tail ab2f3a7",
         "Its code multiplies the rate at every epoch from the 60th on, which stops training near the 62nd: "
-        "optim.schedule = step is the rule that was meant.",
+        "optim.schedule = step is the rule that was meant. Its update forwards x' and x twice each, which moves "
+        "BatchNorm's running statistics twice more.",
     ),
     Method(
         "robal-r", "adjusted", "none", _KL, True, "RoBal-R", "ce", JOINT,
@@ -298,8 +307,8 @@ for _row in (
             "model.head_gamma": 1 / 16, "model.inference_scale": 10.0, "model.inference_prior": 1.7,
         }},
         _ROBAL, "Wu et al. 2021; wutong16/Adversarial_Long-Tail ab2f3a7",
-        "Evaluated at scale 1 on CIFAR-10, which weakens attacks on cross-entropy: read CW and AutoAttack. The rate "
-        "is that of robal-n.",
+        "Evaluated at scale 1 on CIFAR-10, which weakens attacks on cross-entropy: read CW and AutoAttack. Rate and "
+        "forward passes are those of robal-n.",
     ),
     Method(
         "at-bsl", "adjusted", "none", {}, True, "AT-BSL", "ce", JOINT, _BALANCED, own=_AT_BSL,
@@ -323,21 +332,24 @@ for _row in (
         _BALANCED | {"loss.tail_weight": 1.0},
         own=_attack("running", "uniform") | _schedule(80, 60, 75, weight_decay=5e-4),
         source="Li et al. 2023; GuanlinLee/REAT a7909fd",
-        notes="Its weights of the inner cross-entropy change no sign of a gradient and are left out; the term on rare "
-        "classes is as coded, a mean over all features, which draws them to other classes.",
+        notes="Its weights of the inner cross-entropy change no sign of a gradient where BatchNorm is in eval mode, as "
+        "it is there, and are left out; the term on rare classes is as coded, a mean over all features, which draws "
+        "them to other classes.",
     ),
     Method(
         "harl", "harl", "none", {}, True, "HARL", "ce", JOINT,
         _HARL, own=_TAET,
         source="Wang et al. 2025 (TAET); BuhuiOK/TAET-Two-Stage-... a374adf",
-        notes="TAET's second stage from the first epoch on; a class that is absent from a batch counts with loss 0.",
+        notes="TAET's second stage from the first epoch on; a class that is absent from a batch counts with loss 0. "
+        "Its code forwards the clean batch too, which moves BatchNorm.",
     ),
     Method(
         "taet", "harl", "none", {}, True, "TAET", "ce", JOINT,
         _HARL | {"stages.lengths": (40, 60), "stages.method": ("natural", "method")}, own=_TAET,
         source="Wang et al. 2025; BuhuiOK/TAET-Two-Stage-... a374adf",
         notes="Clean images first, then HARL, by one schedule and with the momentum kept. Published on images of 224 "
-        "pixels and a test set as imbalanced as the training set.",
+        "pixels and a test set as imbalanced as the training set. Its code forwards the clean batch once more in "
+        "either stage, which moves BatchNorm.",
     ),
 ):  # fmt: skip
     METHODS(_row.name)(_row)
@@ -355,7 +367,8 @@ _OWN_FRL = (
 )  # fmt: skip
 _FRL_NOTE = (
     "Errors are compared with the mean of the classes', the published ones with that of all images; the published code "
-    "measures before an epoch, the first one included. Held-out images and PGD-20 come with protocol = own."
+    "measures before an epoch, the first one included, and forwards the clean batch twice in an update. Held-out "
+    "images and PGD-20 come with protocol = own."
 )
 
 for _row in (
@@ -380,7 +393,7 @@ for _row in (
         },
         source="Xu et al. 2021; hannxu123/fair_robust a80547d",
         notes="FRL as published, a fine-tuning, with the network that it begins with in the same run: TRADES for "
-        "160 of 200 epochs. From another run: frl with its own protocol.",
+        "160 of 200 epochs, whose rate has not fallen by then. From another run: frl with its own protocol.",
     ),
     Method(
         "cfa", "ce", "none", _KL, True, "CFA", "kl", FAIR,
@@ -395,24 +408,30 @@ for _row in (
         "needs held-out images and comes with protocol = own; its gate of 0.24 is meant for balanced CIFAR-10, and a "
         "rare class may never pass it; it goes by the attack of evaluation, PGD-20, the published one by PGD-10. "
         "Robust accuracy is measured after an epoch and not summed up over it; the published one is C times right over "
-        "all, which is wrong for classes of different size and comes with protocol = own. A class's step follows its "
-        "radius; the published one is the same for all.",
+        "all, which is wrong for classes of different size and comes with protocol = own; here it is of images as they "
+        "are under PGD on cross-entropy, there of those that training attacks by the divergence. A class's step "
+        "follows its radius; the published one is the same for all. Its code pads crops by reflection, and forwards "
+        "the clean batch twice more a step.",
     ),
     Method(
         "wat", "ce", "none", _KL, True, "WAT", "kl", FAIR, _FROM_TRADES | {"feedback.rule": "wat"},
-        own=_TRADES_ATTACK | _schedule(100, 75, 90, weight_decay=2e-4) | _HELD_OUT
-        | {"feedback.rates": "balanced", "eval_attack.step_size": 0.003},
+        own=_TRADES_ATTACK | _schedule(100, 74, 89, 99, weight_decay=2e-4) | _HELD_OUT
+        | {"feedback.images": 300, "feedback.rates": "balanced", "eval_attack.step_size": 0.003},
         source="Li and Liu 2023; the file worst_class_adversarial_train.py",
         notes="Weights of classes and of their mean add up, so that the loss is about twice that of TRADES, as "
-        "published. Its own protocol takes held-out images for balanced; their share there is ours.",
+        "published. Its own protocol takes held-out images for balanced; their share there is ours. They are attacked "
+        "by PGD on cross-entropy, in the published code as training images are.",
     ),
     Method(
         "dafa", "ce", "none", _KL, True, "DAFA", "kl", FAIR,
         _FROM_TRADES | {"feedback.rule": "dafa", "feedback.start": 70 / 110},
-        own=_TRADES_ATTACK | _schedule(110, 100, 105, weight_decay=5e-4),
-        source="Lee et al. 2024; rucy74/DAFA c60ba83",
-        notes="Once, after 64 % of the epochs. A class that gives more than it has is held at 0: among balanced "
-        "classes none does, a frequent class that draws many rare ones can.",
+        {"cifar100": {"feedback.dafa_strength": 1.5}},
+        _TRADES_ATTACK | _schedule(110, 99, 104, weight_decay=5e-4, nesterov=True) | {"eval_attack.step_size": 0.003},
+        "Lee et al. 2024; rucy74/DAFA c60ba83",
+        "Once, after 64 % of the epochs. A class that gives more than it has is held at 0: among balanced classes none "
+        "does, a frequent class that draws many rare ones can. Probabilities are those after that epoch, under PGD on "
+        "cross-entropy; the published ones are gathered in its training steps. Its update forwards x' before x, which "
+        "BatchNorm's running statistics see in that order.",
     ),
     Method(
         "cgr", "adjusted", "none", {"graph": "loss.graph_weight"}, True, "CGR", "objective", FAIR,
@@ -435,7 +454,8 @@ for _row in (
         source="Zhang et al. 2024; TrustAI/FAAL b20ee9d",
         notes=f"{_FROM_SCRATCH}On cross-entropy; on TRADES with attack.loss kl, loss.branch clean, loss.kl_weight 6. "
         "The weights that its solver finds have a closed form. A class counts by its mean margin, not by the sum over "
-        "its images, which is feedback.rates balanced and comes with protocol = own, as the two epochs do.",
+        "its images, which is feedback.rates balanced and comes with protocol = own, as the two epochs do. Its code "
+        "forwards the clean batch too, which moves BatchNorm, and selects the epoch by test accuracy.",
     ),
     Method(
         "bat", "ce", "none", {"entropy": "loss.entropy_weight"} | _KL, True, "BAT", "kl", FAIR,
@@ -460,10 +480,10 @@ for _row in (
     ),
     Method(
         "mcat", "ce", "none", {"etf": "loss.etf_weight"}, True, "MCAT", "ce", ROBUST, {"loss.etf_weight": 1.0},
-        own=_schedule(200) | {"attack.random_start": False},
+        own=_attack("running", "uniform") | _schedule(200, weight_decay=5e-4) | {"attack.random_start": False},
         source="MCAT 2026; yneversky/MCAT f19c2af",
         notes="Its manifold term has no gradient as published and is left out: PGD training and the term on the head. "
-        "Its rate never falls.",
+        "Its rate never falls, and its epoch is selected by test accuracy.",
     ),
 ):  # fmt: skip
     METHODS(_row.name)(_row)
@@ -477,7 +497,8 @@ def _robustlt(name: str) -> Method:
         raise UserError("method", f"{name} has no attack, so no radius", f"robustlt:{name}")
     if row.settings.get("attack.radius") == "count":
         raise UserError("method", f"{name} has radii by class counts itself", f"robustlt:{name}")
-    radius = {"attack.radius": "count", "attack.radius_strength": 0.3, "attack.radius_ramp": 0.8}
+    ramp = 1.0 if name.rpartition(":")[2] == "taet" else 0.8
+    radius = {"attack.radius": "count", "attack.radius_strength": 0.3, "attack.radius_ramp": ramp}
     hundred = dict(row.by_data.get("cifar100", {})) | {
         "attack.radius_strength": 0.4,
         "attack.radius_ramp": 0.6,
@@ -489,7 +510,8 @@ def _robustlt(name: str) -> Method:
         own=own | {"model.normalize": "dataset", "eval_attack.step_size": 1 / 255}, fine_tunes=False,
         source=f"RobustLT, CVPR 2026; zhang-lilin/RobustLT 2d63979; on {row.source or 'the SRAT paper'}",
         notes="The radius of training only; evaluation has one for all classes. Its code forwards each batch twice "
-        "more in train mode, which moves BatchNorm.",
+        "more in train mode, which moves BatchNorm; its AWP climbs by the optimiser with its momentum, here AWP is "
+        "that of its authors.",
     )  # fmt: skip
 
 

@@ -93,6 +93,61 @@ def test_the_authors_schedule_fits_epochs_however_they_are_written(epochs) -> No
     assert short.optim.warmup_epochs == 1, "the authors' five would be longer than the training"
 
 
+@pytest.mark.parametrize(
+    ("method", "milestones"),
+    [
+        ("trades", (74,)), ("mart", (74, 89, 99)), ("trades-awp", (99, 149)), ("robal-r", (59, 74)),
+        ("at-bsl", (74, 89, 99)), ("bat", (74, 89, 99)), ("wat", (74, 89, 99)), ("dafa", (99, 104)), ("cgr", (99, 104)),
+    ],
+)  # fmt: skip
+def test_milestones_of_codes_that_number_epochs_from_1(method, milestones) -> None:
+    assert build_recipe(None, {"method": method, "protocol": "own"}).optim.milestones == milestones
+
+
+def test_what_a_row_has_on_another_data_set_or_with_a_prefix() -> None:
+    def value(name: str, data: str, field: str) -> object:
+        return build_recipe(None, {"method": name, "data.name": data}).value(field)
+
+    assert [value("dafa", data, "feedback.dafa_strength") for data in ("cifar10", "cifar100")] == [1.0, 1.5]
+    for name, ramps in (
+        ("robustlt:taet", [1.0, 0.6]),
+        ("robustlt:srat:taet", [1.0, 0.6]),
+        ("robustlt:ce", [0.8, 0.6]),
+    ):
+        assert [value(name, data, "attack.radius_ramp") for data in ("cifar10", "cifar100")] == ramps
+    own = build_recipe(None, {"method": "dafa", "protocol": "own"}).resolve()
+    assert (own.optim.nesterov, own.eval_attack.step_size) == (True, 0.003)
+    attack = build_recipe(None, {"method": "mcat", "protocol": "own"}).resolve().attack
+    assert (attack.bn, attack.random_start, attack.steps) == ("running", False, 10), (
+        "eval mode, from the image itself"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "gone"),
+    [
+        ({"method": "cfa", "feedback.rule": "off"}, {"feedback.start": 0.0}),
+        (
+            {"method": "frl-remargin", "feedback.rule": "off"},
+            {"feedback.frl_slack": 0.1, "feedback.frl_radius_rate": 0.0},
+        ),
+        ({"method": "cgr", "feedback.rule": "off"}, {"loss.graph_weight": 0.0, "feedback.every": 1}),
+        ({"method": "cgr", "feedback.rule": "wat"}, {"loss.graph_weight": 0.0, "feedback.every": 10}),
+        ({"method": "mart", "loss.kl_weight": 0.0}, {"loss.kl_factor": "one"}),
+        (
+            {"method": "robal-n", "model.head": "linear"},
+            {"model.head_gamma": 0.0, "model.inference_scale": 1.0},
+        ),
+    ],
+    ids=str,
+)
+def test_a_row_goes_without_what_belongs_to_a_piece_that_is_switched_off(changes, gone) -> None:
+    recipe = build_recipe(None, changes)
+    resolved = flatten(recipe.resolve())
+    assert {name: resolved[name] for name in gone} == gone
+    assert recipe.fingerprint() == recipe.resolve().fingerprint()
+
+
 def test_settings_of_a_row_that_a_missing_plugin_brings_are_unknown() -> None:
     assert settings("robustlt:mine", "cifar10") == {}
 
@@ -140,6 +195,20 @@ def test_settings_of_a_row_that_a_missing_plugin_brings_are_unknown() -> None:
         ({"method": "natural", "attack.stop": "first-wrong"}, "has an effect with adversarial training only"),
         ({"method": "ce", "loss.entropy_weight": 1.0}, "with a method that has the term entropy only"),
         ({"method": "bat", "attack.stop": "off"}, "last-right needs attack.stop = both"),
+        ({"method": "faal", "loss.kl_factor": "wrongness"}, r"has an effect with loss\.kl_weight > 0 only"),
+        (
+            {"method": "trades", "loss.kl_weight": 0, "loss.kl_target": "detached"},
+            r"with loss\.kl_weight > 0 only",
+        ),
+        (
+            {"method": "ce", "loss.kl_factors": "1, 2"},
+            "has an effect with a method that has the term kl only",
+        ),
+        (
+            {"method": "reat", "loss.tail_weight": 0, "loss.tail_sign": "reversed"},
+            r"with loss\.tail_weight > 0 only",
+        ),
+        ({"method": "natural", "attack.radius_ramp": 0.5}, "has an effect with adversarial training only"),
         ({"loss.base": "harl", "method": "ce"}, "are all 0: base loss harl needs one > 0"),
         (
             {"method": "trades", "protocol": "own", "optim.epochs": "many"},

@@ -25,13 +25,24 @@ from srat_fast.registry import threat as THREATS
 
 #: Exit code of an audit that found something.
 SUSPICIOUS = 3
+Subset = Annotated[str, typer.Option(help="At most this many test images, evenly over the classes, or all.")]
+AutoAttack = Annotated[
+    int, typer.Option(min=0, help="Images for AutoAttack (pip install 'srat-fast[audit]'); 0 leaves it out.")
+]
+
+
+def images(subset: str) -> int | None:
+    """The number that --subset says; None for all."""
+    if subset == "all":
+        return None
+    if not subset.isdecimal() or int(subset) < 1:
+        raise UserError("--subset", "an integer >= 1, or all", subset)
+    return int(subset)
 
 
 def audit(
     run: Judged,
-    subset: Annotated[
-        str, typer.Option(help="At most this many test images, evenly over the classes, or all.")
-    ] = "200",
+    subset: Subset = "200",
     threat: Annotated[
         str | None,
         typer.Option(
@@ -47,10 +58,7 @@ def audit(
             help="Another run, to transfer attacks from.", show_default="a small network, trained now"
         ),
     ] = None,
-    autoattack: Annotated[
-        int,
-        typer.Option(min=0, help="Images for AutoAttack (pip install 'srat-fast[audit]'); 0 leaves it out."),
-    ] = 64,
+    autoattack: AutoAttack = 64,
     queries: Annotated[int, typer.Option(min=1, help="Of the black-box attack, for each image.")] = 500,
     data_root: RunDataRoot = None,
     device: Device = "auto",
@@ -65,11 +73,7 @@ def audit(
     RUN may be a weights file, somebody else's too: `audit FILE --model wrn-28-10 --dataset cifar10 --threat l2`.
     Nothing is recorded then.
     """
-    limit = None
-    if subset != "all":
-        if not subset.isdecimal() or int(subset) < 1:
-            raise UserError("--subset", "an integer >= 1, or all", subset)
-        limit = int(subset)
+    limit = images(subset)
     changes = judged_fields(run, {"--data-root": data_root}, dataset)
     fields_given({"--subset": limit, "--threat": threat}, {"--threat": "attack.threat"})
 

@@ -8,16 +8,21 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from srat_fast.attacks import NAMES
+from srat_fast.cli.audit import SUSPICIOUS, AutoAttack, images
+from srat_fast.cli.audit import Subset as AuditSubset
 from srat_fast.cli.options import AsJson, Device, RunDataRoot, Subset, fields_given
 from srat_fast.cli.streams import recorded
 from srat_fast.errors import UserError, did_you_mean, require_one_of
 from srat_fast.tables import visible
+
+if TYPE_CHECKING:
+    from srat_fast.sweep.judge import Judged
 
 ENGINES = ("local", "ray")
 
@@ -337,11 +342,44 @@ def evaluate_runs(
     console = Console()
     recorded()
     with Watch(Console(stderr=True)) as watch:
-        judged, had = evaluate_sweep(
+        done = evaluate_sweep(
             SweepDirectory.open(directory), names, limit=limit, changes=changes, device=device, line=console.say,
             progress=watch,
         )  # fmt: skip
-    console.say(f"{judged} run(s) judged, {had} had been; srat-fast sweep table {directory} shows them")
+    console.say(f"{_counts(done, 'judged')}; srat-fast sweep table {directory} shows them")
+
+
+@app.command("audit")
+def audit_runs(
+    directory: _Directory,
+    subset: AuditSubset = "200",
+    autoattack: AutoAttack = 64,
+    data_root: RunDataRoot = None,
+    device: Device = "auto",
+) -> int:
+    """Audit every finished run of a sweep that has no audit yet. Exit code 3 where one is suspicious."""
+    from srat_fast.console import Console
+    from srat_fast.progress import Watch
+    from srat_fast.sweep.directory import SweepDirectory
+    from srat_fast.sweep.judge import audit_sweep
+
+    limit, changes = images(subset), fields_given({"--data-root": data_root})
+    console = Console()
+    recorded()
+    with Watch(Console(stderr=True)) as watch:
+        done = audit_sweep(
+            SweepDirectory.open(directory), subset=limit, autoattack=autoattack, changes=changes, device=device,
+            line=console.say, progress=watch,
+        )  # fmt: skip
+    console.say(_counts(done, "audited"))
+    for name in done.suspicious:
+        console.say(f"suspicious: {name}")
+    return SUSPICIOUS if done.suspicious else 0
+
+
+def _counts(done: Judged, word: str) -> str:
+    elsewhere = f", {done.elsewhere} under way in other processes" if done.elsewhere else ""
+    return f"{done.judged} run(s) {word}, {done.had} had been{elsewhere}"
 
 
 @app.command("pack")

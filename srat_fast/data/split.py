@@ -86,6 +86,9 @@ def _validation(
     if data.val_source == "imbalanced":
         # a class of one image is not validated
         held = [min(n - 1, max(1, round(n * data.val_fraction))) for n in counts]
+        if not any(held):
+            problem = "holds nothing out: no class has more than one image; 0 is possible"
+            raise UserError("data.val_fraction", problem, data.val_fraction)
         return chosen[draw_subset(labels[chosen], held, seed)]
     each = max(1, round(data.val_fraction * sum(counts) / len(counts)))
     left = np.setdiff1d(np.arange(len(labels)), chosen)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from srat_fast.errors import UserError
 from srat_fast.losses.objective import Context, class_vector
 from srat_fast.losses.weighting import ldam_margins
 from srat_fast.models.batch import Batch
@@ -188,6 +189,9 @@ class Tail:
         first = (
             2 * (len(counts) // 3) + 1
         )  # the published labels, 7 of 10 and 67 of 100: classes are sorted by count
+        if first >= len(counts):
+            problem = f"of {len(counts)} classes the term tail counts none as rare; 0 is possible"
+            raise UserError("loss.tail_weight", problem, context.recipe.loss.tail_weight)
         self._rare = torch.zeros(len(counts)).to(context.device)
         self._rare[counts.argsort(descending=True, stable=True)[first:]] = 1.0
         self._weights = (counts / counts.sum()).rsqrt().float().to(context.device)

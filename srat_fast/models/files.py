@@ -128,8 +128,12 @@ def start_from(model: Classifier, recipe: ResolvedRecipe, classes: Sequence[str]
         refuse(f"its images are {'' if given.normalize else 'not '}normalised (model.normalize)")
     if isinstance(given.linear, CosineLinear) and bool(given.linear.shift.any()):
         refuse("its head has an adjustment for inference")
-    if path.parent == Path(recipe.model.start):
-        _check_run(json.loads((path.parent / RECORD).read_bytes()), classes, refuse)
+    if (told := path.parent / RECORD).is_file():
+        try:
+            record = json.loads(told.read_bytes())
+        except ValueError:
+            refuse(f"the {RECORD} beside it is damaged")
+        _check_run(record, classes, refuse)
     own = model.state_dict()
     new = given.state_dict()
     model.load_state_dict(own | {n: w for n, w in new.items() if n in own and w.shape == own[n].shape})

@@ -159,9 +159,12 @@ class Recipe(Section):
             milestones = tuple(sorted({m for m in (epochs * 8 // 10, epochs * 9 // 10) if 0 < m < epochs}))
         jpeg, resized = data.storage == "jpeg", data.augment == "resized-crop"
         brought = METHODS[self.method].brought(self.data.name)
+        # of a row whose rule, head or term the recipe has switched off, what belongs to that goes with it
+        needs = _needs(self) if brought else {}
+        idle = {n for start, (useful, _) in needs.items() if not useful for n in _starting(start)}
         defaults: dict[str, Any] = (
             NEUTRAL
-            | {n: v for n, v in brought.items() if n in NEUTRAL}
+            | {n: v for n, v in brought.items() if n in NEUTRAL and n not in idle}
             | {
                 "model.start_sha256": ""
                 if self.model.start is None
@@ -448,39 +451,8 @@ def _check_method(recipe: Recipe) -> None:
         raise UserError(
             "model.start_sha256", "has an effect with model.start only", recipe.model.start_sha256
         )
-    cosine, prior = value("model.head") == "cosine", row.base == "adjusted"
-    perturbed, pair = value("optim.awp_gamma") > 0, "kl" in METHODS[recipe.method].terms
-    rule = value("feedback.rule")
-    needs = {
-        "model.head_": (cosine, "model.head = cosine"),
-        "model.inference_scale": (cosine, "model.head = cosine"),
-        "loss.adjusted_": (prior, "base loss adjusted"),
-        "loss.kl_": (pair, "a method that has the term kl"),
-        "loss.harl_": (row.base == "harl", "base loss harl"),
-        "loss.tail_": ("tail" in METHODS[recipe.method].terms, "a method that has the term tail"),
-        "loss.graph_": (rule == "cgr", "feedback.rule = cgr"),
-        "loss.entropy_": ("entropy" in METHODS[recipe.method].terms, "a method that has the term entropy"),
-        "attack.stop": (row.adversarial, "adversarial training"),
-        "loss.etf_": ("etf" in METHODS[recipe.method].terms, "a method that has the term etf"),
-        "loss.branch": (row.adversarial, "adversarial training"),
-        "attack.radius_strength": (value("attack.radius") == "count", "attack.radius = count"),
-        "attack.radius_factors": (value("attack.radius") == "vector", "attack.radius = vector"),
-        "attack.start": (recipe.attack.random_start, "attack.random_start = true"),
-        "optim.select": (recipe.data.val_fraction > 0, "data.val_fraction > 0"),
-        "optim.awp_epoch": (perturbed, "optim.awp_gamma > 0"),
-        "optim.ema_every": (recipe.optim.ema_decay > 0, "optim.ema_decay > 0"),
-        "optim.nesterov": (recipe.optim.momentum > 0, "optim.momentum > 0"),
-    }
-    needs["optim.ema_gate"] = (
-        recipe.optim.ema_every == "epoch" and recipe.optim.ema_decay > 0 and recipe.data.val_fraction > 0,
-        "optim.ema_decay > 0, optim.ema_every = epoch and data.val_fraction > 0",
-    )
-    measured = ", ".join(name for name in RULES if name != "faal")
-    for name in ("split", "images", "steps", "every", "start"):
-        needs["feedback." + name] = (rule not in ("off", "faal"), f"feedback.rule = {measured}")
-    needs["feedback.rates"] = (rule != "off", "a feedback.rule")
-    needs |= {f"feedback.{name}_": (rule == name, f"feedback.rule = {name}") for name in RULES}
-    for start, (useful, needed) in needs.items():
+    cosine = value("model.head") == "cosine"
+    for start, (useful, needed) in _needs(recipe).items():
         for name in () if useful else _starting(start):
             section, _, leaf = name.rpartition(".")
             given = getattr(getattr(recipe, section), leaf)
@@ -540,6 +512,54 @@ def _check_method(recipe: Recipe) -> None:
         raise UserError(
             "loss.weighting", f"base loss {row.base} has no class weights; none is needed", row.weighting
         )
+
+
+def _needs(recipe: Recipe) -> dict[str, tuple[bool, str]]:
+    """How names of fields begin that do nothing by themselves -> whether they have an effect here, and with what."""
+    row, value = recipe.row, recipe.value
+    cosine, prior = value("model.head") == "cosine", row.base == "adjusted"
+    perturbed, terms = value("optim.awp_gamma") > 0, METHODS[recipe.method].terms
+    rule = value("feedback.rule")
+
+    def of_term(name: str) -> tuple[bool, str]:
+        has = f"loss.{name}_weight > 0" if name in terms else f"a method that has the term {name}"
+        return name in row.terms, has
+
+    needs = {
+        "model.head_": (cosine, "model.head = cosine"),
+        "model.inference_scale": (cosine, "model.head = cosine"),
+        "loss.adjusted_": (prior, "base loss adjusted"),
+        "loss.harl_": (row.base == "harl", "base loss harl"),
+        "loss.kl_factor": of_term("kl"),
+        "loss.kl_target": of_term("kl"),
+        "loss.tail_sign": of_term("tail"),
+        "loss.graph_": (
+            "graph" in terms and rule == "cgr",
+            "feedback.rule = cgr" if "graph" in terms else "a method that has the term graph",
+        ),
+        "attack.stop": (row.adversarial, "adversarial training"),
+        "attack.radius_ramp": (row.adversarial, "adversarial training"),
+        "loss.branch": (row.adversarial, "adversarial training"),
+        "attack.radius_strength": (value("attack.radius") == "count", "attack.radius = count"),
+        "attack.radius_factors": (value("attack.radius") == "vector", "attack.radius = vector"),
+        "attack.start": (recipe.attack.random_start, "attack.random_start = true"),
+        "optim.select": (recipe.data.val_fraction > 0, "data.val_fraction > 0"),
+        "optim.awp_epoch": (perturbed, "optim.awp_gamma > 0"),
+        "optim.ema_every": (recipe.optim.ema_decay > 0, "optim.ema_decay > 0"),
+        "optim.nesterov": (recipe.optim.momentum > 0, "optim.momentum > 0"),
+    }
+    for name in ("kl", "tail", "entropy", "etf"):
+        needs[f"loss.{name}_weight"] = (name in terms, f"a method that has the term {name}")
+    needs["optim.ema_gate"] = (
+        recipe.optim.ema_every == "epoch" and recipe.optim.ema_decay > 0 and recipe.data.val_fraction > 0,
+        "optim.ema_decay > 0, optim.ema_every = epoch and data.val_fraction > 0",
+    )
+    measured = ", ".join(name for name in RULES if name != "faal")
+    for name in ("split", "images", "steps", "every", "start"):
+        needs["feedback." + name] = (rule not in ("off", "faal"), f"feedback.rule = {measured}")
+    needs["feedback.rates"] = (rule != "off", "a feedback.rule")
+    needs |= {f"feedback.{name}_": (rule == name, f"feedback.rule = {name}") for name in RULES}
+    return needs
 
 
 def _check_feedback(recipe: Recipe, row: Method) -> None:

@@ -123,6 +123,10 @@ def changes_of(recipe: Recipe, number: int) -> dict[str, Any]:
         changes |= {"loss.base": "method", "loss.weighting": "method", "attack.examples": "method"}
     if plan["stages.examples"] and plan["stages.examples"][number] != "method":
         changes["attack.examples"] = plan["stages.examples"][number]
+        if (
+            changes["attack.examples"] == "clean"
+        ):  # without an attack its radii, its stops and its branches are none
+            changes |= {n: v for n, v in NEUTRAL.items() if n.startswith("attack.") or n == "loss.branch"}
     if plan["stages.train"] and plan["stages.train"][number] in FROZEN:
         changes["attack.bn"] = "running"
     return changes

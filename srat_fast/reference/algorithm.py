@@ -390,6 +390,9 @@ def _require_formulas(recipe: ResolvedRecipe, classes: int) -> None:
         if name not in known:
             problem = f"the reference has no formula of the {what} {name}; take fast"
             raise UserError("run.engine", problem, "reference")
+    if "tail" in row.terms and 2 * (classes // 3) + 1 >= classes:
+        problem = f"of {classes} classes the term tail counts none as rare; 0 is possible"
+        raise UserError("loss.tail_weight", problem, recipe.loss.tail_weight)
     for name in ("loss.kl_factors", "attack.radius_factors"):
         given = recipe.value(name)
         if given and len(given) != classes:

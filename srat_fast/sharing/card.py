@@ -67,6 +67,21 @@ def _training_images(recipe: dict[str, Any]) -> str:
     )
 
 
+def _course(record: dict[str, Any]) -> list[list[str]]:
+    """Rows on a training that began with other weights, or had stages."""
+    rows = []
+    if start := record["recipe"]["model"].get("start_sha256"):
+        rows.append(["begun with", f"weights of another training (SHA-256 `{start}`)"])
+    if stages := record.get("stages"):
+        told = (
+            f"{part['epochs']} epochs {part['method']}, {'adversarial' if part['adversarial'] else 'clean'} images, "
+            f"{part['sampler']} draws, trained: {part['train']}"
+            for part in stages
+        )
+        rows.append(["stages", "; ".join(told)])
+    return rows
+
+
 def _threat(evaluated: dict[str, Any]) -> str:
     """The ball that the model is judged in, with RobustBench's name of it."""
     name = evaluated.get("threat") or Attack.threat  # a record of an earlier version names none
@@ -86,7 +101,9 @@ _ADJUSTMENTS = {
 def _last_layer(model: dict[str, Any]) -> list[list[str]]:
     """Rows on a last layer that is not as a linear one leaves training."""
     rows = []
-    if model.get("head", "linear") != "linear":
+    if model.get("head") == "scaled":
+        rows.append(["last layer", "linear, the trained factors of its classes multiplied in"])
+    elif model.get("head", "linear") != "linear":
         rows.append(
             ["last layer", f"{model['head']}, scale {model['head_scale']:g}, gamma {model['head_gamma']:g}"]
         )
@@ -183,6 +200,7 @@ def model_card(
                 ["protocol", _PROTOCOLS[recipe.get("protocol", "srat")]],
                 *_last_layer(recipe["model"]),
                 ["training images", _training_images(recipe)],
+                *_course(record),
                 [
                     "evaluation attack",
                     f"PGD-{evaluated['steps']}, {radius_title(evaluated, always=True)}, "

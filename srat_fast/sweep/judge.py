@@ -1,10 +1,15 @@
-"""Further attacks on every finished run of a sweep: what is on record already is not measured again."""
+"""Further attacks on every finished run of a sweep, and audits: what is on record already is not measured again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from srat_fast.errors import path_errors
+from srat_fast.record import audit_verdict
+from srat_fast.sweep.claims import Claims
 from srat_fast.sweep.directory import SweepDirectory
 
 Progress = Callable[[str, int, int], None]
@@ -24,6 +29,21 @@ def lacking(record: dict[str, Any], attacks: Sequence[str], limit: int | None) -
     return [name for name in attacks if name not in met]
 
 
+def _verdict(record: dict[str, Any]) -> str:
+    """What the audit of a run's last weights said."""
+    return audit_verdict(record, "last", (record.get("weights_checksums") or {}).get("last"))
+
+
+@dataclass
+class Judged:
+    """What a call did."""
+
+    judged: int = 0  # runs
+    had: int = 0  # runs that lacked nothing
+    elsewhere: int = 0  # runs that another process was judging
+    suspicious: list[str] = field(default_factory=list)  # names of runs, by all audits on record
+
+
 def evaluate_sweep(
     sweep: SweepDirectory,
     attacks: Sequence[str],
@@ -33,29 +53,70 @@ def evaluate_sweep(
     device: str = "auto",
     line: Callable[[str], None] = lambda text: None,
     progress: Progress = lambda name, done, total: None,
-) -> tuple[int, int]:
-    """(runs judged, runs that had it all); the results join the runs' records, a stopped call goes on when repeated."""
+) -> Judged:
+    """The attacks that finished runs have not met; results join the records, a stopped call goes on when repeated."""
     from srat_fast.evaluation.runs import evaluate  # torch
 
     asked = dict(changes or {}) | ({} if limit is None else {"data.test_limit": limit})
-    finished = []
-    for trial in sweep.plan.trials:
-        record = sweep.record(trial)
-        if record is not None and record.get("status") == "finished":
-            finished.append((trial, record))
-    judged = 0
-    for number, (trial, record) in enumerate(finished, 1):
-        names = lacking(record, attacks, limit)
-        if names:
-            line(f"{number} of {len(finished)}: {trial.name}: {', '.join(names)}")
-            plugin = sweep.plan.recipe(trial).plugin
-            evaluate(
-                sweep.run(trial),
-                ",".join(names),
-                changes=asked,
-                device=device,
-                plugin=plugin,
-                progress=progress,
-            )
-            judged += 1
-    return judged, len(finished) - judged
+
+    def attack(run: Path, names: list[str], plugin: Sequence[str]) -> None:
+        told = ",".join(names)
+        evaluate(run, told, changes=asked, device=device, plugin=plugin, progress=progress)
+
+    return _judge(sweep, lambda record: lacking(record, attacks, limit), attack, line)
+
+
+def audit_sweep(
+    sweep: SweepDirectory,
+    *,
+    subset: int | None,
+    autoattack: int,
+    changes: dict[str, Any] | None = None,
+    device: str = "auto",
+    line: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda name, done, total: None,
+) -> Judged:
+    """An audit of each finished run that has none of its last weights."""
+    from srat_fast.evaluation.audit import audit_run  # torch
+
+    def audit(run: Path, names: list[str], plugin: Sequence[str]) -> None:
+        audit_run(
+            run, subset=subset, autoattack=autoattack, changes=changes, device=device, plugin=plugin,
+            progress=progress,
+        )  # fmt: skip
+
+    return _judge(sweep, lambda record: ["audit"] * _verdict(record).startswith("not audited"), audit, line)
+
+
+def _judge(
+    sweep: SweepDirectory,
+    lacks: Callable[[dict[str, Any]], list[str]],
+    judge: Callable[[Path, list[str], Sequence[str]], None],
+    line: Callable[[str], None],
+) -> Judged:
+    """Judge each finished run that lacks something, under a claim: calls side by side share the runs."""
+    with path_errors("DIR", sweep.path, "cannot be written"):
+        claims = Claims(sweep.path / "claims")
+    trials, done = sweep.plan.trials, Judged()
+    try:
+        for number, trial in enumerate(trials, 1):
+            record = sweep.record(trial)
+            if record is None or record.get("status") != "finished":
+                continue
+            key = f"judge-{trial.id}"
+            if not lacks(record):
+                done.had += 1
+            elif claims.take(key) is None:
+                done.elsewhere += 1
+            else:
+                names = lacks(sweep.record(trial) or record)  # another process may have judged it meanwhile
+                if names:
+                    line(f"{number} of {len(trials)}: {trial.name}: {', '.join(names)}")
+                    judge(sweep.run(trial), names, sweep.plan.recipe(trial).plugin)
+                done.judged += bool(names)
+                done.had += not names
+                claims.release(key)
+    finally:
+        claims.close()
+    done.suspicious = [trial.name for trial in trials if _verdict(sweep.record(trial) or {}) == "suspicious"]
+    return done

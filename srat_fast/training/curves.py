@@ -103,10 +103,15 @@ HIGH, NEAR_ZERO = 0.5, 0.05
 
 
 def catastrophic_overfitting(
-    recipe: ResolvedRecipe, train_accuracy: float, robust: dict[str, Any]
+    recipe: ResolvedRecipe, epoch: int, train_accuracy: float, robust: dict[str, Any]
 ) -> bool | None:
     """Whether a model resists the attack of its training and no other (Wong et al. 2020, on one-step attacks)."""
-    if not recipe.row.adversarial or recipe.eval_attack.threat != recipe.attack.threat:
+    attack = recipe.attack
+    if not recipe.row.adversarial or recipe.eval_attack.threat != attack.threat:
+        return None
+    if (
+        attack.stop == "last-right" or epoch < attack.radius_ramp * recipe.optim.epochs
+    ):  # training's is held back
         return None
     if recipe.eval_attack.epsilon > recipe.attack.epsilon * (1 + 1e-9):
         return None
@@ -119,7 +124,7 @@ def overfitting_verdict(
     """The verdict on a run's last epoch, for its record."""
     validated = "validation" in metrics
     against = metrics["validation"]["robust"] if validated else robust
-    verdict = catastrophic_overfitting(recipe, metrics["train_accuracy"], against)
+    verdict = catastrophic_overfitting(recipe, metrics["epoch"], metrics["train_accuracy"], against)
     warnings = []
     if verdict:
         warnings.append(

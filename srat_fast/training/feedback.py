@@ -270,7 +270,8 @@ def measure(
     with evaluating(model), torch.autocast(device.type, enabled=False):
         for number, (pixels, labels) in enumerate(loader.epoch()):
             x = pixels.to(dtype)
-            start = ball.random_start(x, noise)  # drawn for the batches of other processes, too
+            # image by image, for other processes' too: training goes by it, which batches of evaluation must not change
+            start = torch.cat([ball.random_start(image, noise) for image in x.split(1)])
             if number % ranks.size != ranks.rank:
                 x, start, labels = x[:0], start[:0], labels[:0]
             attacked = pgd(
@@ -285,7 +286,7 @@ def measure(
                     sums[name] = sums[name] + part if name in sums else part
             progress(len(pixels))
     counted = {name: ranks.sum_(total).cpu() for name, total in sums.items()}
-    return _rates(counted, balanced=recipe.feedback.rates == "balanced")
+    return _rates(counted)
 
 
 def _each(model: Classifier, x: Tensor, attacked: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -309,19 +310,32 @@ def _each(model: Classifier, x: Tensor, attacked: Tensor, labels: Tensor) -> dic
     }
 
 
-def _rates(sums: dict[str, Tensor], balanced: bool) -> Figures:
-    """Sums of each class over its own images; `balanced`: over a C-th of all, but for features."""
+def _rates(sums: dict[str, Tensor]) -> Figures:
+    """Means over each class's images."""
     images = sums["images"]
     present = images > 0
     found = {"images": images}
     for name, total in sums.items():
-        if name == "images":
-            continue
-        size = images.sum() / len(images) if balanced and name != "centres" else images.clamp(min=1.0)
-        rate = total / (size if size.dim() == 0 or total.dim() == 1 else size[:, None])
-        absent = present if total.dim() == 1 else present[:, None]
-        found[name] = torch.where(absent, rate, rate[present].mean(dim=0))
+        if name != "images":
+            wide = _wide(total)
+            rate = total / images.clamp(min=1.0)[wide]
+            found[name] = torch.where(present[wide], rate, rate[present].mean(dim=0))
     return Figures(**found)
+
+
+def as_published(seen: Figures, sizes: Sequence[int]) -> Figures:
+    """The figures of `feedback.rates = balanced`, features aside: C times a class's sum over its images / all images.
+
+    `sizes`: of the classes, whose measured images stand for all that they have.
+    """
+    share = torch.tensor(sizes, dtype=torch.float64) * len(sizes) / sum(sizes)
+    own = ("images", "centres")
+    return Figures(**{n: v if n in own else v * share[_wide(v)] for n, v in vars(seen).items()})
+
+
+def _wide(values: Tensor) -> tuple[Any, ...]:
+    """Index that makes [C] as wide as [C, ...]."""
+    return (slice(None), *[None] * (values.dim() - 1))
 
 
 class Feedback:
@@ -344,11 +358,18 @@ class Feedback:
         """Whether the end of an epoch (from 0) is one to measure at."""
         return epoch in self._epochs
 
+    def warnings(self) -> list[str]:
+        """That a rule never comes to measure anything."""
+        if self._epochs or self._chosen.rule in ("off", "faal"):
+            return []
+        return [
+            f"feedback.rule = {self._chosen.rule} measures nothing: feedback.start, feedback.every, optim.epochs and "
+            "the stages leave no epoch to measure after"
+        ]
+
     def flops(self, forward: int) -> int:
         """Of all measurements of the run."""
-        images = self._source()
-        counts = np.bincount(images.labels, minlength=len(self._split.counts)).tolist()
-        return feedback_flops(forward, self._recipe, counts)
+        return feedback_flops(forward, self._recipe, self._sizes())
 
     def after(
         self, epoch: int, model: Classifier, device: torch.device, progress: Callable[[int], None]
@@ -359,7 +380,8 @@ class Feedback:
         seen = measure(
             model, images, self._recipe, seed=seed, device=device, progress=progress, ranks=self._ranks
         )
-        self.rule.update(seen)
+        balanced = self._chosen.rates == "balanced"
+        self.rule.update(as_published(seen, self._sizes()) if balanced else seen)
         told = ("clean", "robust", "loss", "attacked_loss", "divergence", "margin")
         return {
             "split": self._chosen.split,
@@ -381,6 +403,10 @@ class Feedback:
             chosen = draw_subset(images.labels, most, seed_for(self._recipe.seed, "feedback"))
             self._images = in_memory(images.select(chosen))
         return self._images
+
+    def _sizes(self) -> list[int]:
+        """Images of each class that are there to be measured."""
+        return np.bincount(self._source().labels, minlength=len(self._split.counts)).tolist()
 
     def _source(self) -> ImageSet:
         return self._split.validation if self._chosen.split == "validation" else self._split.train

@@ -428,6 +428,8 @@ class Fit:
         runner, recipe, curves = self.runner, self.setup.recipe, self._curves
         epochs, images = recipe.optim.epochs, self.setup.loader.images_per_epoch
         gate = recipe.optim.ema_gate
+        for warning in self.feedback.warnings():
+            self._view.line(f"warning: {warning}")
         self._view.begin("training", epochs * images)
         self._view.advance(min(epochs * images, self.step * self.setup.loader.batch_size))
         while runner.epoch < epochs:
@@ -448,7 +450,9 @@ class Fit:
             if len(self.setup.split.validation):
                 metrics["validation"] = verdict = self._validate(runner.epoch)
                 present = self.setup.engine.stage.recipe
-                overfitted = catastrophic_overfitting(present, metrics["train_accuracy"], verdict["robust"])
+                overfitted = catastrophic_overfitting(
+                    present, runner.epoch, metrics["train_accuracy"], verdict["robust"]
+                )
                 metrics["catastrophic_overfitting"] = overfitted
                 if gate:
                     worst = selected(verdict, "worst")
@@ -582,9 +586,11 @@ class Fit:
             result["best"] = history["best"] | self._judge(best, test, lambda images: None)
         gate, refused = recipe.optim.ema_gate, []
         if gate and runner.ema is not None and runner.ema.taken == 0:
+            trained = {stage.train for stage in setup.engine.stages}
+            since = " since stages.train changed" if len(trained) > 1 else ""
             refused = [
-                f"no moving average: in no epoch had every class a robust accuracy of {gate:g} on held-out images; a "
-                "lower optim.ema_gate has one"
+                f"no moving average: in no epoch{since} had every class a robust accuracy of {gate:g} on held-out "
+                "images; a lower optim.ema_gate has one"
             ]
         elif runner.ema is not None:
             average = self._adjusted(runner.ema.module)
@@ -607,7 +613,7 @@ class Fit:
             **result,
             **({"feedback_flops": flops} if flops else {}),
             **overfitted,
-            "warnings": overfitted["warnings"] + refused,
+            "warnings": overfitted["warnings"] + refused + self.feedback.warnings(),
             "weights_checksums": checksums,
             "final_epoch": history["metrics"],
             "images_per_second": speed,

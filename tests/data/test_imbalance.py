@@ -18,6 +18,7 @@ from srat_fast.recipe import build_recipe
     [
         ("cifar10", "exp", 100, [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]),
         ("cifar10", "exp", 10, [5000, 3871, 2997, 2320, 1796, 1391, 1077, 834, 645, 500]),
+        ("cifar10", "exp", 50, [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100]),
         ("cifar10", "step", 10, [5000] * 5 + [500] * 5),
         ("cifar10", "step", 100, [5000] * 5 + [50] * 5),
         ("cifar100", "step", 10, [500] * 50 + [50] * 50),
@@ -38,6 +39,17 @@ def test_counts_of_the_paper(name: str, imbalance: str, ratio: float, counts: li
 def test_totals_of_the_paper(name: str, imbalance: str, ratio: float, total: int) -> None:
     recipe = build_recipe(None, {"data.name": name, "data.imbalance": imbalance, "data.ratio": ratio})
     assert sum(planned_counts(recipe, base_counts(recipe)[0])) == total
+
+
+def test_counts_of_the_fields_larger_sets() -> None:
+    """CIFAR-100-LT and Tiny-ImageNet-LT at ratio 10."""
+    hundred, tiny = imbalanced_counts([500] * 100, "exp", 10), imbalanced_counts([500] * 200, "exp", 10)
+    assert (hundred[:5], hundred[-5:], sum(hundred)) == (
+        [500, 488, 477, 466, 455],
+        [54, 53, 52, 51, 50],
+        19573,
+    )
+    assert (tiny[0], tiny[-1], sum(tiny)) == (500, 50, 39072)
 
 
 def test_uneven_base_keeps_the_ratio_exact() -> None:

@@ -34,6 +34,15 @@ def test_hold_out_takes_from_every_class_and_is_disjoint(uneven_arrays) -> None:
     assert len(first_pixels(split.train) | first_pixels(split.validation)) == 62
 
 
+def test_a_hold_out_of_nothing_is_refused(uneven_arrays) -> None:
+    with pytest.raises(
+        UserError, match=r"data\.val_fraction = 0\.25: holds nothing out: no class has more than one"
+    ):
+        split_arrays(uneven_arrays, recipe(data__val_fraction=0.25, data__limit=3))
+    few = split_arrays(uneven_arrays, recipe(data__val_fraction=0.25, data__limit=4))
+    assert (len(few.validation), few.counts) == (1, [1, 1, 1])
+
+
 def test_exp_limit_and_test_limit(uneven_arrays) -> None:
     split = split_arrays(
         uneven_arrays, recipe(data__imbalance="exp", data__ratio=4, data__limit=12, data__test_limit=6)

@@ -61,7 +61,9 @@ def test_the_sweep_on_photographs(image_folder) -> None:
     tree = read_tree(path)
     tree["base"] |= {"data_root": str(image_folder), "ratio": 6}  # as far as two classes of six images allow
     plan = make_plan(spec_from_tree(tree, path.parent, path.stem), str(path))
-    assert [plan.recipe(t).method for t in plan.trials] == ["ce", "drcb-ldam", "srat-ldam"] * 3
+    assert [t.seed for t in plan.trials] == [0] * 6 + [1] * 6 + [2] * 6
+    methods = ["ce", "drcb-ldam", "srat-ldam", "at-bsl", "trades", "srat:at-bsl"]
+    assert [plan.recipe(t).method for t in plan.trials] == methods * 3
     recipe = plan.recipe(plan.trials[0]).resolve()
     assert (recipe.attack.steps, recipe.attack.epsilon, recipe.model.width) == (10, 8 / 255, 16)
     assert recipe.optim.defer_epoch == 0.8 * recipe.optim.epochs, "as in the paper"

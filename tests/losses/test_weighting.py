@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from srat_fast.attacks.threat import count_factors
+from srat_fast.errors import UserError
 from srat_fast.losses.objective import Context, Objective
-from srat_fast.losses.terms import Adjusted, Harl, Ldam
+from srat_fast.losses.terms import Adjusted, Harl, Ldam, Tail
 from srat_fast.losses.weighting import class_balanced_weights, inverse_weights, ldam_margins, ratio_weights
 from srat_fast.models.batch import Batch
 from srat_fast.recipe import build_recipe
 from srat_fast.reference import losses as plain
+from srat_fast.reference.algorithm import _require_formulas
 from tests.losses import oracle
 
 EXP_100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -131,6 +133,19 @@ def test_harl_of_class_losses_1_and_2_and_an_absent_class() -> None:
     batch = Batch(None, logits, labels, forward=lambda given: given)
     assert term(batch).item() == pytest.approx(0.22222, abs=1e-5)
     assert plain.harl(logits, labels, 0.1, 0.1, 0.1).item() == pytest.approx(0.22222, abs=1e-5)
+
+
+def test_of_three_classes_none_is_rare_as_published() -> None:
+    recipe = build_recipe(None, {"method": "reat"}).resolve()
+    for build in (
+        lambda: Tail(Context(recipe, [9, 5, 3], [2], torch.device("cpu"), torch.ones(3))),
+        lambda: _require_formulas(recipe, 3),
+    ):
+        with pytest.raises(
+            UserError, match=r"loss\.tail_weight = 1\.0: of 3 classes the term tail counts none as rare"
+        ):
+            build()
+    _require_formulas(recipe, 2)
 
 
 def test_the_inner_objective_keeps_bias_and_temperature_but_no_margin() -> None:

@@ -1,12 +1,15 @@
-"""`sweep evaluate`: each finished run meets each attack once on the same images."""
+"""`sweep evaluate` and `sweep audit`: each finished run meets each attack once on the same images, and one audit."""
 
 from __future__ import annotations
 
 import json
 
-from srat_fast.evaluation import runs
+import pytest
+
+from srat_fast.evaluation import audit, runs
+from srat_fast.sweep.claims import Claims
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.sweep.judge import evaluate_sweep, lacking
+from srat_fast.sweep.judge import Judged, audit_sweep, evaluate_sweep, lacking
 from tests.sweep.test_table import CIFAR, VALUES, finished_sweep
 
 ROW = {"images": 100, "overall": 0.5}
@@ -44,12 +47,60 @@ def test_each_finished_run_is_judged_once(tmp_path, monkeypatch, stage) -> None:
 
     monkeypatch.setattr(runs, "evaluate", evaluate)
     count = len(sweep.plan.trials)
-    assert evaluate_sweep(sweep, ["cw-20"], limit=10) == (count, 0)
-    assert evaluate_sweep(sweep, ["cw-20", "mim-5"], limit=10) == (count, 0)
+    assert evaluate_sweep(sweep, ["cw-20"], limit=10) == Judged(judged=count)
+    assert evaluate_sweep(sweep, ["cw-20", "mim-5"], limit=10) == Judged(judged=count)
     assert [attacks for _, attacks, _ in asked] == ["cw-20"] * count + ["mim-5"] * count
     assert all(changes == {"data.test_limit": 10} for *_, changes in asked)
-    assert evaluate_sweep(SweepDirectory.open(stage.out), ["cw-20", "mim-5"], limit=10) == (0, count)
+    assert evaluate_sweep(SweepDirectory.open(stage.out), ["cw-20", "mim-5"], limit=10) == Judged(had=count)
     code, text = stage.call("sweep", "evaluate", str(stage.out), "--attack", "cw-20", "--subset", "10")
     assert code == 0
     assert f"0 run(s) judged, {count} had been" in text
     assert stage.call("sweep", "evaluate", str(stage.out), "--subset", "0")[0] == 2
+
+
+@pytest.fixture
+def audits(monkeypatch) -> list[tuple]:
+    """Audits that were made: (run, options); a run of seed 2 is suspicious."""
+    made: list[tuple] = []
+
+    def audit_run(run, **options) -> None:
+        path = run / "record.json"
+        told = json.loads(path.read_text())
+        verdict = "suspicious" if "seed2" in run.name else "reliable"
+        path.write_text(json.dumps(told | {"audit": {"verdict": verdict, "weights_checksum": "a"}}))
+        made.append((run.name, {name: options[name] for name in ("subset", "autoattack", "changes")}))
+
+    monkeypatch.setattr(audit, "audit_run", audit_run)
+    return made
+
+
+def test_each_finished_run_is_audited_once(audits, stage) -> None:
+    sweep = finished_sweep(stage.out, CIFAR, VALUES, weights_checksums={"last": "a"}, audit=None)
+    count = len(sweep.plan.trials)
+    seed2 = [trial.name for trial in sweep.plan.trials if trial.seed == 2]
+    other = sweep.record(sweep.plan.trials[0]) | {"audit": {"verdict": "reliable", "weights_checksum": "b"}}
+    (sweep.run(sweep.plan.trials[0]) / "record.json").write_text(json.dumps(other))  # of earlier weights
+    options = {"subset": 50, "autoattack": 8}
+    assert audit_sweep(sweep, **options, changes={"data.root": "x"}) == Judged(judged=count, suspicious=seed2)
+    assert audits == [(t.name, options | {"changes": {"data.root": "x"}}) for t in sweep.plan.trials]
+    assert audit_sweep(sweep, **options) == Judged(had=count, suspicious=seed2)
+    code, text = stage.call("sweep", "audit", str(stage.out))
+    assert code == 3
+    assert f"0 run(s) audited, {count} had been" in text
+    assert f"suspicious: {seed2[0]}" in text
+    code, text = stage.call("sweep", "audit", str(stage.out), "--subset", "none")
+    assert code == 2
+    assert "--subset = 'none': an integer >= 1, or all" in text
+
+
+def test_calls_side_by_side_share_the_runs(audits, stage) -> None:
+    sweep = finished_sweep(stage.out, CIFAR, VALUES, weights_checksums={"last": "a"}, audit=None)
+    trials = sweep.plan.trials
+    other = Claims(sweep.path / "claims")
+    assert other.take(f"judge-{trials[1].id}")
+    options = {"subset": 50, "autoattack": 8}
+    assert audit_sweep(sweep, **options).elsewhere == 1
+    assert trials[1].name not in dict(audits)
+    other.close()
+    assert audit_sweep(sweep, **options).judged == 1
+    assert [name for name, _ in audits].count(trials[1].name) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,18 @@ from srat_fast.recipe import build_recipe
 from srat_fast.reference import feedback as plain
 from srat_fast.sweep.plan import work_of
 from srat_fast.training import feedback
-from srat_fast.training.feedback import RULES, Facts, Feedback, Figures, Frl, _rates, measure, sets
+from srat_fast.training.feedback import (
+    RULES,
+    Cfa,
+    Facts,
+    Feedback,
+    Figures,
+    Frl,
+    _rates,
+    as_published,
+    measure,
+    sets,
+)
 from srat_fast.training.fit import Fit, selected
 from srat_fast.training.trainer import train
 from tests.equivalence.test_step import COUNTS, Small, batches, make_pair
@@ -83,6 +95,58 @@ def test_dafa_moves_weight_between_similar_classes() -> None:
         assert list(effects["weights"]) == pytest.approx([1.30, 0.88, 0.82], abs=1e-9)
         assert sum(effects["weights"]) == pytest.approx(3)
         assert list(effects["radii"]) == list(effects["weights"])
+
+
+@pytest.mark.parametrize(
+    ("method", "seen", "expected"),
+    [
+        (  # errors less their mean .3 and d .07: -.27, -.17, .23; of the boundary (.1, .2, 0): -.07, .03, -.17
+            "frl-remargin",
+            {"clean": [0.9, 0.8, 0.4], "robust": [0.8, 0.6, 0.4]},
+            {
+                "weights": [0.9885, 0.9885, 1.023],
+                "pair": [0.997, 1.006, 0.997],
+                "radii": [0.98, np.exp(0.4 * 0.03), 0.98],
+            },
+        ),
+        (  # r = .3: q = 6 (.5 + .3) / (1 + 6 (.5 + .3)) = 4.8 / 5.8
+            "cfa",
+            {"robust": [0.3, 0.5, 0.0]},
+            {
+                "radii": [0.8, 1.0, 0.5],
+                "weights": [1 / 5.8, 1 / 7, 1 / 4],
+                "pair": [4.8 / 5.8 / 6, 1 / 7, 3 / 4 / 6],
+            },
+        ),
+        (  # CE + 6 KL = 1, 2, 3 and their mean 2: 3 softmax(.1, .2, .3, .2), the last to each
+            "wat",
+            {"loss": [0.4, 0.8, 0.6], "divergence": [0.1, 0.2, 0.4]},
+            {name: [1.425062, 1.496256, 1.574938] for name in ("weights", "pair")},
+        ),
+    ],
+)
+def test_rules_by_hand(method, seen, expected) -> None:
+    recipe = build_recipe(None, {"method": method}).resolve()
+    given = {name: torch.tensor(values, dtype=torch.float64) for name, values in seen.items()}
+    found = Figures(**(vars(figures(0, 3)) | given))
+    for rule in (RULES[recipe.feedback.rule](Facts(recipe, [9, 3, 1])), plain.PlainRule(recipe, [9, 3, 1])):
+        rule.update(found)
+        for name, values in expected.items():
+            assert list(rule.effects()[name]) == pytest.approx(values, abs=1e-6), name
+
+
+def test_frl_keeps_its_multipliers_together_at_a_half() -> None:
+    recipe = build_recipe(None, {"method": "frl", "feedback.frl_slack": 0.0}).resolve()
+    even = torch.full((3,), 0.5, dtype=torch.float64)
+    found = Figures(**(vars(figures(0, 3)) | {"clean": even, "robust": even}))
+    old = {"clean": [0.6, 0.2, 0.0], "boundary": [0.1, 0.0, 0.0], "radius": [0.0] * 3}
+    for rule in (RULES["frl"](Facts(recipe, [9, 3, 1])), plain.PlainRule(recipe, [9, 3, 1])):
+        fast = not isinstance(rule, plain.PlainRule)
+        rule.state = {n: torch.tensor(v, dtype=torch.float64) if fast else v for n, v in old.items()}
+        rule.update(found)
+        assert list(rule.state["clean"]) == pytest.approx([0.375, 0.125, 0.0])
+        assert list(rule.effects()["weights"]) == pytest.approx([1.625, 0.875, 0.5])
+        assert list(rule.state["boundary"]) == pytest.approx([0.1, 0.0, 0.0])
 
 
 def test_cgr_weighs_errors_under_attack() -> None:
@@ -166,6 +230,19 @@ def test_figures_are_those_of_each_image(device, small, monkeypatch) -> None:
     assert bool((seen.divergence > 0).all())
 
 
+@pytest.mark.parametrize("ball", ["linf", "l2"])
+def test_figures_do_not_depend_on_the_batches_of_evaluation(ball, device, small) -> None:
+    seen = []
+    for size in (7, 500):
+        changes = {"method": "cfa", "model.name": "small", "run.eval_batch_size": size, "attack.threat": ball}
+        if ball == "l2":
+            changes |= {"attack.epsilon": 0.8, "attack.step_size": 0.3}
+        engine = make_pair(device, torch.float64, **changes).fast
+        seen.append(measure(engine.model, pixels(), engine.recipe, seed=5, device=device))
+    for one, other in zip(*(vars(figure).values() for figure in seen), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
 def test_rates_are_over_a_class_of_its_own_unless_asked_otherwise() -> None:
     sums = {
         "images": torch.tensor([8.0, 2.0]),
@@ -173,11 +250,44 @@ def test_rates_are_over_a_class_of_its_own_unless_asked_otherwise() -> None:
         "centres": torch.ones(2, 1),
     }
     rest = {name: torch.zeros(2) for name in ("robust", "loss", "attacked_loss", "divergence", "margin")}
-    rest |= {"probability": torch.zeros(2, 2), "confusion": torch.zeros(2, 2)}
-    assert _rates(sums | rest, balanced=False).clean.tolist() == [0.5, 1.0]
-    published = _rates(sums | rest, balanced=True)
+    rest |= {"probability": torch.ones(2, 2), "confusion": torch.zeros(2, 2)}
+    own = _rates(sums | rest)
+    assert own.clean.tolist() == [0.5, 1.0]
+    published = as_published(own, [8, 2])
     assert published.clean.tolist() == pytest.approx([0.8, 0.4]), "2 x 4 / 10: wrong, as published"
+    assert published.probability.flatten().tolist() == pytest.approx([0.2, 0.2, 0.2, 0.2])
     assert published.centres.flatten().tolist() == [0.125, 0.5]
+    drawn = as_published(own, [72, 8])
+    assert drawn.clean.tolist() == pytest.approx([0.9, 0.2]), (
+        "of 72 and 8 images 36 and 8 are right: 2 x 36 / 80"
+    )
+
+
+@pytest.mark.parametrize("rates", ["count", "balanced"])
+def test_published_rates_are_over_all_images_though_few_are_measured(rates, device, small) -> None:
+    changes = {"method": "cfa", "model.name": "small", "feedback.rates": rates, "feedback.images": 3}
+    engine = make_pair(device, torch.float32, **changes).fast
+    split = SimpleNamespace(train=pixels(), counts=[14, 13, 13, 0])
+    told = Feedback(engine.recipe, split, Cfa).after(0, engine.model, device, lambda done: None)
+    assert told["images"] == [3, 3, 3, 0]
+    assert 0 < max(told["robust"]) <= 1, "what is told is of each class in any case"
+    shares = [4 * n / 40 if rates == "balanced" else 1.0 for n in split.counts]
+    assert told["radii"] == pytest.approx([0.5 + s * r for s, r in zip(shares, told["robust"], strict=True)])
+
+
+def test_a_rule_that_never_measures_says_so(tmp_path) -> None:
+    small = {"data__limit": 60, "data__test_limit": 10, "attack__steps": 1, "eval_attack__steps": 1}
+    recipe = short(method="cgr", optim__epochs=1, optim__ema_decay=0, data__val_fraction=0, **small)
+    record = train(recipe, tmp_path / "run")
+    assert record["warnings"] == [
+        "feedback.rule = cgr measures nothing: feedback.start, feedback.every, optim.epochs and the stages leave no "
+        "epoch to measure after"
+    ]
+    assert "feedback" not in json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    for quiet in ("cfa", "faal", "ce"):
+        recipe = build_recipe("digits", {"method": quiet, "optim.epochs": 20}).resolve()
+        split = SimpleNamespace(counts=[9, 3])
+        assert Feedback(recipe, split, RULES[recipe.feedback.rule]).warnings() == []
 
 
 @pytest.fixture
@@ -381,7 +491,15 @@ def test_the_reference_trains_by_its_own_rule(tmp_path) -> None:
             {"method": "ce", "optim.ema_gate": 0.2, "optim.ema_decay": 0.9, "optim.ema_every": "epoch"},
             r"optim\.ema_gate = 0\.2: has an effect with optim\.ema_decay > 0, .* and data\.val_fraction > 0 only",
         ),
-        ({"method": "ce", "loss.graph_weight": 1.0}, "has an effect with feedback.rule = cgr only"),
+        ({"method": "ce", "loss.graph_weight": 1.0}, "has an effect with a method that has the term graph only"),
+        (
+            {"method": "ce", "feedback.rule": "cgr", "loss.graph_weight": 1.0},
+            "has an effect with a method that has the term graph only",
+        ),
+        (
+            {"method": "cgr", "feedback.rule": "off", "loss.graph_weight": 1.0},
+            "has an effect with feedback.rule = cgr only",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(changes, says) -> None:

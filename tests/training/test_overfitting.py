@@ -24,11 +24,20 @@ def robust(value: float) -> dict[str, float]:
         ({"method": "natural"}, 0.9, 0.01, None),
         ({"eval_attack__epsilon": 0.3}, 0.9, 0.01, None),  # a wider ball than training's proves nothing
         ({"eval_attack__epsilon": 0.05}, 0.9, 0.01, True),
+        ({"attack__radius_ramp": 0.5}, 0.9, 0.01, None),  # in its first epoch the radius is 0
+        ({"attack__stop": "last-right"}, 0.9, 0.01, None),  # such examples are right on purpose
+        ({"attack__stop": "first-wrong"}, 0.9, 0.01, True),
     ],
 )
 def test_the_verdict(changes, train_accuracy, accuracy, verdict) -> None:
     recipe = short(**changes).resolve()
-    assert catastrophic_overfitting(recipe, train_accuracy, robust(accuracy)) is verdict
+    assert catastrophic_overfitting(recipe, 0, train_accuracy, robust(accuracy)) is verdict
+
+
+def test_the_verdict_waits_for_the_whole_radius() -> None:
+    recipe = short(method="robustlt:ce", optim__epochs=10).resolve()
+    verdicts = [catastrophic_overfitting(recipe, epoch, 0.9, robust(0.01)) for epoch in (7, 8, 9)]
+    assert verdicts == [None, True, True]
 
 
 def test_a_run_whose_training_attack_is_overcome_is_flagged(tmp_path) -> None:
@@ -67,10 +76,10 @@ def test_a_network_that_no_longer_reads_its_images_is_flagged() -> None:
 
 def test_without_validation_the_test_images_decide() -> None:
     recipe = short(data__val_fraction=0).resolve()
-    verdict = overfitting_verdict(recipe, {"train_accuracy": 0.9}, robust(0.0))
+    verdict = overfitting_verdict(recipe, {"epoch": 2, "train_accuracy": 0.9}, robust(0.0))
     assert verdict["catastrophic_overfitting"] is True
     assert (
         "90% right under the attack of training, 0% under PGD-2 on the test images" in verdict["warnings"][0]
     )
-    fine = overfitting_verdict(recipe, {"train_accuracy": 0.9}, robust(0.4))
+    fine = overfitting_verdict(recipe, {"epoch": 2, "train_accuracy": 0.9}, robust(0.4))
     assert fine == {"catastrophic_overfitting": False, "warnings": []}

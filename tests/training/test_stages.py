@@ -22,6 +22,7 @@ from srat_fast.recipe.stages import edges_of
 from srat_fast.report.collect import find_runs
 from srat_fast.report.figures.curves import curve_drawings
 from srat_fast.report.groups import group_runs
+from srat_fast.sharing.card import model_card
 from srat_fast.training.feedback import Facts, Feedback, Frl
 from srat_fast.training.fit import EpochRunner
 from srat_fast.training.setup import prepare, resolve_hardware
@@ -79,6 +80,21 @@ def test_a_stage_of_another_row_has_that_rows_settings_and_the_runs_network() ->
     assert [stage.recipe.loss.weight_ratio for stage in both] == [None, 9.0]
     both = stages_of(plan(method="ce", stages__lengths=(1, 1), stages__method=("ldam", "method")))
     assert [stage.recipe.optim.clip_norm for stage in both] == [1.0, 0.0], "what LDAM on a linear head needs"
+
+
+def test_a_stage_on_clean_images_goes_without_what_an_attack_has() -> None:
+    for changes in (
+        {"method": "robustlt:at-bsl"},
+        {"method": "ce", "attack__radius": "vector", "attack__radius_factors": [1.0] * 10},
+        {"method": "ce", "attack__stop": "first-wrong", "loss__branch": "clean", "attack__radius_ramp": 0.5},
+    ):
+        recipe = plan(stages__lengths=(1, 1), stages__examples=("clean", "method"), **changes)
+        clean, robust = (stage.recipe for stage in stages_of(recipe))
+        assert not clean.row.adversarial
+        assert (clean.attack.radius, clean.attack.radius_ramp, clean.attack.stop) == ("same", 0.0, "off")
+        assert clean.loss.branch == "adversarial"
+        assert robust.attack == recipe.attack
+        assert robust.loss == recipe.loss
 
 
 def test_a_plan_is_part_of_a_runs_identity_and_of_its_files() -> None:
@@ -230,6 +246,24 @@ def test_a_record_knows_the_stages_of_its_epochs(whole) -> None:
     assert found["best"]["epoch"] >= 2, "what the first stage leaves is another method"
 
 
+def test_the_card_of_an_export_tells_of_stages_and_of_the_weights_begun_with(whole) -> None:
+    def text(about: dict[str, Any]) -> str:
+        return model_card(
+            about, weights="last", files=[], image=(1, 8), normalised=False, checked_on=["clean"]
+        )
+
+    taet, lws = (record(whole(method, "fast")) for method in ("taet", "lws"))
+    assert (
+        "| stages | 2 epochs natural, clean images, uniform draws, trained: all; "
+        "2 epochs taet, adversarial images, uniform draws, trained: all |"
+    ) in text(taet)
+    assert "2 epochs lws, adversarial images, balanced draws, trained: scales |" in text(lws)
+    assert "| last layer | linear, the trained factors of its classes multiplied in |" in text(lws)
+    assert "begun with" not in text(lws)
+    lws["recipe"]["model"]["start_sha256"] = "ab"
+    assert "| begun with | weights of another training (SHA-256 `ab`) |" in text(lws)
+
+
 @pytest.mark.parametrize(("method", "graphs"), [("taet", [2, 6, 6]), ("srat:crt", [4, 8, 8])])
 def test_captured_stages_are_recorded_anew(method, graphs, monkeypatch) -> None:
     """Of attack and update for each of two shapes; a stage on clean images has no attack."""
@@ -316,6 +350,19 @@ def test_the_average_begins_anew_where_other_parameters_are_trained(tmp_path) ->
     assert not torch.equal(average["linear.weight"], weights["linear.weight"])
 
 
+def test_a_gated_average_that_begins_anew_is_told_of_no_epoch_since(tmp_path) -> None:
+    gate = {
+        "optim__ema_every": "epoch",
+        "optim__ema_gate": 1.0,
+        "optim__epochs": 2,
+        "stages__lengths": (1, 1),
+    }
+    record = train(short(method="crt", **FEW, **gate), tmp_path / "run")
+    assert record["warnings"][-1].startswith(
+        "no moving average: in no epoch since stages.train changed had every"
+    )
+
+
 def test_a_frozen_stage_costs_no_backward_pass_of_weights() -> None:
     recipe = plan(method="crt", optim__epochs=20)
     first, second = stages_of(recipe)
@@ -383,11 +430,13 @@ def test_a_plan_may_retrain_the_head_of_a_given_run(trained) -> None:
         ({"model__start": "RUN", "model__head": "cosine"}, "its network has head None, this one cosine"),
         ({"model__start": "RUN", "model__normalize": "dataset"}, r"its images are not normalised \(model\.normalize\)"),
         ({"model__start": "RUN", "data__classes": "1,0,2,3,4,5,6,7,8,9"}, "its classes are others"),
+        ({"model__start": "FILE", "data__classes": "1,0,2,3,4,5,6,7,8,9"}, "its classes are others"),
     ],
     ids=str,
 )  # fmt: skip
 def test_a_start_that_does_not_fit_is_refused(changes, says, trained) -> None:
-    chosen = {name: str(trained) if value == "RUN" else value for name, value in (FEW | changes).items()}
+    paths = {"RUN": str(trained), "FILE": str(trained / "ema.safetensors")}
+    chosen = {name: paths.get(value, value) for name, value in (FEW | changes).items()}
     with pytest.raises(UserError, match=says) as error:
         prepare(*resolve_hardware(short(**chosen).resolve()))
     assert "\n" not in error.value.line()
@@ -395,10 +444,11 @@ def test_a_start_that_does_not_fit_is_refused(changes, says, trained) -> None:
 
 def test_a_start_with_an_adjustment_for_inference_is_refused(tmp_path) -> None:
     train(short(method="tau-norm", optim__epochs=1, **FEW), tmp_path / "run")
-    with pytest.raises(
-        UserError, match=r"its head has an adjustment for inference \(model\.inference_norm\)"
-    ):
-        prepare(*resolve_hardware(short(model__start=str(tmp_path / "run"), **FEW).resolve()))
+    for start in (tmp_path / "run", tmp_path / "run" / "ema.safetensors"):
+        with pytest.raises(
+            UserError, match=r"its head has an adjustment for inference \(model\.inference_norm\)"
+        ):
+            prepare(*resolve_hardware(short(model__start=str(start), **FEW).resolve()))
 
 
 def test_a_rule_measures_from_the_last_epoch_before_its_stage_on() -> None:
