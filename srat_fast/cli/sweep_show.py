@@ -71,8 +71,9 @@ def _memory(plan: Plan, slots: list[Slot]) -> str:
     gpu, share = slots[0].gpu is not None, slots[0].share
     size, recipe = memory(plan, "cuda" if gpu else "cpu")
     model, together = recipe.model, size * share / 2**30
+    each = "process" if gpu and plan.gpus_per_trial > 1 else "trial"
     text = (
-        f"estimated memory: {size / 2**30:.1f} GiB a trial ({model.name} of width {model.width}, batches of "
+        f"estimated memory: {size / 2**30:.1f} GiB a {each} ({model.name} of width {model.width}, batches of "
         f"{recipe.optim.batch_size})"
     )
     if slots[0].name.startswith("ray"):  # its nodes' memory is not known here

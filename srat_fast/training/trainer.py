@@ -170,10 +170,13 @@ def _work(
             setup.engine.close()
             with contextlib.suppress(OSError):
                 curves.close()
-    if ranks.first:
+
+    def finish() -> dict[str, Any]:
         run.write_json(RECORD, record)
         start.checkpoints.remove()
-    return record
+        return record
+
+    return ranks.on_first(finish)
 
 
 def _continue(fit: Fit, start: Begin, view: ProgressView) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from srat_fast.cli.options import OPTION_FIELDS
+from srat_fast.cli.sweep_show import _memory
 from srat_fast.errors import UserError
 from srat_fast.recipe import FIELDS, flatten
 from srat_fast.registry import threat
 from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.local import Slot
 from srat_fast.sweep.plan import code_version, data_identity, make_plan, memory
 from srat_fast.sweep.spec import ABBREVIATIONS, BadSpec, read_tree, spec_from_tree
 from tests.sweep.conftest import BASE, toml
@@ -99,6 +101,7 @@ def test_processes_of_a_trial_share_its_batch() -> None:
     assert recipe.optim.batch_size == 400
     assert whole < together < 2 * whole
     assert memory(two, "cuda")[0] < memory(one, "cuda")[0]
+    assert " GiB a process (resnet" in _memory(two, [Slot("0,1", None, 1, "gpu 0,1.0")])
 
 
 def test_the_id_follows_recipe_data_and_code(tmp_path, image_folder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
 import shutil
@@ -120,12 +121,12 @@ def tiny_run(**changes: Any) -> Recipe:
 
 def _in_turn(out: Path) -> list[str]:
     recipe, second = tiny_run(), launched()[0] == 1
-    train(recipe, out / "whole")
+    told = [json.dumps(train(recipe, out / "whole"), sort_keys=True)]
     stops = StopAfter(5) if second else Stops()
     try:
         train(recipe, out / "cut", stops=stops)
     except Interrupted as stop:
-        told = [str(stop)]
+        told.append(str(stop))
     told.append(f"asked: {stops.requested}")
     if not second:
         shutil.copytree(out / "cut", out / "one")
@@ -162,6 +163,7 @@ def full(run: RunDirectory, line: dict[str, Any]) -> None:
 def test_a_run_on_two_processes(tmp_path: Path) -> None:
     """fp32, validated, resumed to the bit; another number of processes goes on and says so."""
     told, other = together(2, in_turn, tmp_path)
+    assert told.pop(0) == other.pop(0) == json.dumps(record(tmp_path / "whole"), sort_keys=True)
     # a signal of the first one's own would be its first, not the second, which ends a process at once
     assert (told.pop(1), other.pop(1)) == ("asked: False", "asked: True")
     assert told[:3] == other[:3]
