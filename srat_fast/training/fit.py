@@ -202,8 +202,7 @@ class EpochRunner:
                 reported = self._seen
             self._aside += self._after_step()
         self._view.advance(self._seen - reported)
-        if self._bad.now():  # waits for the device
-            self._stop()
+        self.require_finite()
         last = self.epoch + 1 == setup.recipe.optim.epochs
         if last and self._profiler is not None and (table := self._profiler.finish()):
             self._view.line(table)  # the run was shorter than the profile
@@ -293,6 +292,11 @@ class EpochRunner:
         step = torch.cat([losses, result.correct.double().reshape(1)])
         self._sums += torch.where(self.setup.engine.guard.bad > 0, 0.0, step)
         self._seen += images
+
+    def require_finite(self) -> None:
+        """End where a step so far was not finite; waits for the device."""
+        if self._bad.now():
+            self._stop()
 
     def _stop(self) -> None:
         """Go back to the state before the step that was not finite, and end."""
@@ -503,6 +507,11 @@ class Fit:
         self._watchdog.beat()
         return seconds
 
+    def _save_finite(self) -> float:
+        """Save, unless a step was not finite: that is heard of some steps later on a GPU, and from other processes."""
+        self.runner.require_finite()
+        return self.save()
+
     def _save_last_finite(self) -> None:
         """Save the state before a step that was not finite, where that is one to go on from."""
         if all(bool(torch.isfinite(p).all()) for p in self.setup.engine.model.state_dict().values()):
@@ -517,7 +526,7 @@ class Fit:
         self._end_if_asked()
         minutes = self.setup.recipe.run.checkpoint_minutes
         due = minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
-        seconds = self.save() if self._ranks.heard("due", due) else 0.0
+        seconds = self._save_finite() if self._ranks.heard("due", due) else 0.0
         self._ranks.tick()
         return seconds
 
@@ -526,7 +535,7 @@ class Fit:
         asked = (self._stops.signal or signal.SIGTERM) if self._stops.requested else 0
         if number := self._ranks.heard("stop", asked):
             # not noted in `_stops`: of another process's, this one's own would be the second, which ends it at once
-            self.save()
+            self._save_finite()
             raise self._interrupted(signal.Signals(number))
 
     def _interrupted(self, came: signal.Signals) -> Interrupted:

@@ -138,7 +138,7 @@ def _in_turn(out: Path) -> list[str]:
     local = tiny_run(run__batch_norm="local", attack__bn="frozen", feedback__rule="wat", method="trades")
     train(local, out / "local")
     try:
-        train(tiny_run(optim__lr=1e30, optim__warmup_epochs=0), out / "inf")
+        train(tiny_run(optim__lr=1e30, optim__warmup_epochs=0, run__checkpoint_minutes=1e-9), out / "inf")
     except TrainingFailure as error:
         told.append(str(error))
     with pytest.MonkeyPatch.context() as patch:
@@ -169,6 +169,8 @@ def test_a_run_on_two_processes(tmp_path: Path) -> None:
     assert told[:3] == other[:3]
     assert "in epoch 1, step 2 (before its update)" in told[2]
     assert record(tmp_path / "inf")["failure"] == "nonfinite"
+    newest = max((tmp_path / "inf" / "checkpoint").glob("0*"))
+    assert newest.name == "000000-0000001"  # though a save was due at each step
     assert told[3].startswith("disk: the disk of ")
     assert other[3] == f"disk: rank 0 has failed: {told[3].removeprefix('disk: ')}"
     assert told[0].startswith("stopped by SIGTERM in epoch ")
