@@ -117,7 +117,17 @@ def result_lines(runs: list[Run], attacks: tuple[str, ...] = tuple(ATTACKS)) -> 
     audits = ", ".join(
         f"`{row.method}` {audit_verdict(row)}" for group in group_runs(runs) for row in group.rows
     )
-    return f"{table.markdown()}\n\nAccuracy in percent. Audits: {audits}. {machine(runs)}"
+    return f"{table.markdown()}\n\nAccuracy in percent. {collapses(runs)}Audits: {audits}. {machine(runs)}"
+
+
+def collapses(runs: list[Run]) -> str:
+    """Which runs ended as a constant."""
+    classes: dict[str, list[str]] = {}
+    for run in runs:
+        if run.record.get("collapsed") is not None:
+            classes.setdefault(run.method, []).append(run.record["classes"][run.record["collapsed"]])
+    named = (f"{len(found)} of `{method}` ({', '.join(sorted(found))})" for method, found in classes.items())
+    return f"Collapsed to one class: {'; '.join(named)}. " if classes else ""
 
 
 def short_lines(runs: list[Run]) -> str:

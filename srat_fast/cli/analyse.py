@@ -93,20 +93,29 @@ def _table(results: dict[str, dict[str, Any]]) -> Table:
     def number(value: float | None) -> str:
         return "-" if value is None or value != value else f"{value:.3g}"
 
-    rows = [
-        {
-            "run": run,
-            "view": view,
-            "accuracy, %": percent(result[view]["accuracy"]["overall"]),
-            "under, %": percent(result[view]["accuracy"]["under"]),
-            "worst class, %": percent(worst_class(result[view]["accuracy"])),
-            "under taken for well, %": percent(result[view]["under_taken_by_well"]),
-            "silhouette": number(result[view]["silhouette"]),
-            "cosine silhouette": number(result[view]["silhouette_cosine"]),
-            "scatter ratio": number(result[view]["scatter_ratio"]),
-            "Spearman of accuracy and count": number(result[view]["count_correlation"]["spearman"]),
+    def separability(of: dict[str, Any]) -> dict[str, str]:
+        names = {
+            "silhouette": "silhouette",
+            "cosine silhouette": "silhouette_cosine",
+            "scatter ratio": "scatter_ratio",
         }
-        for run, result in results.items()
-        for view in ("clean", "attacked")
-    ]
+        return {heading: number(of[name]) for heading, name in names.items()}
+
+    rows: list[dict[str, Any]] = []
+    for run, result in results.items():
+        rows += [
+            {
+                "run": run,
+                "view": view,
+                "accuracy, %": percent(result[view]["accuracy"]["overall"]),
+                "under, %": percent(result[view]["accuracy"]["under"]),
+                "worst class, %": percent(worst_class(result[view]["accuracy"])),
+                "under taken for well, %": percent(result[view]["under_taken_by_well"]),
+                **separability(result[view]),
+                "Spearman of accuracy and count": number(result[view]["count_correlation"]["spearman"]),
+            }
+            for view in ("clean", "attacked")
+        ]
+        leak = {"run": run, "view": "attacked by drawn labels"} | separability(result["leak"])
+        rows.append(dict.fromkeys(rows[0], "-") | leak)
     return rows_table(rows)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from srat_fast.data.arrays import in_memory
+from srat_fast.data.arrays import ImageSet, in_memory
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.errors import UserError, require_one_of
 from srat_fast.evaluation import separability
@@ -26,6 +26,7 @@ from srat_fast.hardware import neutral, numerics
 from srat_fast.models.classifier import Classifier
 from srat_fast.plugins import Plugins, load_all
 from srat_fast.record import RunDirectory, versions, write_atomically
+from srat_fast.seeds import seed_for
 
 #: Fewest points that t-SNE makes sense of.
 _FEWEST = 8
@@ -91,6 +92,29 @@ def describe(
     }
 
 
+def leak(
+    model: Classifier,
+    images: ImageSet,
+    attack: PgdSettings,
+    *,
+    batch_size: int,
+    device: torch.device,
+    seed: int,
+    progress: Callable[[int], None] = lambda images: None,
+) -> dict[str, Any]:
+    """How separable features are by labels that say nothing of the images, after an attack that climbs their loss.
+
+    The labels are dealt out anew, as many of each class. What can be told of them the attack has written into the
+    images, and features that are near for that reason bring the separation loss down without knowing a class.
+    """
+    generator = np.random.default_rng(seed_for(seed, "drawn labels"))
+    dealt = dataclasses.replace(images, labels=generator.permutation(images.labels))
+    loader = MemoryLoader(dealt, batch_size=batch_size, device=device)
+    features, _, labels = observe(model, loader, attack, seed=seed, progress=progress)
+    found = {"scatter_ratio": separability.scatter_ratio(features, labels)}
+    return found | separability.silhouettes(features, labels, seed=seed)
+
+
 @neutral()
 def analyse(
     run: str | Path,
@@ -124,7 +148,9 @@ def analyse(
         progress: told (what is done, images done, images in all).
 
     Returns:
-        The content of analysis.json: what was analysed, and "clean" and "attacked" as `describe` gives them.
+        The content of analysis.json: what was analysed, "clean" and "attacked" as `describe` gives them, and "leak":
+        silhouettes and scatter ratio by labels that were drawn at random, of images attacked by them. Features that are
+        separable by those tell of the attack and not of the image.
 
     Raises:
         UserError: not a run, images missing, weights that it did not keep, or the run cannot be written to.
@@ -140,20 +166,29 @@ def analyse(
     loader = MemoryLoader(chosen, batch_size=recipe.run.eval_batch_size, device=subject.device)
     attack = eval_settings(recipe)
     views, arrays = {}, {}
-    for name, settings in (("clean", None), ("attacked", attack)):
+
+    def counted(name: str) -> Callable[[int], None]:
         done = 0
 
-        def report(count: int, name: str = name) -> None:
+        def report(count: int) -> None:
             nonlocal done
             done += count
             progress(name, done, len(chosen))
 
+        return report
+
+    for name, settings in (("clean", None), ("attacked", attack)):
         with numerics(recipe.run.deterministic):
-            seen = observe(model, loader, settings, seed=recipe.seed, progress=report)
+            seen = observe(model, loader, settings, seed=recipe.seed, progress=counted(name))
         arrays[f"{name}_features"], arrays[f"{name}_predictions"], arrays["labels"] = seen
         views[name] = describe(
             *seen, counts=split.counts, well=split.well, under=split.under, seed=recipe.seed
         )
+    with numerics(recipe.run.deterministic):
+        leaked = leak(
+            model, chosen, attack, batch_size=recipe.run.eval_batch_size, device=subject.device,
+            seed=recipe.seed, progress=counted("attacked by drawn labels"),
+        )  # fmt: skip
     if points and len(chosen) >= _FEWEST:
         sample = separability.spread_sample if images == "test" else separability.proportional_sample
         arrays["index"] = sample(arrays["labels"], points, recipe.seed)
@@ -181,6 +216,7 @@ def analyse(
         "versions": versions(),
         "seconds": time.perf_counter() - started,
         **views,
+        "leak": leaked,
     }
     _write(subject.directory, files_of(weights, images), result, arrays)
     return result

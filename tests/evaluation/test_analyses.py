@@ -11,11 +11,12 @@ import torch
 
 import srat_fast
 from srat_fast.cli import main
+from srat_fast.data.arrays import ImageSet
 from srat_fast.data.memory import MemoryLoader
 from srat_fast.data.split import load_split
 from srat_fast.errors import UserError
 from srat_fast.evaluation.accuracy import PgdSettings, predict
-from srat_fast.evaluation.analyses import analyse, observe
+from srat_fast.evaluation.analyses import analyse, leak, observe
 from srat_fast.evaluation.judge import eval_settings
 from srat_fast.figures.analysis import draw_panels, panel, read_analysis
 from srat_fast.figures.canvas import render
@@ -119,7 +120,7 @@ def test_several_runs_together(run, tmp_path, capsys) -> None:
     options = ("--points", "40", "--subset", "100", "--weights", "ema", "--device", "cpu")
     code, out, err = call(capsys, *paths, *options, "--together", str(tmp_path / "both.svg"))
     assert (code, err) == (0, "")
-    assert out.count("| attacked |") == 2
+    assert out.count("| attacked  ") == out.count("| attacked by drawn labels |") == 2
     text = (tmp_path / "both.svg").read_text()
     assert "first" in text
     assert "second" in text
@@ -144,6 +145,7 @@ def test_without_t_sne_and_as_json(run, tmp_path, capsys) -> None:
     assert code == 0
     (result,) = json.loads(out).values()
     assert result["images"] == 50
+    assert set(result["leak"]) < set(result["attacked"])
     assert {path.stem for path in (tmp_path / "r/figures").iterdir()} == {
         "confusion",
         "accuracy-against-count",
@@ -197,3 +199,34 @@ def test_analyses_that_are_missing_or_damaged(run, tmp_path) -> None:
     (tmp_path / "r/features.npz").write_bytes(b"torn")
     with pytest.raises(UserError, match="is damaged"):
         read_analysis(tmp_path / "r")
+
+
+class Reads(torch.nn.Module):
+    """A linear classifier whose features are the pixels, in which an attack writes its label."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        weights = torch.randn(3, images, generator=torch.Generator().manual_seed(0))
+        self.weights = torch.nn.Parameter(weights)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        return features @ self.weights.T
+
+
+def test_a_label_that_the_attack_writes_into_the_features_is_seen() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    attack = PgdSettings(5, 0.02, 0.05)
+    about = {"batch_size": 30, "device": torch.device("cpu"), "seed": 0}
+    grey = ImageSet(generator.integers(126, 130, (60, 4, 4, 3), dtype=np.uint8), labels)
+    written = leak(Reads(48), grey, attack, **about)
+    assert written["silhouette"] > 0.5
+    assert written["scatter_ratio"] > 2
+    assert written == leak(Reads(48), grey, attack, **about), "drawn by the seed"
+    varied = ImageSet(generator.integers(0, 256, (60, 4, 4, 3), dtype=np.uint8), labels)
+    drowned = leak(Reads(48), varied, attack, **about)
+    assert drowned["silhouette"] < 0.1, "images that differ by more than the attack may change"
+    assert drowned["scatter_ratio"] < 0.2
