@@ -415,7 +415,7 @@ def test_radii_that_cannot_be_are_refused_in_one_line(tmp_path) -> None:
                 r"makes a radius of 1\.1; at most 1 is possible in linf",
             ),
             (
-                {"method": "robustlt:natural"},
+                {"method": "robustlt:ce", "attack.examples": "clean"},
                 r"attack\.examples = 'clean': a radius by class is one of attacks",
             ),
             (

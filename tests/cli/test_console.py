@@ -85,7 +85,7 @@ def results() -> None:
         "accuracy": {"overall": 0.5, "under": 0.1}, "under_taken_by_well": 0.2, "silhouette": 0.3,
         "silhouette_cosine": 0.3, "scatter_ratio": 1.0, "count_correlation": {"spearman": None},
     }  # fmt: skip
-    Console().print(_table({"runs/[srat]-1": {"clean": one, "attacked": one}}))
+    Console().print(_table({"runs/[srat]-1": {"clean": one, "attacked": one, "leak": one}}))
 
 
 def everything(stream: io.StringIO, monkeypatch) -> str:
