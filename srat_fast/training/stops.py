@@ -133,7 +133,8 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         if self._seconds > 0:
             self.beat(COMPILING)
-            self._thread = threading.Thread(target=self._watch, daemon=True)
+            # from now on, not from when the thread runs: the process may be stopped in between
+            self._thread = threading.Thread(target=self._watch, args=(time.monotonic(),), daemon=True)
             self._thread.start()
         return self
 
@@ -148,10 +149,9 @@ class Watchdog:
         """There is progress."""
         self._deadline = time.monotonic() + self._seconds + allowance
 
-    def _watch(self) -> None:
+    def _watch(self, last: float) -> None:
         tick = min(1.0, self._seconds / 4)
         with (self._directory / STACKS).open("a", encoding="utf-8") as file:
-            last = time.monotonic()
             while not self._ended.wait(tick):
                 now = time.monotonic()
                 if (
