@@ -489,14 +489,25 @@ for _row in (
     METHODS(_row.name)(_row)
 
 
+def require_effect(name: str) -> None:
+    """Refuse a prefix that changes nothing, of what is asked for: records of earlier versions may have it."""
+    prefix, colon, rest = name.partition(":")
+    if not colon or prefix not in ("srat", "robustlt") or rest not in METHODS:
+        return
+    row = METHODS[rest]
+    if prefix == "srat" and row.separation:
+        raise UserError("method", f"{rest} has the separation loss itself", name)
+    if prefix == "robustlt" and not row.adversarial:
+        raise UserError("method", f"{rest} has no attack, so no radius", name)
+    if prefix == "robustlt" and row.settings.get("attack.radius") == "count":
+        raise UserError("method", f"{rest} has radii by class counts itself", name)
+    require_effect(rest)
+
+
 @METHODS("robustlt:<name>")
 def _robustlt(name: str) -> Method:
     """A row with RobustLT's radius, larger for rare classes and growing over the first epochs."""
     row = METHODS[name]
-    if not row.adversarial:
-        raise UserError("method", f"{name} has no attack, so no radius", f"robustlt:{name}")
-    if row.settings.get("attack.radius") == "count":
-        raise UserError("method", f"{name} has radii by class counts itself", f"robustlt:{name}")
     ramp = 1.0 if name.rpartition(":")[2] == "taet" else 0.8
     radius = {"attack.radius": "count", "attack.radius_strength": 0.3, "attack.radius_ramp": ramp}
     hundred = dict(row.by_data.get("cifar100", {})) | {
@@ -519,8 +530,6 @@ def _robustlt(name: str) -> Method:
 def _srat(name: str) -> Method:
     """A row with SRAT's separation loss beside its own terms."""
     row = METHODS[name]
-    if row.separation:
-        raise UserError("method", f"{name} has the separation loss itself", f"srat:{name}")
     return replace(
         row, name=f"srat:{name}", title=f"SRAT + {row.title}", terms=dict(row.terms) | SEPARATION, family=JOINT,
         source=f"the SRAT paper's separation loss on {row.source or 'its own row'}",

@@ -11,7 +11,7 @@ from typing import Any
 
 from srat_fast import plugins
 from srat_fast.errors import UserError, did_you_mean
-from srat_fast.methods import METHODS
+from srat_fast.methods import METHODS, require_effect
 from srat_fast.recipe.fields import checked
 from srat_fast.recipe.recipe import FIELDS, SECTIONS, Recipe, flatten
 from srat_fast.recipe.sections import Attack
@@ -158,6 +158,7 @@ def build_recipe(recipe: str | None = None, changes: dict[str, Any] | None = Non
         UserError: anything wrong with either.
     """
     changes = changes or {}
+    require_effect(str(changes.get("method", "")))
     built = Recipe().replace(load_fields(recipe, changes.get("data.name"), changes))
     plugins.load_all(built.plugin)  # refused where they have changed since
     return built
