@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -126,7 +128,7 @@ def reproduce(
     from srat_fast.sweep.reproduce import field_names, item_names, load_item
 
     console = Console()
-    if images_per_second is not None and images_per_second <= 0:
+    if images_per_second is not None and not 0 < images_per_second < math.inf:
         raise UserError("--images-per-second", "a number > 0", images_per_second)
     if show_all:
         if item is not None:
@@ -222,8 +224,9 @@ def _item(
     for attack, images in item.attacks.items():
         _attack(sweep, attack, min(images, _SMOKE_IMAGES) if smoke and images else images, console)
     print_table(sweep, None, 0.95, item.per_class, files, shown=others is None)
-    made = ", ".join(path.name for path in files) + _reported(item.name, directory, console)
-    statements = _statements(item.name, sweep, directory)
+    with path_errors("--out", directory, "cannot be written"):
+        made = ", ".join(path.name for path in files) + _reported(item.name, directory, console)
+        statements = _statements(item.name, sweep, directory)
     if statements:
         made += ", statements.txt"
     if any((directory / "runs").glob("*/record.json")):
@@ -316,7 +319,7 @@ def _all(asked: _Asked, directory: Path, console: Console) -> int:
     if failing:
         console.say(
             f"not done: {', '.join(failing)}; the same command goes on, and tries a failed run again after "
-            f"srat-fast sweep retry {directory}/ITEM"
+            f"srat-fast sweep retry {quote(str(directory))}/ITEM"
         )
     return 1 if failing else 0
 

@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,9 @@ def process_identity(pid: int) -> dict[str, Any]:
 
 def alive(identity: dict[str, Any]) -> bool | None:
     """Whether a process still lives; None for another host's, of which nothing is known here."""
-    if identity.get("host") != this_host():
+    pid = identity.get("pid")
+    if identity.get("host") != this_host() or not isinstance(pid, int):
         return None
-    pid = int(identity["pid"])
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -73,6 +74,23 @@ def alive(identity: dict[str, Any]) -> bool | None:
     if fields and fields[0] in ("Z", "X"):
         return False
     return identity.get("ticks", 0) in (0, _started_at(pid))
+
+
+def seconds_since(path: Path) -> float:
+    """Since a file was last written, by the file system's own clock: hosts' clocks may differ by more than a lease.
+
+    Where nothing may be written, which the file system's clock is asked by, by this host's.
+    """
+    probe = path.with_name(f"clock-{uuid.uuid4().hex}")
+    try:
+        probe.touch()
+        now = probe.stat().st_mtime
+    except OSError:
+        now = time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return now - path.stat().st_mtime
 
 
 class Claim:
@@ -128,25 +146,18 @@ class Claims:
         if number < 0:
             return None
         path = self._path(trial, number)
-        text = path.read_text(encoding="utf-8")
-        content = (
-            json.loads(text) if text else {"driver": {}}
-        )  # empty: just being made, or its host lost its power
-        if "driver" not in content:
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError:  # empty or torn: just being made, or its host lost its power
+            content = None
+        if content == {}:
             return None  # given back
+        if not isinstance(content, dict) or not isinstance(content.get("driver"), dict):
+            content = {"driver": {}}
         living = alive(content["driver"])
         if living is None:
-            living = self._now() - path.stat().st_mtime < self._lease
+            living = seconds_since(path) < self._lease
         return content if living else None
-
-    def _now(self) -> float:
-        """The file system's clock: hosts' own may differ by more than a lease."""
-        probe = self._directory / f"clock-{uuid.uuid4().hex}"
-        probe.touch()
-        try:
-            return probe.stat().st_mtime
-        finally:
-            probe.unlink(missing_ok=True)
 
     def take(self, trial: str) -> Claim | None:
         """Claim a trial, and keep the claim alive by a thread until its release; None where another has it."""
@@ -194,7 +205,7 @@ def _create(path: Path, content: bytes) -> bool:
         return False
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk's has no name
         try:  # no hard links here: exclusive creation, empty for a moment
             with open(path, "xb") as file:
                 file.write(content)

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from srat_fast.sweep.claims import Claims, alive, process_identity
 
 RACER = """
@@ -101,6 +103,43 @@ def test_claims_are_kept_alive(tmp_path) -> None:
 def test_a_claim_that_is_just_being_made_counts(tmp_path) -> None:
     (tmp_path / "a.0").touch()
     assert Claims(tmp_path).take("a") is None
+
+
+@pytest.mark.parametrize(
+    "content", ["\0\0\0", '{"dri', "null", "[1]", '{"driver": null}', '{"driver": {"host": 3}}']
+)
+def test_a_damaged_claim_lapses_with_its_lease(tmp_path, content) -> None:
+    """As a power cut leaves it."""
+    (tmp_path / "a.0").write_text(content)
+    assert Claims(tmp_path).take("a") is None
+    os.utime(tmp_path / "a.0", (time.time() - 61,) * 2)
+    claims = Claims(tmp_path)
+    assert claims.take("a") is not None
+    claims.close()
+
+
+def test_a_holder_is_known_where_nothing_may_be_written(tmp_path, monkeypatch) -> None:
+    """`sweep status` of somebody else's sweep."""
+    foreign(tmp_path / "a.0", 1.0)
+    foreign(tmp_path / "b.0", 61.0)
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refused)
+    assert Claims(tmp_path).holder("a") is not None
+    assert Claims(tmp_path).holder("b") is None
+
+
+def test_a_claim_on_a_full_disk_names_it(tmp_path, monkeypatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")  # as a write says it: without a name
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        Claims(tmp_path).take("a")
+    assert error.value.filename == str(tmp_path / "a.0")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_is_not_its_successor() -> None:
