@@ -93,35 +93,13 @@ def seconds_since(path: Path) -> float:
     return now - path.stat().st_mtime
 
 
-class Claim:
-    """The right to run one trial."""
-
-    def __init__(self, path: Path, number: int) -> None:
-        self.path, self.number = path, number
-
-    def beat(self) -> None:
-        """Give a sign of life; a full disk does not stop it."""
-        with contextlib.suppress(OSError):
-            os.utime(self.path)
-
-    @property
-    def lost(self) -> bool:
-        """Whether another driver took the trial over."""
-        return self.path.with_suffix(f".{self.number + 1}").exists()
-
-    def release(self) -> None:
-        """Give the right back: the next claim may be made at once."""
-        with contextlib.suppress(OSError):  # then it lapses by itself: our process ends, or its lease does
-            self.path.write_text("{}")
-
-
 class Claims:
     """The claims in a directory, and those of them that this process holds."""
 
     def __init__(self, directory: Path, lease: float = LEASE) -> None:
         self._directory, self._lease = directory, lease
         self._known: dict[str, int] = {}
-        self._held: dict[str, Claim] = {}
+        self._held: dict[str, int] = {}
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
         directory.mkdir(parents=True, exist_ok=True)
@@ -159,34 +137,35 @@ class Claims:
             living = seconds_since(path) < self._lease
         return content if living else None
 
-    def take(self, trial: str) -> Claim | None:
-        """Claim a trial, and keep the claim alive by a thread until its release; None where another has it."""
+    def take(self, trial: str) -> bool:
+        """Claim a trial, and keep the claim alive by a thread until its release; False where another has it."""
         if self.holder(trial) is not None:
-            return None
+            return False
         number = self._known.get(trial, -1) + 1
-        path = self._path(trial, number)
         text = json.dumps({"driver": process_identity(os.getpid())}).encode()
-        if not _create(path, text):
-            return None
-        self._known[trial] = number
-        claim = self._held[trial] = Claim(path, number)
+        if not _create(self._path(trial, number), text):
+            return False
+        self._known[trial] = self._held[trial] = number
         if self._heart is None:
             self._heart = threading.Thread(target=self._beat, daemon=True, name="claims")
             self._heart.start()
-        return claim
+        return True
 
     def lost(self, trial: str) -> bool:
         """Whether another driver has taken over a trial that we hold: this host slept for longer than a lease."""
-        return self._held[trial].lost
+        return self._path(trial, self._held[trial] + 1).exists()
 
     def release(self, trial: str) -> None:
-        """Give a claim back."""
-        self._held.pop(trial).release()
+        """Give a claim back: the next one may be made at once."""
+        with contextlib.suppress(OSError):  # then it lapses by itself: our process ends, or its lease does
+            self._path(trial, self._held.pop(trial)).write_text("{}")
 
     def _beat(self) -> None:
+        """Give signs of life; a full disk does not stop it."""
         while not self._stop.wait(min(BEAT, self._lease / 6)):
-            for claim in list(self._held.values()):
-                claim.beat()
+            for trial, number in list(self._held.items()):
+                with contextlib.suppress(OSError):
+                    os.utime(self._path(trial, number))
 
     def close(self) -> None:
         """Give everything back and end the thread."""

@@ -273,7 +273,7 @@ def requeue(directory: Path, wanted: list[str], fresh: bool) -> list[str]:
             for (
                 trial
             ) in trials:  # of all, before any is changed; one may still be saving after its driver's death
-                if claims.take(trial.id) is None or alive(sweep.state(trial).get("running") or {}):
+                if not claims.take(trial.id) or alive(sweep.state(trial).get("running") or {}):
                     raise UserError("TRIAL", "is running", trial.name)
             return [_requeued(sweep, trial, fresh) for trial in trials] or ["no trial has failed"]
         finally:

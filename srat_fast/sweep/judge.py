@@ -18,14 +18,17 @@ Progress = Callable[[str, int, int], None]
 def lacking(record: dict[str, Any], attacks: Sequence[str], limit: int | None) -> list[str]:
     """Those of `attacks` that a run's last weights have not met on (at most `limit` of) its test images."""
     weights = (record.get("weights_checksums") or {}).get("last")
-    images = min(record["test_images"], record["test_images"] if limit is None else limit)
+    images = record.get("test_images")  # missing in a damaged record only, which judging the run will tell
+    images = images if images is None or limit is None else min(images, limit)
     radius = record.get("recipe", {}).get("eval_attack", {}).get("epsilon")
     met = {
         name
         for entry in record.get("evaluations", [])
         if entry.get("weights", "last") == "last" and entry.get("weights_checksum") == weights
         for name, row in entry["attacks"].items()
-        if row.get("images") == images and row.get("epsilon") in (None, radius)  # at the run's own radius
+        if images is not None
+        and row.get("images") == images
+        and (radius is None or row.get("epsilon") in (None, radius))  # at the run's own radius
     }
     return [name for name in attacks if name not in met]
 
@@ -111,7 +114,7 @@ def _judge(
             key = f"judge-{trial.id}"
             if not lacks(record):
                 done.had += 1
-            elif claims.take(key) is None:
+            elif not claims.take(key):
                 done.elsewhere += 1
             else:
                 names = lacks(sweep.record(trial) or record)  # another process may have judged it meanwhile

@@ -296,7 +296,7 @@ def _merge(new: SweepDirectory, directory: Path) -> tuple[int, int]:
         claims = Claims(directory / "claims")
         try:
             for trial in taken:
-                if claims.take(trial.id) is None:
+                if not claims.take(trial.id):
                     raise UserError("DIR", f"{trial.name} is being run there", str(directory))
             if plan != old.plan:
                 write_atomically(directory / PLAN, plan_bytes(plan))

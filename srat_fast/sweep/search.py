@@ -65,7 +65,7 @@ class SearchDriver(Driver):
         super().__init__(sweep, view, options)
         assert sweep.plan.search is not None
         self.settings = sweep.plan.search
-        if self.claims.take("search") is None:
+        if not self.claims.take("search"):
             raise UserError("--out", "another process runs this search", str(sweep.path))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         _end_at_a_line(sweep.path / JOURNAL)

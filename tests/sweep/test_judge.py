@@ -31,6 +31,8 @@ def test_what_is_on_record_is_not_lacking() -> None:
         "of weights that are no longer the run's"
     )
     assert lacking({"test_images": 100}, asked, None) == asked
+    damaged = {name: value for name, value in record().items() if name != "test_images"}
+    assert lacking(damaged, asked, None) == lacking(damaged, asked, 100) == asked
 
 
 def test_each_finished_run_is_judged_once(tmp_path, monkeypatch, stage) -> None:
@@ -65,6 +67,8 @@ def test_an_attack_at_another_radius_is_not_the_runs_own() -> None:
         told = record(attacks={"cw-20": ROW | {"epsilon": epsilon}})
         told["recipe"] = {"eval_attack": {"epsilon": 8 / 255}}
         assert lacking(told, ["cw-20"], None) == lacks
+        told["recipe"]["eval_attack"]["epsilon"] = None  # a record that does not say it
+        assert lacking(told, ["cw-20"], None) == []
 
 
 def test_a_run_that_cannot_be_judged_does_not_stop_the_others(tmp_path, monkeypatch, stage, capsys) -> None:

@@ -135,6 +135,22 @@ def test_killed_crashed_and_bad_trials(stage) -> None:
     assert stage.counts() == {"done": 9}
 
 
+def test_a_running_sweep_takes_up_what_was_put_back(stage, monkeypatch) -> None:
+    stage.spec(seeds=[0, 1], axes={"method": ["ce"]})
+    stage.behave({"0": ["bad:once", "ok"], "1": ["epochs:3"]})
+    real = driver_module.Driver.settle
+
+    def settle(self, trial, action, state) -> None:
+        real(self, trial, action, state)
+        if action.status == "failed":
+            requeue(stage.out, [], fresh=False)
+
+    monkeypatch.setattr(driver_module.Driver, "settle", settle)
+    command = ("sweep", str(stage.path / "spec.toml"), "--out", str(stage.out), "--cpu-slots", "1")
+    assert stage.here(monkeypatch, *command, "--min-free", "0") == 0
+    assert stage.counts() == {"done": 2}
+
+
 def test_a_hang_is_ended_and_tried_again(stage) -> None:
     stage.spec(seeds=[0], axes={"method": ["ce"]})
     stage.behave({"0": ["hang", "ok"]})
