@@ -431,7 +431,7 @@ def _figure(item: str, directory: Path, console: Console) -> str:
     if drawing is None:
         return f"; no {item} before more runs have finished"
     plan = SweepDirectory.open(directory).plan
-    planned = dict.fromkeys(plan.recipe(trial).method for trial in plan.trials)
+    planned = dict.fromkeys(recipe.method for recipe in plan.cell_recipes().values())
     lacking = ", ".join(method for method in planned if method not in {run.method for run in runs})
     without = f" without {lacking}, which has no finished run" if lacking else ""
     return f"; {_save(drawing, item, directory)} in the paper's form{without}"

@@ -355,7 +355,9 @@ def evaluate_runs(
 
     changes = fields_given({"--subset": subset, "--data-root": data_root})
     limit = Recipe().replace(changes).data.test_limit  # checked before any run is
-    names = [name.strip() for name in attack.split(",") if name.strip()]
+    names = [name.strip().lower() for name in attack.split(",") if name.strip()]
+    if not names:
+        raise UserError("--attack", f"comma-separated: {NAMES}", attack)
     console = Console()
     recorded()
     with Watch(Console(stderr=True)) as watch:
@@ -442,7 +444,7 @@ def print_table(
     from srat_fast.console import Console
     from srat_fast.sweep.table import build_table, to_markdown, to_parts, write_table
 
-    methods = sorted({sweep.plan.recipe(trial).method for trial in sweep.plan.trials})
+    methods = sorted({recipe.method for recipe in sweep.plan.cell_recipes().values()})
     if baseline is not None and baseline not in methods:
         raise UserError(
             "--baseline", f"this sweep runs {', '.join(methods)}{did_you_mean(baseline, methods)}", baseline

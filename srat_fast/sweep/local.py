@@ -279,7 +279,7 @@ def run_one(sweep: SweepDirectory, index: int, view: SweepView) -> int:
     if gpus:
         chosen = grouped(gpus, each)[0]
         slot = Slot(chosen, None, 1, f"gpu {chosen}")
-    cache_data(sweep, [trial], view.line)
+    cache_data(sweep, [trial] if sweep.state(trial)["status"] in ("queued", "running") else [], view.line)
     code = LocalEngine(sweep, [slot], view, Options(), only=[trial]).run()
     if code in (0, SOME_FAILED):  # of this trial, whatever became of the others
         return SOME_FAILED if sweep.state(trial)["status"] == "failed" else 0

@@ -104,6 +104,13 @@ class Plan:
             plugins.describe(entry, {name: Method(**row) for name, row in entry["methods"].items()})
         return Recipe().replace(self.recipes[trial.cell] | {"seed": trial.seed})
 
+    def cell_recipes(self) -> dict[int, Recipe]:
+        """Cell -> recipe of its first run: thousands of runs differ in few of them."""
+        first: dict[int, Trial] = {}
+        for trial in self.trials:
+            first.setdefault(trial.cell, trial)
+        return {cell: self.recipe(trial) for cell, trial in first.items()}
+
 
 def work_of(recipe: Recipe, counts: Sequence[int]) -> float:
     """Training work of a run in FLOP over all epochs, on so many images a class; measurements of classes included."""
@@ -127,7 +134,8 @@ def memory(plan: Plan, device: str) -> tuple[int, Recipe]:
             recipe.replace({"optim.batch_size": share}), images // recipe.optim.epochs, device
         )
 
-    found = [(plan.recipe(trial), trial.images) for trial in {t.cell: t for t in plan.trials}.values()]
+    images = {trial.cell: trial.images for trial in plan.trials}
+    found = [(recipe, images[cell]) for cell, recipe in plan.cell_recipes().items()]
     if plan.search is not None:
         base = Recipe().replace(plan.search["base"])
         found.append((base, sum(planned_counts(base, base_counts(base)[0])) * base.optim.epochs))

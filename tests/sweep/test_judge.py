@@ -55,7 +55,7 @@ def test_each_finished_run_is_judged_once(tmp_path, monkeypatch, stage) -> None:
     assert [attacks for _, attacks, _ in asked] == ["cw-20"] * count + ["mim-5"] * count
     assert all(changes == {"data.test_limit": 10} for *_, changes in asked)
     assert evaluate_sweep(SweepDirectory.open(stage.out), ["cw-20", "mim-5"], limit=10) == Judged(had=count)
-    code, text = stage.call("sweep", "evaluate", str(stage.out), "--attack", "cw-20", "--subset", "10")
+    code, text = stage.call("sweep", "evaluate", str(stage.out), "--attack", "CW-20", "--subset", "10")
     assert code == 0
     assert f"0 run(s) judged, {count} had been" in text
     assert stage.call("sweep", "evaluate", str(stage.out), "--subset", "0")[0] == 2
@@ -97,6 +97,8 @@ def test_a_run_that_cannot_be_judged_does_not_stop_the_others(tmp_path, monkeypa
     monkeypatch.setattr(runs, "evaluate", unknown)  # the same for all
     assert stage.here(monkeypatch, "sweep", "evaluate", str(stage.out), "--attack", "cw20") == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert stage.here(monkeypatch, "sweep", "evaluate", str(stage.out), "--attack", " ,") == 2
+    assert capsys.readouterr().err.startswith("error: --attack = ' ,': comma-separated: ")
 
 
 @pytest.fixture

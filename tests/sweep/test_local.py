@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from srat_fast.errors import UserError
 from srat_fast.sweep import driver as driver_module
-from srat_fast.sweep import process
+from srat_fast.sweep import local, process
 from srat_fast.sweep.claims import alive, process_identity
 from srat_fast.sweep.directory import SweepDirectory, requeue
 from srat_fast.sweep.driver import Options
@@ -432,6 +433,37 @@ def test_trials_save_where_the_driver_fails(stage, monkeypatch) -> None:
         )
     assert [line[0] for line in stage.journal()] == ["start", "saved"]
     assert stage.counts() == {"interrupted": 1}
+
+
+def test_a_disk_that_is_full_before_the_first_trial_pauses_the_sweep(stage, monkeypatch, capsys) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(process, "cache_data", full)
+    assert stage.here(monkeypatch, "sweep", str(stage.path / "spec.toml"), "--out", str(stage.out)) == 3
+    assert f"paused: the disk of {stage.out} is full; free some space" in capsys.readouterr().out
+
+
+def test_what_to_type_next_is_quoted(stage, monkeypatch, capsys) -> None:
+    stage.spec(seeds=[0], axes={"method": ["ce"]})
+    stage.behave({"else": ["bad:x"]})
+    out = stage.path / "two words; ä"
+    assert stage.here(monkeypatch, "sweep", "plan", str(stage.path / "spec.toml"), "--out", str(out)) == 0
+    assert f"srat-fast sweep run-one '{out}' INDEX" in capsys.readouterr().out
+    assert stage.here(monkeypatch, "sweep", str(stage.path / "spec.toml"), "--out", str(out)) == 1
+    assert f"again: srat-fast sweep retry '{out}'\n" in capsys.readouterr().out
+
+
+def test_a_task_whose_trial_has_ended_prepares_no_images(stage, monkeypatch) -> None:
+    stage.spec(seeds=[0], axes={"method": ["ce"]})
+    asked: list[list] = []
+    monkeypatch.setattr(local, "cache_data", lambda sweep, trials, say: asked.append(trials))
+    assert (
+        stage.here(monkeypatch, "sweep", "plan", str(stage.path / "spec.toml"), "--out", str(stage.out)) == 0
+    )
+    for _ in range(2):
+        assert stage.here(monkeypatch, "sweep", "run-one", str(stage.out), "0") == 0
+    assert [len(trials) for trials in asked] == [1, 0]
 
 
 def test_retry_changes_nothing_where_a_trial_runs(sleeping) -> None:

@@ -80,6 +80,7 @@ def test_two_drivers_never_run_one_search(stage, monkeypatch, capsys) -> None:
     assert (
         stage.here(monkeypatch, "sweep", "plan", str(stage.path / "spec.toml"), "--out", str(stage.out)) == 0
     )
+    assert "trials 0 to" not in capsys.readouterr().out, "there are none yet"
     claims = Claims(stage.out / "claims")
     claims.take("search")
     assert stage.here(monkeypatch, "sweep", str(stage.path / "spec.toml"), "--out", str(stage.out)) == 2

@@ -78,6 +78,21 @@ def test_each_status(tmp_path) -> None:
     assert status.finished() == [Finished(trials[3], 3.0)]
 
 
+def test_a_log_is_named_where_it_is(tmp_path, capsys) -> None:
+    """A sweep that was unpacked has none."""
+    sweep = sweep_of(tmp_path / "s", "[base]\ndataset = 'digits'")
+    (trial,) = sweep.plan.trials
+    sweep.write_state(trial, {"status": "failed", "reason": "why", "attempts": []})
+    for there in (False, True):
+        if there:
+            sweep.log(trial).touch()
+        with pytest.raises(SystemExit):
+            main(["sweep", "status", str(sweep.path)])
+        said = capsys.readouterr().out
+        assert f"failed: {trial.name}: why" in said
+        assert (f"log: {sweep.log(trial)}" in said) == there
+
+
 @pytest.mark.parametrize(
     "state",
     [
