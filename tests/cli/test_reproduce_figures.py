@@ -72,6 +72,7 @@ def test_class_counts_need_no_run(name, scale, titles, capsys, tmp_path, monkeyp
         (["fig17"], "ITEM = 'fig17': one of table1"),
         (["fig1", "--list"], "ITEM = 'fig1': has no place beside --list"),
         (["--list", "--images-per-second", "0"], "--images-per-second = 0.0: a number > 0"),
+        (["--list", "--images-per-second", "nan"], "--images-per-second = nan: a number > 0"),
         (["all", "--folder", "jpeg"], "--folder = 'jpeg': has the images of one set; all items need three"),
         (["all", "--scale", "smoke", "--data-root", "d"], "--data-root = 'd': has no effect: smoke scale"),
         (["all", "--scale", "large"], "--scale = 'large': one of smoke, paper"),
