@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -198,7 +199,7 @@ def _item(
     smoke: bool = False,
 ) -> _Outcome:
     """Run an item, draw and judge it; among `others`, with runs of those that are there, and printing less."""
-    from srat_fast.errors import path_errors
+    from srat_fast.errors import UserError, path_errors
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.reproduce import share_runs
 
@@ -209,9 +210,13 @@ def _item(
     def opened(sweep: SweepDirectory) -> None:
         nonlocal shared
         assert others is not None
-        there = [path for path in others if path != directory and (path / "plan.json").exists()]
+        there = []
+        for path in others:
+            if path != directory and (path / "plan.json").exists():
+                with suppress(UserError):  # one that is damaged is told of in its turn
+                    there.append(SweepDirectory.open(path))
         with path_errors("--out", directory, "cannot be written"):
-            shared = share_runs(sweep, map(SweepDirectory.open, there))
+            shared = share_runs(sweep, there)
 
     code = run_spec(
         spec, item.name, directory, console, dry_run=False, collect=False, images_per_second=None, stall_timeout=None,

@@ -210,6 +210,11 @@ def test_all_goes_on_after_an_item_that_fails(made_up, capsys) -> None:
     made_up.ends = {}
     assert call(capsys, *SMOKE)[0] == 0
     assert made_up.made == ["fig5"] * 9
+    Path("reproduce/all-smoke/fig15/plan.json").write_text("{")  # of one item, not of all
+    code, out, _ = call(capsys, *SMOKE)
+    assert code == 1
+    assert [row[3] for row in rows_of(out)[1:]][:2] == ["done", "done"]
+    assert "not done: fig15;" in out
 
 
 @pytest.mark.usefixtures("no_pictures")
