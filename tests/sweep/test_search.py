@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -140,6 +141,7 @@ def test_a_search_is_killed_goes_on_and_ends_hopeless_runs(stage) -> None:
 
 def test_a_search_that_ends_while_it_makes_a_suggestion(stage, monkeypatch, capsys) -> None:
     """None of its runs is without a suggestion, and none is missing in the end; a torn journal is read."""
+    optuna = pytest.importorskip("optuna")
     space = "[search.space]\noptim.batch_size = { low = 32, high = 64 }\n"
     (stage.path / "spec.toml").write_text(
         SPEC.partition("[search.space]")[0].replace("trials = 9", "trials = 2") + space
@@ -149,6 +151,9 @@ def test_a_search_that_ends_while_it_makes_a_suggestion(stage, monkeypatch, caps
     def dies(*arguments: object) -> None:
         raise RuntimeError("here")
 
+    def full(study: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     assert stage.here(monkeypatch, "sweep", "plan", *command[1:4]) == 0
     for broken in ("optuna.trial.Trial.set_user_attr", "srat_fast.sweep.directory.plan_bytes"):
         with monkeypatch.context() as broke:
@@ -156,15 +161,18 @@ def test_a_search_that_ends_while_it_makes_a_suggestion(stage, monkeypatch, caps
             with pytest.raises(RuntimeError, match="here"):
                 stage.here(monkeypatch, *command)
         assert not SweepDirectory.open(stage.out).plan.trials
-    with monkeypatch.context() as full:
-        full.setattr(
-            "optuna.study.Study.ask", lambda study: os.write(os.open("/dev/full", os.O_WRONLY), b"x")
-        )
+    with monkeypatch.context() as broke:
+        broke.setattr(optuna.Study, "ask", full)
         assert stage.here(monkeypatch, *command) == 3
     assert "paused: the disk is full" in capsys.readouterr().out
     with (stage.out / "search.journal").open("a") as journal:
         journal.write('{"torn')
+    read, real = [], optuna.Study.get_trials
+    monkeypatch.setattr(
+        optuna.Study, "get_trials", lambda *given, **options: (read.append(1), real(*given, **options))[1]
+    )
     assert stage.here(monkeypatch, *command) == 0
+    assert len(read) == 3, "at the start and at the end: the journal may lie on a disk elsewhere"
     assert stage.counts() == {"done": 2}
     assert "best of 2 by validation" not in capsys.readouterr().out, "a stand-in has no validation"
 
