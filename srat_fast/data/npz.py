@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays
-from srat_fast.data.inmemory import assembled, labels_of
+from srat_fast.data.inmemory import assembled, labels_of, same_names
 from srat_fast.data.paths import is_directory
-from srat_fast.data.pixels import require_same_size, require_square
+from srat_fast.data.pixels import require_images, require_same_size, require_square
 from srat_fast.errors import UserError
 
 _OPTION = "data.root"
@@ -73,17 +73,19 @@ def _require(file: np.lib.npyio.NpzFile, name: str, path: Path) -> None:
 
 
 def _classes(root: Path) -> list[str] | None:
-    """The names that the file (of the training images) gives, if it does."""
-    path, _ = _places(root)["train"]
-    with _opened(path) as file:
-        if "classes" not in file.files:
-            return None
-        names = np.ravel(
-            _array(file, "classes", path)
-        ).tolist()  # here, as damaged text is an error of numpy's
-        return [
-            name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name) for name in names
-        ]
+    """The names that the file gives, if it does; of two files that do, both the same."""
+    named = []
+    for path, _ in _places(root).values():
+        with _opened(path) as file:
+            named.append(_names(file, path))
+    return same_names(named[0], named[1], _OPTION)
+
+
+def _names(file: np.lib.npyio.NpzFile, path: Path) -> list[str] | None:
+    if "classes" not in file.files:
+        return None
+    names = np.ravel(_array(file, "classes", path)).tolist()  # damaged text is an error of numpy's
+    return [name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name) for name in names]
 
 
 def npz_counts(root: Path) -> tuple[list[int], list[str]]:
@@ -104,9 +106,7 @@ def npz_size(root: Path) -> int:
         with _opened(path) as file:
             _require(file, name, path)
             shape = _shape(file, name)
-        if len(shape) not in (3, 4):
-            problem = f"its {name} must be [N, H, W] or [N, H, W, C], not {list(shape)}"
-            raise UserError(_OPTION, problem, str(path))
+        require_images(shape, _OPTION, name)
         sizes[part] = require_square(shape, _OPTION, name)
     return require_same_size(sizes["train"], sizes["test"], _OPTION)
 

@@ -134,6 +134,8 @@ def decoding(name: str, notes: Notes) -> Iterator[None]:
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
     """(RGB picture, what it was: "" or words such as "grayscale"); transparency is dropped, as torchvision does."""
     sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+    if sixteen and image.format == "TIFF":
+        _require_full_range(image)
     image = _turned(image)
     if image.mode == "RGB":
         return image, ""
@@ -150,6 +152,15 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
         return image.convert("RGB"), kind
     except ValueError:
         raise Unreadable(f"has pixels of mode {image.mode}, which cannot be made RGB") from None
+
+
+def _require_full_range(image: Any) -> None:
+    """Refuse 16-bit grey of a TIFF that Pillow gives as it is stored: 12 bits would be black, white as 0 inverted."""
+    bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    if bits != 16:
+        raise Unreadable(f"has grey levels of {bits} bits; 8 or 16 bits a channel are read")
+    if image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        raise Unreadable("has 16-bit grey levels with 0 as white, which are not read; 0 has to be black")
 
 
 def _turned(image: Image.Image) -> Image.Image:
@@ -178,17 +189,20 @@ def images_to_rgb(images: np.ndarray, option: str, name: str) -> tuple[np.ndarra
         raise UserError(
             option, f"its {name} must be uint8, 0 to 255 (floats: multiply and round), not {images.dtype}"
         )
+    require_images(images.shape, option, name)
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3, 4) or 0 in images.shape:
-        raise UserError(
-            option,
-            f"its {name} must be [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels, not {list(images.shape)}",
-        )
     channels = images.shape[3]
     if channels == 1:
         return np.repeat(images, 3, axis=3), "grayscale"
     return np.ascontiguousarray(images[..., :3]), "" if channels == 3 else "RGBA"
+
+
+def require_images(shape: tuple[int, ...], option: str, name: str) -> None:
+    """Refuse arrays that are no images, such as those with the channels first."""
+    if len(shape) not in (3, 4) or (*shape, 1)[3] not in (1, 3, 4) or 0 in shape:
+        problem = f"its {name} must be [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels, not {list(shape)}"
+        raise UserError(option, problem)
 
 
 def resized(images: np.ndarray, size: int | None, option: str, name: str) -> np.ndarray:

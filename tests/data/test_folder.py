@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -16,7 +17,7 @@ from PIL import Image, ImageOps
 
 from srat_fast.cli.app import main
 from srat_fast.data import folder
-from srat_fast.data.folder import class_files, decode, load_folder
+from srat_fast.data.folder import class_files, decode, load_files, load_folder
 from srat_fast.data.notices import bar
 from srat_fast.errors import UserError
 from tests.data.fuzz import fuzz
@@ -52,6 +53,13 @@ def test_an_image_of_the_right_size_is_left_alone(tmp_path) -> None:
     assert (decode(tmp_path / "a.png", 32) == pixels).all()
 
 
+def deep_tiff(pixels: np.ndarray, bits: int, photometric: int) -> bytes:
+    """A TIFF of 8 x 8 grey pixels; photometric 0 has white as 0."""
+    tags = {256: 8, 257: 8, 258: bits, 259: 1, 262: photometric, 273: 110, 277: 1, 279: 128}
+    rows = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + rows + bytes(4) + pixels.tobytes()
+
+
 def test_each_kind_of_pixel_keeps_its_meaning(tmp_path) -> None:
     grey = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
     kinds = {
@@ -70,6 +78,17 @@ def test_each_kind_of_pixel_keeps_its_meaning(tmp_path) -> None:
     transparent.info["transparency"] = bytes(range(256))
     transparent.save(tmp_path / "transparent.png")
     assert (decode(tmp_path / "transparent.png", 8) == grey[..., None]).all()
+    for bits, white, says in (
+        (16, 1, None),
+        (12, 1, "has grey levels of 12 bits"),
+        (16, 0, "with 0 as white"),
+    ):
+        (tmp_path / "deep.tif").write_bytes(deep_tiff(grey.astype("<u2") * 257, bits, white))
+        if says is None:
+            assert (decode(tmp_path / "deep.tif", 8) == grey[..., None]).all()
+        else:
+            with pytest.raises(UserError, match=says):
+                decode(tmp_path / "deep.tif", 8)
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "deep.tiff")
     with pytest.raises(UserError, match=r"deep\.tiff': has 32-bit pixels"):
         decode(tmp_path / "deep.tiff", 8)
@@ -127,7 +146,7 @@ def test_folders_that_are_no_data_set(image_folder, tmp_path) -> None:
     with pytest.raises(UserError, match="has no folder train/"):
         load_folder(image_folder / "train", 16)
     (image_folder / "train" / "bird").mkdir()
-    with pytest.raises(UserError, match="differ: bird"):
+    with pytest.raises(UserError, match=r"differ: bird \(in train/ only\)"):
         load_folder(image_folder, 16)
     (image_folder / "test" / "bird").mkdir()
     with pytest.raises(UserError, match="train/bird holds no image"):
@@ -212,6 +231,49 @@ def test_what_is_no_image_is_passed_over_and_counted(image_folder, capsys) -> No
         f"warning: {image_folder}: 7 files passed over (hidden, or no image by name): test/desktop.ini, "
         "train/cat/.DS_Store, train/cat/._1.jpg and 4 more"
     ]
+
+
+def test_a_test_image_that_is_trained_on_is_told(image_folder, caplog) -> None:
+    (image_folder / "test" / "cat" / "same.jpg").hardlink_to(image_folder / "train" / "cat" / "1.jpg")
+    (image_folder / "test" / "dog" / "same.jpg").symlink_to(image_folder / "train" / "dog" / "1.jpg")
+    (image_folder / "train" / "cat" / "twice.jpg").symlink_to(
+        "1.jpg"
+    )  # within a part they are anyone's choice
+    says = (
+        f"{image_folder}: 2 of 8 test images are training images too, by links to one file: test/cat/same.jpg, "
+        "test/dog/same.jpg"
+    )
+    for load in (load_folder, load_folder, load_files):  # of a prepared set too
+        caplog.clear()
+        load(image_folder, 16)
+        assert says in caplog.messages
+
+
+def test_numbers_as_names_are_told_where_text_has_another_order(image_folder, caplog) -> None:
+    for part in ("train", "test"):
+        (image_folder / part / "cat").rename(image_folder / part / "2")
+        (image_folder / part / "dog").rename(image_folder / part / "10")
+    assert load_folder(image_folder, 16).classes == ("10", "2")
+    assert (
+        f"{image_folder}: its class names are numbers, and labels follow them as text: 10, 2; " in caplog.text
+    )
+    caplog.clear()
+    for part in ("train", "test"):
+        (image_folder / part / "2").rename(image_folder / part / "02")
+    assert load_folder(image_folder, 16).classes == ("02", "10")
+    assert "class names" not in caplog.text
+
+
+def test_more_pixels_than_memory_are_one_line(image_folder, cache, capsys) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["data", "prepare", "--dataset", "folder", "--data-root", str(image_folder), "--imbalance", "none",
+              "--loader", "memory", "--image-size", "40000000"])  # fmt: skip
+    assert done.value.code == 2
+    assert re.fullmatch(
+        r"error: --image-size: data\.image_size = 40000000: 12 images of that size are 57600000 GB, more memory "
+        r"than there is; a smaller size, or .*\n", capsys.readouterr().err,
+    )  # fmt: skip
+    assert sets(cache) == []
 
 
 def test_the_progress_bar_shows_a_name_as_it_is(capsys, monkeypatch) -> None:

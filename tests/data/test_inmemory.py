@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -111,8 +112,20 @@ def cut(k: int) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue()[: 1200 if k == 2 else None]))
 
 
+def named(*names: str) -> Split:
+    return Split(rows(EVEN, pixels), {"label": ClassLabel(list(names))})
+
+
 PICTURES = Split(rows(EVEN, pixels))
 BAD = [
+    (
+        {"train": named("ant", "bee", "cow"), "test": named("ant", "cow", "bee")},
+        "train and test name other classes: 1 is bee in train and cow in test",
+    ),
+    (
+        {"train": named("ant", "bee", "cow"), "test": named("ant", "bee")},
+        "2 is cow in train and none in test",
+    ),
     ([1, 2], "a dictionary with train and test is needed, not list"),
     ({"train": PICTURES, "validation": PICTURES}, "has no split test; it has train, validation"),
     ({"train": PICTURES, "test": 3}, "its test must be a pair of arrays or a split, not int"),
@@ -186,6 +199,16 @@ def test_a_warning_of_pillows_names_the_image(caplog, monkeypatch) -> None:
     assert [line.partition(" and ")[0] for line in caplog.messages if "bomb" in line] == [
         "data: its test image 0, data: its test image 1, data: its test image 10"
     ]
+
+
+def test_rows_are_in_memory_once() -> None:
+    data = {part: Split(rows((30, 30), lambda k: Image.new("RGB", (64, 64)))) for part in ("train", "test")}
+    tracemalloc.start()
+    try:
+        images = arrays_from(data).train.images
+        assert tracemalloc.get_traced_memory()[1] < 2.4 * images.nbytes  # both parts
+    finally:
+        tracemalloc.stop()
 
 
 def test_arrays_that_do_not_fit_are_refused(uneven_arrays) -> None:
