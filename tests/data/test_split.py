@@ -21,6 +21,7 @@ def recipe(**changes: object):
 def test_none_keeps_what_is_there(uneven_arrays) -> None:
     split = split_arrays(uneven_arrays, recipe())
     assert split.counts == [30, 20, 12]
+    assert split.train.images is uneven_arrays.train.images  # and no second time in memory
     assert (split.well, split.under) == ([0], [1, 2])
     assert len(split.validation) == 0
 
