@@ -49,6 +49,17 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         raise UserError(_OPTION, f"is no readable .npz file: {reason}", str(path)) from None
 
 
+@contextmanager
+def _named(root: Path) -> Iterator[None]:
+    """Names the set in what is refused of its content."""
+    try:
+        yield
+    except UserError as error:
+        if error.value is not UserError._no_value:
+            raise
+        raise UserError(error.option, error.problem, str(root)) from None
+
+
 def _places(root: Path) -> dict[str, tuple[Path, str]]:
     """Part -> (file, prefix of its arrays' names)."""
     if is_directory(root):
@@ -91,7 +102,7 @@ def _names(file: np.lib.npyio.NpzFile, path: Path) -> list[str] | None:
 def npz_counts(root: Path) -> tuple[list[int], list[str]]:
     """(Training images per class, class names), without reading an image."""
     path, prefix = _places(root)["train"]
-    with _opened(path) as file:
+    with _named(root), _opened(path) as file:
         labels, classes = labels_of(
             _array(file, prefix + "labels", path), _classes(root), _OPTION, prefix + "labels"
         )
@@ -103,12 +114,13 @@ def npz_size(root: Path) -> int:
     sizes = {}
     for part, (path, prefix) in _places(root).items():
         name = prefix + "images"
-        with _opened(path) as file:
+        with _named(root), _opened(path) as file:
             _require(file, name, path)
             shape = _shape(file, name)
-        require_images(shape, _OPTION, name)
-        sizes[part] = require_square(shape, _OPTION, name)
-    return require_same_size(sizes["train"], sizes["test"], _OPTION)
+            require_images(shape, _OPTION, name)
+            sizes[part] = require_square(shape, _OPTION, name)
+    with _named(root):
+        return require_same_size(sizes["train"], sizes["test"], _OPTION)
 
 
 def _shape(file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
@@ -124,4 +136,5 @@ def load_npz(root: Path, size: int | None) -> ImageArrays:
     for part, (path, prefix) in _places(root).items():
         with _opened(path) as file:
             parts[part] = (_array(file, prefix + "images", path), _array(file, prefix + "labels", path))
-    return assembled(parts["train"], parts["test"], _classes(root), size, option=_OPTION, place=str(root))
+    with _named(root):
+        return assembled(parts["train"], parts["test"], _classes(root), size, option=_OPTION, place=str(root))

@@ -120,6 +120,7 @@ def test_what_does_not_fit_is_refused(changes, says, npz) -> None:
     path = npz(**changes)
     with pytest.raises(UserError, match=says) as error:
         load_npz(path, None)
+    assert str(error.value).startswith(f"data.root = '{path}': ")
     assert "\n" not in str(error.value)
 
 

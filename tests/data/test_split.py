@@ -53,6 +53,17 @@ def test_exp_limit_and_test_limit(uneven_arrays) -> None:
     assert np.bincount(split.test.labels).tolist() == [2, 2, 2]
 
 
+def test_fewer_test_images_than_asked_for_are_told(uneven_arrays, caplog) -> None:
+    few = ImageArrays(uneven_arrays.train, uneven_arrays.test.select(np.arange(12)), uneven_arrays.classes)
+    split = split_arrays(few, recipe(data__test_limit=100))  # 5, 5 and 2 images
+    assert np.bincount(split.test.labels).tolist() == [2, 2, 2]
+    assert caplog.messages == [
+        "data.test_limit = 100: 6 test images of 12, equally many of each class, as the smallest has 2"
+    ]
+    split_arrays(few, recipe(data__test_limit=6))
+    assert len(caplog.messages) == 1
+
+
 def test_the_subset_follows_its_own_seed(uneven_arrays) -> None:
     def pixels(**changes: object) -> np.ndarray:
         return split_arrays(
