@@ -34,11 +34,8 @@ SUFFIXES = {
     ".xbm", ".xpm",
 }  # fmt: skip
 _PARTS = ("train", "test")
-
-
-def class_folders(root: Path) -> list[str]:
-    """Class names of a folder data set, sorted; the position is the label."""
-    return class_files(root)[0]
+#: Folders that systems put beside images: thumbnails of a Synology disk, attributes in archives made on a Mac.
+_SYSTEM = ("@eaDir", "__MACOSX")
 
 
 def class_files(root: Path, *, tell: bool = False) -> tuple[list[str], dict[str, list[list[Path]]]]:
@@ -131,14 +128,14 @@ def _images(root: Path, folder: Path, passed: list[Path]) -> list[Path]:
 
 
 def _inside(folder: Path, passed: list[Path]) -> tuple[list[Path], list[Path]]:
-    """(folders, images) of a folder; what is hidden or no image by its name is added to `passed`."""
+    """(folders, images) of a folder; what is hidden, a system's or no image by its name is added to `passed`."""
     folders, images = list[Path](), list[Path]()
     with one_line(folder), os.scandir(folder) as entries:
         inside = sorted(entries, key=lambda entry: entry.name)
     for entry in inside:
         path = folder / entry.name
         with one_line(path):
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name in _SYSTEM:
                 passed.append(path)
             elif entry.is_dir():
                 folders.append(path)

@@ -58,7 +58,10 @@ class Notes:
 
     def tell(self, place: str) -> None:
         """One line for what was converted, one for each of Pillow's warnings."""
-        tell_converted(self._kinds, sum(self._kinds.values()), place)
+        if found := {kind: count for kind, count in sorted(self._kinds.items()) if kind and count}:
+            text = ", ".join(f"{count} {kind}" for kind, count in found.items())
+            total = sum(self._kinds.values())
+            LOG.warning("%s: %d of %d images converted to RGB: %s", place, sum(found.values()), total, text)
         for message, names in self._warned.items():
             LOG.warning("%s: %s", some_of(sorted(names)), message)
 
@@ -229,11 +232,3 @@ def require_same_size(train: int, test: int, option: str) -> int:
         sizes = f"{train} x {train} and {test} x {test}"
         raise UserError(option, f"train and test images differ in size: {sizes}; set data.image_size")
     return train
-
-
-def tell_converted(kinds: Counter[str], total: int, place: str) -> None:
-    """One warning a set that says how many images were not RGB."""
-    found = {kind: count for kind, count in sorted(kinds.items()) if kind and count}
-    if found:
-        text = ", ".join(f"{count} {kind}" for kind, count in found.items())
-        LOG.warning("%s: %d of %d images converted to RGB: %s", place, sum(found.values()), total, text)

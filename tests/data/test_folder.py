@@ -218,7 +218,10 @@ def test_what_is_no_image_is_passed_over_and_counted(image_folder, capsys) -> No
     for name in ("Thumbs.db", "notes.txt", ".DS_Store", "README"):
         (cat / name).write_bytes(b"text")
     shutil.copy(cat / "1.jpg", cat / "._1.jpg")
-    (cat / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints", "@eaDir"):
+        (cat / name).mkdir()
+        shutil.copy(cat / "1.jpg", cat / name / "1.jpg")
+    (image_folder / "train" / "__MACOSX").mkdir()
     (image_folder / "test" / "desktop.ini").write_text("x")
     shutil.copy(cat / "1.jpg", cat / "hashed")  # an image without a suffix
     assert names(image_folder) == [sorted([*before[0], "hashed"]), before[1]]
@@ -228,8 +231,8 @@ def test_what_is_no_image_is_passed_over_and_counted(image_folder, capsys) -> No
     assert done.value.code == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "passed over" in line]
     assert said == [
-        f"warning: {image_folder}: 7 files passed over (hidden, or no image by name): test/desktop.ini, "
-        "train/cat/.DS_Store, train/cat/._1.jpg and 4 more"
+        f"warning: {image_folder}: 9 files passed over (hidden, or no image by name): train/__MACOSX, "
+        "test/desktop.ini, train/cat/.DS_Store and 6 more"
     ]
 
 
