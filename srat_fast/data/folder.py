@@ -167,6 +167,9 @@ def read_image(path: Path, notes: Notes | None = None) -> tuple[Image.Image, str
     notes = Notes() if notes is None else notes
     try:
         with decoding(str(path), notes), Image.open(path) as opened:
+            if opened.format == "PNG":  # Pillow decodes it without a look at its checksums
+                with Image.open(path) as again:
+                    again.verify()
             image, kind = to_rgb(opened)
     except Unreadable as error:
         raise UserError("data.root", _problem(path, str(error)), str(path)) from None

@@ -194,7 +194,11 @@ def test_memory_that_ran_out_is_one_line(capsys, monkeypatch) -> None:
         raise MemoryError("Unable to allocate 4.37 TiB")
 
     monkeypatch.setattr("srat_fast.data.plan.base_counts", full)
-    assert call(capsys, "data", "show", "digits") == (1, "", "error: out of memory: Unable to allocate 4.37 TiB\n")
+    assert call(capsys, "data", "show", "digits") == (
+        1,
+        "",
+        "error: out of memory: Unable to allocate 4.37 TiB\n",
+    )
 
 
 def test_no_traceback_from_the_real_program() -> None:

@@ -140,6 +140,20 @@ def test_a_bad_image_is_named_and_nothing_is_cached(image_folder, cache, content
     assert sets(cache) == []
 
 
+def test_a_png_that_ends_in_zeros_is_not_decoded_to_something_else(tmp_path) -> None:
+    """As a crash leaves it, or a download into a file of the final size."""
+    path, generator = tmp_path / "a.png", np.random.default_rng(0)
+    small = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    whole = small.resize((128, 96), Image.Resampling.BICUBIC)
+    whole.save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10].ljust(len(content), b"\0"))
+    with Image.open(path) as lenient:
+        assert (np.asarray(lenient) != np.asarray(whole)).any()
+    with pytest.raises(UserError, match=r"a\.png': is a damaged image: broken PNG file"):
+        decode(path, 32)
+
+
 def test_folders_that_are_no_data_set(image_folder, tmp_path) -> None:
     with pytest.raises(UserError, match="is not a directory"):
         load_folder(tmp_path / "none", 16)
