@@ -217,17 +217,18 @@ def _in_files(
 
 def _tell_shared(root: Path, files: dict[str, list[list[Path]]]) -> None:
     """Links make one file a training and a test image: its accuracy would be that of training."""
-    seen: dict[str, dict[tuple[int, int], Path]] = {}
-    for part, lists in files.items():
-        seen[part] = {}
-        for path in (p for one_class in lists for p in one_class):
-            with one_line(path):
-                state = path.stat()
-            seen[part][state.st_dev, state.st_ino] = path
-    if shared := [path for identity, path in seen["test"].items() if identity in seen["train"]]:
+
+    def identity(path: Path) -> tuple[int, int]:
+        with one_line(path):
+            state = path.stat()
+        return state.st_dev, state.st_ino
+
+    test = {identity(path): path for one_class in files["test"] for path in one_class}
+    trained = (identity(path) for one_class in files["train"] for path in one_class)
+    if shared := sorted({test[one] for one in trained if one in test}):
         LOG.warning(
             "%s: %d of %d test images are training images too, by links to one file: %s",
-            root, len(shared), len(seen["test"]), some_of([str(path.relative_to(root)) for path in shared]),
+            root, len(shared), sum(map(len, files["test"])), some_of([str(path.relative_to(root)) for path in shared]),
         )  # fmt: skip
 
 
