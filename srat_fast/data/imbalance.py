@@ -108,9 +108,9 @@ def limited_counts(counts: Sequence[int], limit: int | None, option: str = "data
         for c in by_remainder:
             if sum(kept) < limit and kept[c] < counts[c]:
                 kept[c] += 1
-    # of equal classes the later one gives, as the earlier counts as better represented
+    # where several keep the most, the one with the fewest images gives: no class falls behind a smaller one
     while sum(kept) > limit:
-        kept[max(range(len(counts)), key=lambda c: (kept[c], c))] -= 1
+        kept[max(range(len(counts)), key=lambda c: (kept[c], -counts[c]))] -= 1
     return kept
 
 
