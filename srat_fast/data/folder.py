@@ -199,6 +199,8 @@ def _fingerprint(root: Path, files: dict[str, list[list[Path]]], size: int) -> s
             with one_line(path):
                 state = path.stat()
             times = f"\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}\n"
+            if state.st_ctime_ns % 10**9 == 0:  # coarse times, of which two sets may have the same
+                times += f"{state.st_dev}\0{state.st_ino}\0{root.resolve()}\n"
             digest.update(os.fsencode(path.relative_to(root)) + times.encode())  # names are bytes
     return digest.hexdigest()[:24]
 

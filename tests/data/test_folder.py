@@ -10,6 +10,8 @@ import subprocess
 import sys
 import unicodedata
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,6 +117,24 @@ def test_a_changed_image_or_size_is_decoded_again(image_folder, cache) -> None:
     assert (before.train.images[1] != after.train.images[1]).any()
     load_folder(image_folder, 8)
     assert len(sets(cache)) == 3
+
+
+def test_sets_that_agree_in_names_sizes_and_coarse_times_are_two(tmp_path, monkeypatch) -> None:
+    """As on images of disks that are made with all times 0."""
+    stat = Path.stat
+
+    def coarse(path: Path, **how: bool) -> SimpleNamespace:
+        state = stat(path, **how)
+        facts = {name: getattr(state, name) for name in ("st_mode", "st_size", "st_dev", "st_ino")}
+        return SimpleNamespace(**facts, st_mtime_ns=0, st_ctime_ns=0)
+
+    for level, name in enumerate(("first", "second")):
+        for place in ("train/a", "train/b", "test/a", "test/b"):
+            (tmp_path / name / place).mkdir(parents=True)
+            Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / name / place / "0.bmp")
+    monkeypatch.setattr(Path, "stat", coarse)
+    found = [load_folder(tmp_path / name, 8).train.images.max() for name in ("first", "second", "first")]
+    assert found == [0, 1, 0]
 
 
 def test_a_flipped_bit_in_the_cache_is_noticed(image_folder, cache) -> None:
