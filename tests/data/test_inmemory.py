@@ -275,3 +275,5 @@ def test_a_stopped_run_goes_on_with_the_same_images_only(uneven_arrays, tmp_path
     record = train(recipe, tmp_path / "run", data=uneven_arrays, resume="auto")
     assert record["status"] == "finished"
     assert train(recipe, tmp_path / "run", data=uneven_arrays, resume="auto") == record
+    with pytest.raises(UserError, match="its images are not those of the finished run"):
+        train(recipe, tmp_path / "run", data=replace(uneven_arrays, train=changed), resume="auto")

@@ -191,6 +191,14 @@ def test_a_finished_run_on_a_file_is_recognised(npz, tmp_path) -> None:
     assert (
         train(recipe, tmp_path / "run", resume="auto") == record
     )  # the recipe has no size, the record's has
+    (tmp_path / "moved.npz").hardlink_to(tmp_path / "set.npz")
+    moved = recipe.replace({"data.root": str(tmp_path / "moved.npz")})
+    assert train(moved, tmp_path / "run", resume="auto") == record
+    npz("other.npz", train_images=np.full((51, 8, 8, 3), 9, np.uint8))
+    with pytest.raises(
+        UserError, match=r"other\.npz': its images are not those of the finished run in .*/run"
+    ):
+        train(recipe.replace({"data.root": str(tmp_path / "other.npz")}), tmp_path / "run", resume="auto")
     assert evaluate(tmp_path / "run", "clean", device="cpu")["clean"]["images"] == 12
 
 
