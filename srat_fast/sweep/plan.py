@@ -7,6 +7,7 @@ import functools
 import hashlib
 import re
 import time
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,16 +47,21 @@ def code_version() -> str:
 
 @functools.cache
 def data_identity(name: str, root: str) -> str:
-    """Fingerprint of the names and sizes of one's own image files; "" for sets with a fixed content."""
+    """Fingerprint of one's own images, "" for sets with a fixed content: their files' names and sizes; of arrays the
+    checksums that an .npz file has, as those of one shape agree in both.
+    """
     path = expanded("data.root", root)
-    if name == "folder" and path.is_dir():
+    if name == "folder":
         files = [p for p in path.rglob("*") if p.is_file()]
-    elif path.is_file():
-        files = [path]
+        listing = [f"{p.relative_to(path.parent)}\0{p.stat().st_size}" for p in files]
+    elif name == "npz":
+        listing = []
+        for file in sorted(path.glob("*.npz")) if path.is_dir() else [path]:
+            with zipfile.ZipFile(file) as arrays:
+                listing += [f"{file.name}\0{a.filename}\0{a.file_size}\0{a.CRC}" for a in arrays.infolist()]
     else:
         return ""
-    listing = sorted(f"{p.relative_to(path.parent)}\0{p.stat().st_size}" for p in files)
-    content = "\n".join(listing).encode(errors="surrogateescape")  # names are bytes
+    content = "\n".join(sorted(listing)).encode(errors="surrogateescape")  # names are bytes
     return hashlib.sha256(content).hexdigest()[:_DIGITS]
 
 

@@ -6,6 +6,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from srat_fast.cli.options import OPTION_FIELDS
@@ -119,6 +120,35 @@ def test_the_id_follows_recipe_data_and_code(tmp_path, image_folder) -> None:
     victim.write_bytes(victim.read_bytes() + b"x")
     data_identity.cache_clear()
     assert only(folder) != before
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_arrays_of_one_shape_at_two_places_are_two_runs(tmp_path, parts) -> None:
+    roots = []
+    for number in range(3):
+        images = np.full((8, 8, 8, 3), number // 2, np.uint8)  # the first two are equal
+        labels = np.arange(8) % 2
+        place = tmp_path / str(number)
+        place.mkdir()
+        if parts:
+            for part in ("train", "test"):
+                np.savez(place / f"{part}.npz", images=images, labels=labels)
+            roots.append(place)
+        else:
+            roots.append(place / "set.npz")
+            arrays = {
+                f"{part}_{name}": a
+                for part in ("train", "test")
+                for name, a in (("images", images), ("labels", labels))
+            }
+            np.savez(roots[-1], **arrays)
+    ids = [
+        make_plan(spec_of(f"[base]\ndataset = 'npz'\nimbalance = 'none'\ndata_root = {str(root)!r}"), "s")
+        .trials[0]
+        .id
+        for root in roots
+    ]
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_code_version_follows_the_code_that_computes(tmp_path, monkeypatch) -> None:
