@@ -495,7 +495,14 @@ def test_check_plugin_on_networks_balls_and_inner_losses(mine: Path) -> None:
     )
     found = {f"{check.entry}: {check.what}": check for check in check_plugin(mine, compiled=False)}
     failed = {name: check.result for name, check in found.items() if check.verdict == "failed"}
-    assert set(failed) == {"network flat: shapes", "threat wide: ball"}
+    assert set(failed) == {
+        "network flat: shapes",
+        "threat wide: ball",
+        "inner loss undeclared: steps, fp32",
+    }
+    assert "RuntimeError: an attack keeps logits only" in failed["inner loss undeclared: steps, fp32"]
+    assert "mine.py, line 38: " in failed["inner loss undeclared: steps, fp32"]
+    assert found["inner loss apart: steps, bf16"].verdict == "passed"
     assert "not [16, 192]" in failed["network flat: shapes"], "it knows grey 8x8 images only"
     assert "outside of the ball" in failed["threat wide: ball"]
     assert found["threat wide: step"].verdict == "passed"
@@ -518,6 +525,19 @@ class Wide(LInfBall):
 @inner("entropy")
 def entropy(batch):
     return -(batch.logits.softmax(1) * batch.logits.log_softmax(1)).sum(1).mean()
+
+
+@inner("undeclared")
+def undeclared(batch):
+    return batch.separable.sum()
+
+
+@inner("apart")
+def apart(batch):
+    return entropy(batch) + batch.separable.sum() + batch.features.sum()
+
+
+apart.features = True
 """
 
 

@@ -328,7 +328,12 @@ class FastEngine:
         own = self.model.linear.weight.dtype
         dtype = torch.bfloat16 if recipe.run.precision == "bf16" else own
         self.attack_engine = AttackEngine(
-            self.model, dtype=dtype, bn=recipe.attack.bn, compiled=compiled, mode=mode
+            self.model,
+            dtype=dtype,
+            bn=recipe.attack.bn,
+            compiled=compiled,
+            mode=mode,
+            features=getattr(self.climbed, "features", False),
         )
         self._losses: Function = self.losses
         if compiled:
