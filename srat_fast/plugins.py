@@ -29,6 +29,8 @@ _REGISTRIES = {
     "term": registry.term,
     "inner": registry.inner,
 }
+#: what a plug-in may not add to
+_CLOSED = {"dataset": registry.dataset}
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,11 @@ def of_run(
 def described(entry: Any) -> str | None:
     """ "mine.py, line 12" of a plug-in's term, network or instance of one; None for what no plug-in defines."""
     kind = entry if isinstance(entry, type) else type(entry)
-    for function in (entry, kind.__call__, *(vars(kind).get(name) for name in ("features", "__init__"))):
+    for function in (
+        entry,
+        kind.__call__,
+        *(vars(kind).get(name) for name in ("features", "forward", "__init__")),
+    ):
         code = getattr(function, "__code__", None)
         if code is not None and code.co_filename in _by_path:
             return f"{code.co_filename}, line {code.co_firstlineno}"
@@ -275,12 +281,12 @@ def _module_name(sha256: str) -> str:
 
 
 def _names() -> set[tuple[str, str]]:
-    return {(kind, name) for kind, entries in _REGISTRIES.items() for name in entries}
+    return {(kind, name) for kind, entries in (_REGISTRIES | _CLOSED).items() for name in entries}
 
 
 def _remove(names: Sequence[tuple[str, str]]) -> None:
     for kind, name in names:
-        _REGISTRIES[kind].remove(name)
+        (_REGISTRIES | _CLOSED)[kind].remove(name)
 
 
 def _run(path: str, content: bytes, sha256: str) -> tuple[tuple[str, str], ...]:
@@ -292,6 +298,12 @@ def _run(path: str, content: bytes, sha256: str) -> tuple[tuple[str, str], ...]:
     try:
         exec(compile(content, path, "exec"), module.__dict__)
         names = tuple(sorted(_names() - before))
+        if any(kind in _CLOSED for kind, _ in names):
+            raise UserError(
+                "--plugin",
+                "a data set is no plug-in: write it as folders or an .npz file, or give train(data=...) arrays",
+                path,
+            )
         if not names:
             raise UserError(
                 "--plugin", f"registers nothing; srat_fast.registry has {', '.join(_REGISTRIES)}", path
