@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -133,6 +134,27 @@ def test_a_file_that_cannot_be_used_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
     path.write_text(SOUND)
     plugins.load(path)  # mended
+
+
+@pytest.mark.parametrize("found", [True, False])
+@pytest.mark.parametrize("helper", ["srat_helper.py", "srat_helper/__init__.py"])
+def test_what_lies_beside_a_plug_in_is_no_part_of_it(
+    mine: Path, helper: str, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mine.parent / helper).parent.mkdir(exist_ok=True)
+    (mine.parent / helper).write_text("x = 1\n")
+    mine.write_text("import srat_helper\n" + SOUND)
+    if found:  # as where `python -m srat_fast` is called in that folder
+        monkeypatch.syspath_prepend(str(mine.parent))
+    said = (
+        f"imports {mine.parent / helper}"
+        if found
+        else "line 1: ModuleNotFoundError: No module named 'srat_helper'"
+    )
+    with pytest.raises(UserError, match=re.escape(f"{said}: only the file itself is kept")):
+        plugins.load(mine)
+    sys.modules.pop("srat_helper", None)
+    assert "poly1" not in registry.term
 
 
 def test_a_file_that_is_not_there_and_one_that_changed(mine: Path) -> None:

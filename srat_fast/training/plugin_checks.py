@@ -21,7 +21,7 @@ from srat_fast.models.batch import Batch
 from srat_fast.models.build import build_model
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import NETWORK, model_from_bytes, weights_bytes
-from srat_fast.plugins import described, load, plugin_errors
+from srat_fast.plugins import described, load, load_all, plugin_errors
 from srat_fast.recipe import ResolvedRecipe, build_recipe
 from srat_fast.registry import term, threat
 from srat_fast.training.capture import preserved
@@ -47,16 +47,18 @@ class _LeftOut(Exception):
 
 
 @neutral()
-def check_plugin(path: str | Path, *, compiled: bool = True) -> Iterator[Check]:
+def check_plugin(path: str | Path, *beside: str | Path, compiled: bool = True) -> Iterator[Check]:
     """Load a plug-in and check each of its terms, networks and methods.
 
     Args:
         path: its file.
+        beside: files of others that it goes with: what they register is known, and not checked.
         compiled: whether steps are compiled, which takes a minute.
 
     Raises:
         UserError: it cannot be loaded.
     """
+    load_all(beside)
     own: dict[str, list[str]] = {kind: [] for kind in ("term", "model", "threat", "inner", "method")}
     for kind, name in load(path).names:
         own[kind].append(name)
