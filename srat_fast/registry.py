@@ -140,6 +140,6 @@ threat: Registry[Any] = Registry(
     "title", "autoattack", "largest", "tolerance", "diameter", "random_start", "noise", "step", "overshoot",
 )  # fmt: skip
 #: context -> (batch -> scalar) (`srat_fast.losses.objective.Term`).
-term: Registry[Any] = Registry("term", "loss.base", "srat_fast.losses.terms")
+term: Registry[Any] = Registry("term", "term", "srat_fast.losses.terms")
 #: batch -> scalar that an attack climbs (`srat_fast.attacks.inner`).
 inner: Registry[Any] = Registry("inner loss", "attack.loss", "srat_fast.attacks")

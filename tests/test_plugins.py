@@ -108,7 +108,7 @@ def test_what_it_registers_is_known_from_then_on(mine: Path) -> None:
         ("def f():\n    return 1 / 0\n\nf()\n", "line 2: ZeroDivisionError: division by zero"),
         ("raise SystemExit(0)\n", "line 1: SystemExit: 0"),
         ("from srat_fast.registry import term\n\n\n@term('ce')\nclass Mine: ...\n",
-         "line 4: loss.base = 'ce': the term ce exists already; choose another name"),
+         "line 4: term = 'ce': the term ce exists already; choose another name"),
         (SOUND + "\n\nraise KeyError('late')\n", "line 21: KeyError: 'late'"),
         ("x = 1\n", "registers nothing; srat_fast.registry has method, model, threat, term, inner"),
         (HEAD + BODY + ROW.replace("deferred", "defered"),
@@ -511,6 +511,8 @@ class Half(torch.autograd.Function):
          "line 13: a gradient is not finite"),
         (HEAD + "        return batch.model.linear.weight.square().mean()\n" + ROW, "gradient, float64", "passed",
          "agree with finite differences"),
+        (HEAD + "        return batch.model.backbone.centres.mean()\n" + ROW, "scalar and finite", "left out",
+         "it reads batch.model.backbone, which these toys have not"),
         (HEAD + "        return losses[0] + losses.mean()\n" + ROW, "order of the batch", "failed", "with the order"),
         (HEAD + "        return (batch.logits.exp().sum(1).exp()).mean()\n" + ROW, "scalar and finite", "failed",
          "inf on confident logits"),
@@ -654,6 +656,20 @@ class Pairs(nn.Module):
     def folds(self):
         return [(self.second, self.norm)]
 """
+
+
+def test_weights_that_only_a_term_trains_are_no_fault(mine: Path) -> None:
+    mine.write_text(
+        FOLDING.replace("self.feature_dim = width", "self.feature_dim, self.own = width, nn.Linear(2, 2)")
+    )
+    assert (
+        next(c for c in check_plugin(mine, compiled=False) if c.what == "bf16, gradients").verdict == "failed"
+    )
+    other = mine.with_name("other.py")
+    other.write_text(mine.read_text().replace("pairs", "others") + SOUND)
+    found = next(c for c in check_plugin(other, compiled=False) if c.what == "bf16, gradients")
+    assert found.verdict == "passed"
+    assert found.result.endswith("but backbone.own.weight, backbone.own.bias, which is left to terms")
 
 
 @pytest.mark.parametrize(
