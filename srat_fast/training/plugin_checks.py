@@ -147,14 +147,21 @@ class _Detaching(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-class _Case:
-    """A term on toy features, in one precision."""
+class _Plain(Batch):
+    """A batch without autocast, which knows no device without numbers."""
 
-    def __init__(self, name: str, dtype: torch.dtype = torch.float64) -> None:
+    def _embed(self, images: Tensor) -> Tensor:
+        return self.model.features(images)
+
+
+class _Case:
+    """A term on toy features, in one precision, on the CPU or on torch's device without numbers, "meta"."""
+
+    def __init__(self, name: str, dtype: torch.dtype = torch.float64, device: str = "cpu") -> None:
         rows = [row.name for row in all_rows() if name in (row.base, *row.terms)]
         recipe = build_recipe("digits", {"method": rows[-1]} if rows else {}).resolve()
-        weights = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0], dtype=dtype)
-        context = Context(recipe, COUNTS, UNDER, torch.device("cpu"), weights, feature_dim=_SIZE)
+        weights = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0], dtype=dtype, device=device)
+        context = Context(recipe, COUNTS, UNDER, torch.device(device), weights, feature_dim=_SIZE)
         self.part, self.mean = term[name](context), context.mean
         self.where = described(self.part) or name
         if hasattr(self.part, "start_epoch"):
@@ -162,14 +169,15 @@ class _Case:
         module = self.part if isinstance(self.part, nn.Module) else nn.Module()
         self.buffers = list(module.to(dtype).buffers())
         generator = torch.Generator().manual_seed(0)
-        self.model = _Toy(generator, dtype)
+        self.model = _Toy(generator, dtype).to(device)
         self.images = torch.randn(12, 1, 2, _SIZE // 2, generator=generator, dtype=torch.float64).to(dtype)
         self.noise = 0.1 * torch.randn(self.images.shape, generator=generator, dtype=torch.float64).to(dtype)
-        self.labels = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 0, 0])
+        self.images, self.noise = self.images.to(device), self.noise.to(device)
+        self.labels = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 0, 0], device=device)
 
     def batch(self, images: Tensor, keep: Any = slice(None)) -> Batch:
         clean = (self.images + self.noise)[keep] if getattr(self.part, "clean", False) else None
-        return Batch(self.model, images, self.labels[keep], clean)
+        return _Plain(self.model, images, self.labels[keep], clean)
 
     def value(self, images: Tensor, keep: Any = slice(None)) -> Tensor:
         """Of a term as it is after it was made: equal random numbers, buffers as they were."""
@@ -243,6 +251,16 @@ def _term_checks(name: str) -> Iterator[Check]:
         _require(away < 1e-4, f"{away:.2g} from the value in float64")
         return f"{away:.1g} relative to float64"
 
+    def elsewhere() -> str:
+        try:
+            case = _Case(name, torch.float32, "meta")
+            case.value(case.images)
+        except RuntimeError as error:
+            if "not on the expected device" in str(error):
+                raise
+            raise _LeftOut(f"it needs numbers of the batch ({' '.join(str(error).split())[:80]})") from None
+        return "all on context.device, nothing waits for it"
+
     def reference() -> str:
         case = _Case(name)
         if not hasattr(case.part, "reference"):
@@ -268,6 +286,7 @@ def _term_checks(name: str) -> Iterator[Check]:
         yield _check(entry, "gradient, float64", differences)
         yield _check(entry, "order of the batch", order)
         yield _check(entry, "float32", single)
+        yield _check(entry, "device", elsewhere)
         yield _check(entry, "reference", reference)
 
 
