@@ -13,6 +13,7 @@ from srat_fast.cli.sweep_show import _memory
 from srat_fast.errors import UserError
 from srat_fast.recipe import FIELDS, flatten
 from srat_fast.registry import threat
+from srat_fast.sweep import directory
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.local import Slot
 from srat_fast.sweep.plan import code_version, data_identity, make_plan, memory
@@ -243,11 +244,57 @@ def test_a_plan_of_other_code_is_not_continued_by_chance(tmp_path, monkeypatch) 
     spec = spec_of("[base]\ndataset = 'digits'")
     SweepDirectory.create(tmp_path / "s", spec, "s.toml")
     first = SweepDirectory.open(tmp_path / "s").plan
-    monkeypatch.setattr("srat_fast.sweep.plan.code_version", lambda: "0+other")
+    monkeypatch.setattr("srat_fast.sweep.directory.code_version", lambda: "0+other")
     with pytest.raises(UserError, match=r"made by code .*, this is 0\+other"):
         SweepDirectory.create(tmp_path / "s", spec, "s.toml")
     sweep = SweepDirectory.create(tmp_path / "s", spec, "s.toml", other_code=True)
     assert sweep.plan == first
+
+
+@pytest.mark.parametrize("where", ["[base]\nmethod = {}", "[axes]\nmethod = [{}, 'ce']"])
+def test_what_was_planned_goes_on_though_it_would_be_refused_today(where, tmp_path, monkeypatch) -> None:
+    text = "seeds = [0]\n[base]\ndataset = 'digits'\n" + where.removeprefix("[base]\n").format(
+        "'srat:srat-ldam'"
+    )
+    with pytest.raises(BadSpec) as error:
+        SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml")
+    (line,) = error.value.problems
+    assert "method = 'srat:srat-ldam': srat-ldam has the separation loss itself (in the cell" in line
+    assert not (tmp_path / "s").exists()
+    with monkeypatch.context() as earlier:
+        earlier.setattr("srat_fast.sweep.plan.require_effect", lambda name: None)
+        before = SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml").plan
+    assert SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml").plan == before
+    with pytest.raises(BadSpec):  # further runs of it
+        SweepDirectory.create(tmp_path / "s", spec_of(text.replace("[0]", "[0, 1]")), "s.toml")
+
+
+def test_a_search_that_was_planned_goes_on_too(tmp_path, monkeypatch) -> None:
+    text = (
+        "[base]\ndataset = 'digits'\ndata.val_fraction = 0.2\n[search]\ntrials = 2\n[search.space]\n"
+        "method = ['srat:srat-ldam', 'ce']"
+    )
+    with pytest.raises(BadSpec, match="has the separation loss itself"):
+        SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("srat_fast.sweep.plan.require_effect", lambda name: None)
+        before = SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml").plan
+    assert SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml").plan == before
+
+
+def test_a_sweep_is_planned_and_its_plan_read_once(tmp_path, monkeypatch) -> None:
+    spec = spec_of("[base]\ndataset = 'digits'")
+    SweepDirectory.create(tmp_path / "s", spec, "s.toml")
+    done = []
+
+    def counted(name: str) -> None:
+        real = getattr(directory, name)
+        monkeypatch.setattr(directory, name, lambda *given: (done.append(name), real(*given))[1])
+
+    for name in ("make_plan", "read_plan", "plan_bytes"):
+        counted(name)
+    SweepDirectory.create(tmp_path / "s", spec, "s.toml")
+    assert done == ["read_plan", "make_plan"]
 
 
 def test_directories_that_are_no_sweeps(tmp_path) -> None:
