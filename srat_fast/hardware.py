@@ -226,6 +226,13 @@ def neutral(*, keep_autocast: bool = False) -> Iterator[None]:
                 torch.cuda.set_rng_state_all(on_gpus)
 
 
+def seed_libraries(seed: int) -> None:
+    """Seed the generators that only code from elsewhere draws from: dropout of a network, a plug-in's term."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """A model in eval mode; each of its modules gets its own mode back."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, require_one_of
 from srat_fast.registry import method as METHODS
 
 WEIGHTINGS = ("none", "balanced", "deferred")
@@ -55,6 +55,9 @@ class Method:
     source: str = ""
     notes: str = ""
     fine_tunes: bool = False
+
+    def __post_init__(self) -> None:
+        require_one_of("weighting", self.weighting, WEIGHTINGS)
 
     def setting(self, name: str, dataset: str, neutral: Any) -> Any:
         """What the row says of a recipe field on a data set, or `neutral`."""

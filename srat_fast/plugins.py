@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ _REGISTRIES = {
     "term": registry.term,
     "inner": registry.inner,
 }
+#: what a plug-in may not add to
+_CLOSED = {"dataset": registry.dataset}
 
 
 @dataclass(frozen=True)
@@ -223,7 +226,11 @@ def of_run(
 def described(entry: Any) -> str | None:
     """ "mine.py, line 12" of a plug-in's term, network or instance of one; None for what no plug-in defines."""
     kind = entry if isinstance(entry, type) else type(entry)
-    for function in (entry, kind.__call__, *(vars(kind).get(name) for name in ("features", "__init__"))):
+    for function in (
+        entry,
+        kind.__call__,
+        *(vars(kind).get(name) for name in ("features", "forward", "__init__")),
+    ):
         code = getattr(function, "__code__", None)
         if code is not None and code.co_filename in _by_path:
             return f"{code.co_filename}, line {code.co_firstlineno}"
@@ -275,23 +282,51 @@ def _module_name(sha256: str) -> str:
 
 
 def _names() -> set[tuple[str, str]]:
-    return {(kind, name) for kind, entries in _REGISTRIES.items() for name in entries}
+    return {(kind, name) for kind, entries in (_REGISTRIES | _CLOSED).items() for name in entries}
 
 
 def _remove(names: Sequence[tuple[str, str]]) -> None:
     for kind, name in names:
-        _REGISTRIES[kind].remove(name)
+        (_REGISTRIES | _CLOSED)[kind].remove(name)
+
+
+_ALONE = (
+    "only the file itself is kept and run, nothing beside it; put that into it, or install it as a package"
+)
+
+
+def _is_beside(folder: Path, name: str) -> bool:
+    top = name.partition(".")[0]
+    return (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+
+
+def _imported_beside(folder: Path, names: set[str]) -> str | None:
+    """A module that was found beside a plug-in, as in the folder where `python -m` was called, and is not installed."""
+    tops = {name.partition(".")[0] for name in names if not name.startswith("srat_fast")}
+    for top in sorted(tops):
+        file = getattr(sys.modules.get(top), "__file__", None)
+        if file and Path(file).parent in (folder, folder / top) and top not in packages_distributions():
+            return file
+    return None
 
 
 def _run(path: str, content: bytes, sha256: str) -> tuple[tuple[str, str], ...]:
     """Run the file as a module of its own; what it registered."""
-    before = _names()
+    before, imported = _names(), set(sys.modules)
     module = types.ModuleType(_module_name(sha256))
     module.__file__ = path
     sys.modules[module.__name__] = module  # dataclasses and pickle look a class's module up
     try:
         exec(compile(content, path, "exec"), module.__dict__)
+        if beside := _imported_beside(Path(path).parent, set(sys.modules) - imported):
+            raise UserError("--plugin", f"imports {beside}: {_ALONE}", path)
         names = tuple(sorted(_names() - before))
+        if any(kind in _CLOSED for kind, _ in names):
+            raise UserError(
+                "--plugin",
+                "a data set is no plug-in: write it as folders or an .npz file, or give train(data=...) arrays",
+                path,
+            )
         if not names:
             raise UserError(
                 "--plugin", f"registers nothing; srat_fast.registry has {', '.join(_REGISTRIES)}", path
@@ -305,4 +340,6 @@ def _run(path: str, content: bytes, sha256: str) -> tuple[tuple[str, str], ...]:
         line = f"line {error.lineno}" if isinstance(error, SyntaxError) and error.filename == path else None
         line = line or (_line(error.__traceback__, (path,)) or "").rpartition(", ")[2] or "cannot be compiled"
         said = error.line() if isinstance(error, UserError) else _said(error)
+        if isinstance(error, ModuleNotFoundError) and _is_beside(Path(path).parent, str(error.name)):
+            said += f": {_ALONE}"
         raise UserError("--plugin", f"{line}: {said}", path) from None

@@ -26,10 +26,11 @@ class Registry(Mapping[str, T], Generic[T]):
         what: an entry in words.
         field: the recipe field that names one.
         home: module that declares the built-in entries, imported when the registry is first read.
+        needs: attributes without which an entry is refused.
     """
 
-    def __init__(self, what: str, field: str, home: str) -> None:
-        self.what, self.field, self._home = what, field, home
+    def __init__(self, what: str, field: str, home: str, *needs: str) -> None:
+        self.what, self.field, self._home, self._needs = what, field, home, needs
         self._entries: dict[str, T | None] = {}  # None: declared, its module not yet imported
         self._modules: dict[str, str] = {}
         self._ready = False
@@ -41,7 +42,7 @@ class Registry(Mapping[str, T], Generic[T]):
             name: as recipes and `--set` give it.
 
         Raises:
-            UserError: the name is taken.
+            UserError: the name is taken, or the entry is not what is needed.
         """
 
         def register(entry: T) -> T:
@@ -52,6 +53,9 @@ class Registry(Mapping[str, T], Generic[T]):
                     raise UserError(
                         self.field, f"the {self.what} {name} exists already; choose another name", name
                     )
+            missing = [need for need in self._needs if not hasattr(entry, need)]
+            if missing and not _is_family(name):
+                raise UserError(self.field, f"the {self.what} {name} has no {', '.join(missing)}", name)
             self._entries[name] = entry
             return entry
 
@@ -125,14 +129,17 @@ def _is_family(name: object) -> bool:
 
 
 #: rows of the method table (`srat_fast.methods.Method`).
-method: Registry[Any] = Registry("method", "method", "srat_fast.methods")
+method: Registry[Any] = Registry("method", "method", "srat_fast.methods", "base", "terms", "settings")
 #: facts of a data set (`srat_fast.datasets.DatasetFacts`).
 dataset: Registry[Any] = Registry("data set", "data.name", "srat_fast.datasets")
 #: (channels, width) -> backbone (`srat_fast.models.classifier.Backbone`).
 model: Registry[Any] = Registry("network", "model.name", "srat_fast.models")
 #: radius -> `srat_fast.attacks.threat.Threat`.
-threat: Registry[Any] = Registry("threat model", "attack.threat", "srat_fast.attacks.threat")
+threat: Registry[Any] = Registry(
+    "threat model", "attack.threat", "srat_fast.attacks.threat",
+    "title", "autoattack", "largest", "tolerance", "diameter", "random_start", "noise", "step", "overshoot",
+)  # fmt: skip
 #: context -> (batch -> scalar) (`srat_fast.losses.objective.Term`).
-term: Registry[Any] = Registry("term", "loss.base", "srat_fast.losses.terms")
+term: Registry[Any] = Registry("term", "term", "srat_fast.losses.terms")
 #: batch -> scalar that an attack climbs (`srat_fast.attacks.inner`).
 inner: Registry[Any] = Registry("inner loss", "attack.loss", "srat_fast.attacks")

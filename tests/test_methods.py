@@ -1,11 +1,30 @@
 """The method table against Table 4's rows, and the field's rows against the fields that they set."""
 
+import re
+
 import pytest
 
 from srat_fast.errors import UserError
-from srat_fast.methods import METHODS, PAPER, rows, settings
+from srat_fast.methods import METHODS, PAPER, Method, rows, settings
 from srat_fast.recipe import FIELDS, Recipe, build_recipe, recipe_from_dict
 from srat_fast.recipe.recipe import flatten
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"settings": {"attack.radiuss": "count"}}, "sets attack.radiuss, which is no field; did you mean"),
+        ({"by_data": {"digits": {"optim.lr": 0.5}}}, "sets optim.lr, which is the recipe's own"),
+        ({"terms": {"separation": "loss.separatoin_weight"}}, "is no field; did you mean loss.separation_weight?"),
+    ],
+)  # fmt: skip
+def test_a_row_that_names_what_there_is_not_is_refused(fields, said) -> None:
+    METHODS("mistaken")(Method("mistaken", "ce", **fields))
+    try:
+        with pytest.raises(UserError, match=re.escape(said)):
+            build_recipe(None, {"method": "mistaken"})
+    finally:
+        METHODS.remove("mistaken")
 
 
 def test_the_twelve_methods() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -47,6 +48,7 @@ ROW = """
 method("poly1-srat")(Method("poly1-srat", "poly1", "deferred", SEPARATION, title="Poly1-SRAT"))
 """
 SOUND = HEAD + BODY + ROW
+COUNTING = "        self.n = getattr(self, 'n', 0) + 1\n        return losses.mean()\n"
 
 
 @pytest.fixture(autouse=True)
@@ -106,9 +108,14 @@ def test_what_it_registers_is_known_from_then_on(mine: Path) -> None:
         ("def f():\n    return 1 / 0\n\nf()\n", "line 2: ZeroDivisionError: division by zero"),
         ("raise SystemExit(0)\n", "line 1: SystemExit: 0"),
         ("from srat_fast.registry import term\n\n\n@term('ce')\nclass Mine: ...\n",
-         "line 4: loss.base = 'ce': the term ce exists already; choose another name"),
+         "line 4: term = 'ce': the term ce exists already; choose another name"),
         (SOUND + "\n\nraise KeyError('late')\n", "line 21: KeyError: 'late'"),
         ("x = 1\n", "registers nothing; srat_fast.registry has method, model, threat, term, inner"),
+        (HEAD + BODY + ROW.replace("deferred", "defered"),
+         "line 18: weighting = 'defered': one of none, balanced, deferred; did you mean deferred?"),
+        ("from srat_fast.registry import threat\n\n\n@threat('box')\nclass Box:\n    def step(self): ...\n",
+         "line 4: attack.threat = 'box': the threat model box has no title, autoattack, largest, tolerance, diameter"),
+        ("from srat_fast.registry import dataset\n\ndataset('mine')(object())\n", "a data set is no plug-in: "),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_one_line_and_leaves_nothing(
@@ -127,6 +134,27 @@ def test_a_file_that_cannot_be_used_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
     path.write_text(SOUND)
     plugins.load(path)  # mended
+
+
+@pytest.mark.parametrize("found", [True, False])
+@pytest.mark.parametrize("helper", ["srat_helper.py", "srat_helper/__init__.py"])
+def test_what_lies_beside_a_plug_in_is_no_part_of_it(
+    mine: Path, helper: str, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mine.parent / helper).parent.mkdir(exist_ok=True)
+    (mine.parent / helper).write_text("x = 1\n")
+    mine.write_text("import srat_helper\n" + SOUND)
+    if found:  # as where `python -m srat_fast` is called in that folder
+        monkeypatch.syspath_prepend(str(mine.parent))
+    said = (
+        f"imports {mine.parent / helper}"
+        if found
+        else "line 1: ModuleNotFoundError: No module named 'srat_helper'"
+    )
+    with pytest.raises(UserError, match=re.escape(f"{said}: only the file itself is kept")):
+        plugins.load(mine)
+    sys.modules.pop("srat_helper", None)
+    assert "poly1" not in registry.term
 
 
 def test_a_file_that_is_not_there_and_one_that_changed(mine: Path) -> None:
@@ -272,6 +300,53 @@ def test_a_run_goes_on_bit_equally_with_its_plug_in_only(mine: Path, tmp_path: P
         train(plain, part, resume="must", console=Console(quiet=True))
 
 
+REMEMBERING = """\
+import torch
+from torch import nn
+
+from srat_fast.methods import Method
+from srat_fast.registry import method, model, term
+
+
+@term("centre")
+class Centre(nn.Module):
+    def __init__(self, context):
+        super().__init__()
+        self.register_buffer("centres", torch.zeros(len(context.counts), context.feature_dim))
+
+    def forward(self, batch):
+        for label, row in zip(batch.labels.tolist(), batch.features.detach(), strict=True):
+            self.centres[label].lerp_(row, 0.1)
+        return (batch.features - self.centres[batch.labels]).square().mean()
+
+
+@model("dropping")
+class Dropping(nn.Module):
+    def __init__(self, channels, width):
+        super().__init__()
+        self.feature_dim = width
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, width), nn.ReLU(), nn.Dropout(0.5))
+
+    def features(self, images):
+        return self.layers(images)
+
+
+method("centred")(Method("centred", "ce", terms={"centre": 1.0}))
+"""
+
+
+def test_dropout_and_what_a_term_remembers_go_on_bit_equally(mine: Path, tmp_path: Path) -> None:
+    mine.write_text(REMEMBERING)
+    recipe = tiny_recipe(plugin=[str(mine)], method="centred", model__name="dropping")
+    torch.manual_seed(1)
+    whole = train(recipe, tmp_path / "whole", console=Console(quiet=True))
+    torch.manual_seed(2)
+    stop_after_an_epoch(recipe, tmp_path / "part")
+    record = train(recipe, tmp_path / "part", resume="must", console=Console(quiet=True))
+    assert record["weights_checksums"] == whole["weights_checksums"]
+    assert whole["final_epoch"]["centre"] > 0
+
+
 def stop_after_an_epoch(recipe: Recipe, out: Path) -> None:
     """Leave the run as a kill after its first epoch does: a checkpoint and no record."""
     from srat_fast.training.fit import Fit
@@ -300,6 +375,9 @@ def stop_after_an_epoch(recipe: Recipe, out: Path) -> None:
         ("off", "        return losses[:, None]\n", "line 13: the term returns (64, 1); a scalar is needed, shape ()"),
         ("off", "        return losses @ losses[:3]\n", "line 16: RuntimeError: inconsistent tensor size"),
         ("off", "        return float('nan') * losses.mean()\n", "the loss is nan in epoch 1, step 1"),
+        ("off", "        return losses.detach().mean()\n", "line 13: the loss has no gradient"),
+        ("off", "        self.last = losses.detach()\n        return losses.mean()\n", "line 13: it changes its last"),
+        ("on", COUNTING, "line 13: it changes its n, which no checkpoint has and no captured step sees"),
     ],
 )  # fmt: skip
 def test_a_loss_that_fails_at_the_first_step_is_a_failed_run(
@@ -418,11 +496,33 @@ class Half(torch.autograd.Function):
         (HEAD + BODY + REFERENCE + ROW, "reference", "passed", "value and gradient"),
         (HEAD + BODY + REFERENCE.replace("1 - p", "2 - p") + ROW, "reference", "failed", "from its own reference"),
         (HEAD + BODY + REFERENCE.replace("1 - p", "p.sum()") + ROW, "reference", "failed", "own reference"),
-        (HEAD + "        return losses\n" + ROW, "scalar and finite", "failed", "not torch.Size([12])"),
+        (HEAD + "        return losses\n" + ROW, "scalar and finite", "failed",
+         "mine.py, line 13: a scalar is needed, not torch.Size([12])"),
+        (HEAD + "        import random\n        return losses.mean() * random.random()\n" + ROW, "repeated", "failed",
+         "random numbers that are not torch's"),
+        (HEAD + "        return losses @ torch.ones(len(losses)).to(losses)\n" + ROW, "device", "passed",
+         "nothing waits for it"),
+        (HEAD + "        return losses @ torch.ones(len(losses), dtype=losses.dtype)\n" + ROW, "device", "failed",
+         "mine.py, line 15: RuntimeError: Tensor on device cpu is not on the expected device meta!"),
+        (HEAD + "        return losses[batch.labels > -1].mean()\n" + ROW, "device", "left out", "it needs numbers of"),
+        (HEAD + COUNTING + ROW, "repeated", "failed", "it changes its n, which no checkpoint has"),
+        (HEAD + "        batch.model.linear.weight.data.mul_(0.9)\n        return losses.mean()\n" + ROW, "repeated",
+         "failed", "line 13: it changes the network"),
+        (HEAD + "        return losses.mean() * torch.rand(1)[0]\n" + ROW, "order of the batch", "left out",
+         "draws random numbers"),
+        (HEAD + "        return (losses.detach() * losses).mean()\n" + ROW, "gradient, float64", "left out",
+         "finite differences see through what it detaches"),
+        (HEAD + "        return (losses - losses).sqrt().mean()\n" + ROW, "gradient, float64", "failed",
+         "line 13: a gradient is not finite"),
+        (HEAD + "        return batch.model.linear.weight.square().mean()\n" + ROW, "gradient, float64", "passed",
+         "agree with finite differences"),
+        (HEAD + "        return batch.model.backbone.centres.mean()\n" + ROW, "scalar and finite", "left out",
+         "it reads batch.model.backbone, which these toys have not"),
         (HEAD + "        return losses[0] + losses.mean()\n" + ROW, "order of the batch", "failed", "with the order"),
         (HEAD + "        return (batch.logits.exp().sum(1).exp()).mean()\n" + ROW, "scalar and finite", "failed",
          "inf on confident logits"),
-        (HEAD + "        return losses.detach().mean()\n" + ROW, "gradient, float64", "failed", "expected to be zero"),
+        (HEAD + "        return losses.detach().mean()\n" + ROW, "gradient, float64", "failed",
+         "no gradient; is it detached"),
         (HEAD + "        return undefined\n" + ROW, "scalar and finite", "failed",
          "mine.py, line 15: NameError: name 'undefined' is not defined"),
         (HEAD.replace("@term", WRONG_GRADIENT + "@term") + "        return Half.apply(losses).mean()\n" + ROW,
@@ -495,7 +595,14 @@ def test_check_plugin_on_networks_balls_and_inner_losses(mine: Path) -> None:
     )
     found = {f"{check.entry}: {check.what}": check for check in check_plugin(mine, compiled=False)}
     failed = {name: check.result for name, check in found.items() if check.verdict == "failed"}
-    assert set(failed) == {"network flat: shapes", "threat wide: ball"}
+    assert set(failed) == {
+        "network flat: shapes",
+        "threat wide: ball",
+        "inner loss undeclared: steps, fp32",
+    }
+    assert "RuntimeError: an attack keeps logits only" in failed["inner loss undeclared: steps, fp32"]
+    assert "mine.py, line 38: " in failed["inner loss undeclared: steps, fp32"]
+    assert found["inner loss apart: steps, bf16"].verdict == "passed"
     assert "not [16, 192]" in failed["network flat: shapes"], "it knows grey 8x8 images only"
     assert "outside of the ball" in failed["threat wide: ball"]
     assert found["threat wide: step"].verdict == "passed"
@@ -518,6 +625,19 @@ class Wide(LInfBall):
 @inner("entropy")
 def entropy(batch):
     return -(batch.logits.softmax(1) * batch.logits.log_softmax(1)).sum(1).mean()
+
+
+@inner("undeclared")
+def undeclared(batch):
+    return batch.separable.sum()
+
+
+@inner("apart")
+def apart(batch):
+    return entropy(batch) + batch.separable.sum() + batch.features.sum()
+
+
+apart.features = True
 """
 
 
@@ -541,6 +661,20 @@ class Pairs(nn.Module):
     def folds(self):
         return [(self.second, self.norm)]
 """
+
+
+def test_weights_that_only_a_term_trains_are_no_fault(mine: Path) -> None:
+    mine.write_text(
+        FOLDING.replace("self.feature_dim = width", "self.feature_dim, self.own = width, nn.Linear(2, 2)")
+    )
+    assert (
+        next(c for c in check_plugin(mine, compiled=False) if c.what == "bf16, gradients").verdict == "failed"
+    )
+    other = mine.with_name("other.py")
+    other.write_text(mine.read_text().replace("pairs", "others") + SOUND)
+    found = next(c for c in check_plugin(other, compiled=False) if c.what == "bf16, gradients")
+    assert found.verdict == "passed"
+    assert found.result.endswith("but backbone.own.weight, backbone.own.bias, which is left to terms")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,12 +31,21 @@ class AttackEngine:
         bn: "batch", "frozen" or "running", as `Shadow`.
         compiled: compile the shadow's forward and input gradient with torch.compile (at the first call of a shape).
         mode: `run.compile_mode`.
+        features: whether the loss of its attacks reads features (`features = True`).
     """
 
     def __init__(
-        self, model: Classifier, *, dtype: torch.dtype, bn: str, compiled: bool, mode: str = "auto"
+        self,
+        model: Classifier,
+        *,
+        dtype: torch.dtype,
+        bn: str,
+        compiled: bool,
+        mode: str = "auto",
+        features: bool = False,
     ) -> None:
-        self.shadow = Shadow(model, dtype=dtype, bn=bn)
+        self.shadow = Shadow(model, dtype=dtype, bn=bn, features=features)
+        self._features = features
         self._forward: Callable[[Tensor], Tensor] = self.shadow
         if compiled:
             self._forward = torch.compile(self.shadow, fullgraph=True, dynamic=False, mode=compile_mode(mode))
@@ -69,8 +79,10 @@ class AttackEngine:
             passes += 1
             return chosen(given)
 
+        network = self.shadow.network
+        parts = {name: getattr(network, name) for name in ("classify", "separable", "linear")}
         adversarial = pgd(
-            forward,
+            SimpleNamespace(features=forward, **parts) if self._features else forward,
             images,
             labels,
             ball=ball,

@@ -27,7 +27,7 @@ def fgsm(
 
 
 def pgd(
-    model: Callable[[Tensor], Tensor],
+    model: Any,
     images: Tensor,
     labels: Tensor,
     *,
@@ -47,7 +47,8 @@ def pgd(
     Only the gradient of the images is computed: parameters get none, and their `.grad` is untouched.
 
     Args:
-        model: images -> logits [B, C]; its train/eval mode is the caller's choice.
+        model: images -> logits [B, C], or for a loss that declares `features = True` a classifier with `features`,
+            `classify` and `separable`; its train/eval mode is the caller's choice.
         images: [B, C, H, W] in [0, 1].
         labels: [B].
         ball: the threat model.
@@ -73,7 +74,8 @@ def pgd(
     halt = None if stop == "off" else _Halt(stop, labels if gather is None else gather.own(labels))
     if halt is not None and len(images):
         adversarial = ball.step(adversarial, torch.zeros_like(adversarial), images, step_size)
-    batch = Batch(None, adversarial, labels, images, forward=model, objective=objective, gather=gather)
+    network, forward = (model, None) if getattr(loss, "features", False) else (None, model)
+    batch = Batch(network, adversarial, labels, images, forward=forward, objective=objective, gather=gather)
     for _ in range(steps):
         batch.move(adversarial.requires_grad_(True))
         with torch.enable_grad():

@@ -18,7 +18,7 @@ _CAST = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 class Shadow(nn.Module):
-    """Images -> logits with the model's current weights, as data.
+    """Images -> logits, or penultimate features, with the model's current weights, as data.
 
     Args:
         model: in train mode, on its device.
@@ -26,14 +26,16 @@ class Shadow(nn.Module):
         bn: "batch" (batch statistics; the model's running statistics are updated on each pass, as in train mode),
             "frozen" (batch statistics, the running ones and their counters left alone) or "running" (running
             statistics; folded into the convolutions that the backbone pairs with them).
+        features: give features; `network` then goes on from them to logits and separable rows.
     """
 
-    def __init__(self, model: Classifier, *, dtype: torch.dtype, bn: str) -> None:
+    def __init__(self, model: Classifier, *, dtype: torch.dtype, bn: str, features: bool = False) -> None:
         super().__init__()
         running = bn == "running"
-        self._half = dtype == torch.bfloat16
+        self._half, self._features = dtype == torch.bfloat16, features
         self.network = copy.deepcopy(model).requires_grad_(False)
-        self.network.projection = None  # the attack sees logits only
+        if not features:
+            self.network.projection = None  # the attack sees logits only
         self._folds = _foldable(model) if running else []
         pairs = _foldable(self.network) if running else []
         self._folded = [convolution for convolution, _ in pairs]
@@ -118,10 +120,10 @@ class Shadow(nn.Module):
             torch._foreach_add_(self._counts, passes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits: [B, C, H, W] in [0, 1] -> [B, classes], in the model's own precision."""
+        """[B, C, H, W] in [0, 1] -> [B, classes], or [B, D], in the model's own precision."""
         # for what a backbone has beside layers that are cast: operations that need one precision find it
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._half):
-            return self.network(images)
+            return self.network.features(images) if self._features else self.network(images)
 
 
 def _foldable(model: Classifier) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

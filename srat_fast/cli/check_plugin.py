@@ -13,6 +13,10 @@ from srat_fast.tables import Table
 
 def check_plugin(
     file: Annotated[Path, typer.Argument(help="The plug-in; it is run.", metavar="FILE.py")],
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another one that it needs; not checked; repeatable.", metavar="FILE.py"),
+    ] = None,
     no_compile: Annotated[
         bool, typer.Option("--no-compile", help="Leave compiled steps out, which take a minute.")
     ] = False,
@@ -27,7 +31,7 @@ def check_plugin(
     from srat_fast.console import Console
     from srat_fast.training.plugin_checks import FAILED, check_plugin
 
-    checks = list(check_plugin(file, compiled=not no_compile))
+    checks = list(check_plugin(file, *(plugin or ()), compiled=not no_compile))
     failed = sum(check.verdict == FAILED for check in checks)
     if as_json:
         print(json.dumps([check._asdict() for check in checks], indent=2))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from srat_fast.errors import TrainingFailure, UserError
@@ -33,6 +35,7 @@ class Context:
         class_weights: [C] float32, ones while the method's weighting rests; it changes in place.
         pair_weights: [C] float32 on the term kl, changed in place by `feedback.rule`; None where the rule has none.
         graph: [C, C] float32 of rule cgr, likewise.
+        feature_dim: D of the network's features.
     """
 
     recipe: ResolvedRecipe
@@ -42,6 +45,7 @@ class Context:
     class_weights: Tensor
     pair_weights: Tensor | None = None
     graph: Tensor | None = None
+    feature_dim: int = 0
 
     @property
     def reduction(self) -> str:
@@ -71,7 +75,9 @@ class Term(Protocol):
     """What `srat_fast.registry.term` registers: a class built from a `Context` and called with a `Batch`.
 
     It may set `clean = True` to have the batch's clean images, and have `raw(batch)`, which `attack.loss = objective`
-    climbs in place of the term itself.
+    climbs in place of the term itself. What it remembers of earlier batches are buffers of an `nn.Module`, changed in
+    place: checkpoints have them. It may have `start_epoch(epoch)` (from 0), which changes tensors in place: a captured
+    step sees no other change.
     """
 
     def __init__(self, context: Context) -> None: ...
@@ -91,14 +97,21 @@ class Objective:
         counts: training images per class.
         under: labels of the under-represented half.
         device: of the tensors.
+        feature_dim: D of the network's features.
 
     Attributes:
         names: of what a call returns: "total", "classification" and the row's further terms.
         clean: whether a term reads the clean images.
+        buffers: of terms that remember something, by name.
     """
 
     def __init__(
-        self, recipe: ResolvedRecipe, counts: Sequence[int], under: Sequence[int], device: torch.device
+        self,
+        recipe: ResolvedRecipe,
+        counts: Sequence[int],
+        under: Sequence[int],
+        device: torch.device,
+        feature_dim: int = 0,
     ) -> None:
         row = recipe.row
         self._weighting, self._defer_epoch = row.weighting, recipe.optim.defer_epoch
@@ -113,9 +126,8 @@ class Objective:
             self.found = {"weights": torch.ones_like(self._full), "pair": torch.ones_like(self._full)}
         if rule == "cgr":
             self.found["graph"] = torch.zeros(classes, classes, device=device)
-        context = Context(
-            recipe, counts, under, device, self.class_weights, self.found.get("pair"), self.found.get("graph")
-        )
+        pair, graph = self.found.get("pair"), self.found.get("graph")
+        context = Context(recipe, counts, under, device, self.class_weights, pair, graph, feature_dim)
         self._base: Any = term[row.base](context)
         self._terms: dict[str, tuple[Any, float]] = {
             name: (term[name](context), coefficient) for name, coefficient in row.terms.items()
@@ -123,10 +135,14 @@ class Objective:
         #: both in one operation, which reads the batch once
         self._fused = getattr(self._base, "fused", False) and "separation" in self._terms
         self.names = ("total", "classification", *row.terms)
-        self.clean = any(getattr(part, "clean", False) for part in (self._base, *self._further()))
-
-    def _further(self) -> list[Any]:
-        return [part for part, _ in self._terms.values()]
+        self._parts = {"classification": self._base} | {n: part for n, (part, _) in self._terms.items()}
+        self.clean = any(getattr(part, "clean", False) for part in self._parts.values())
+        self.buffers: dict[str, Tensor] = {}
+        for name, part in self._parts.items():
+            if isinstance(part, nn.Module):
+                _require_buffers(part.to(device), described(part) or name)
+                self.buffers |= {f"{name}.{key}": buffer for key, buffer in part.named_buffers()}
+        self._calls = 0
 
     def weights_active(self, epoch: int) -> bool:
         """Whether the class weights apply: always, never, or from `optim.defer_epoch` on (method.md)."""
@@ -142,13 +158,22 @@ class Objective:
             self.class_weights.fill_(1.0)
         if self.found:
             self.class_weights.mul_(self.found["weights"])
+        for name, part in self._parts.items():
+            if hasattr(part, "start_epoch"):
+                with unchanged(described(part) or name, part, places=True):
+                    part.start_epoch(epoch)
 
     def raw_classification(self, batch: Batch) -> Tensor:
         """What an attack climbs with `attack.loss = objective`: the weighted L_cls, without margins and scale."""
         return getattr(self._base, "raw", self._base)(batch)
 
     def _scalar(self, name: str, part: Any, batch: Batch) -> Tensor:
-        value = part(batch)
+        # in the first call a term may prepare something; compiled code would be made anew where `_calls` counts
+        if not torch.compiler.is_compiling() and self._calls == 2:
+            with unchanged(described(part) or name, part):
+                value = part(batch)
+        else:
+            value = part(batch)
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         if shape != ():
             where = described(part) or name
@@ -165,6 +190,8 @@ class Objective:
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """The scalars by name, in the order of `names`; "total" is the one to differentiate."""
+        if not torch.compiler.is_compiling():
+            self._calls += 1
         if self._by_batch:
             self._weigh(batch)
         if self._fused:
@@ -179,12 +206,63 @@ class Objective:
             )
         else:
             total = self._scalar("classification", self._base, batch)
+            if torch.is_grad_enabled() and not total.requires_grad:
+                where = described(self._base) or "classification"
+                raise TrainingFailure(f"{where}: the loss has no gradient; is it detached from the batch?")
             values = {"classification": total}
         for name, (part, coefficient) in self._terms.items():
             if name not in values:
                 values[name] = self._scalar(name, part, batch)
                 total = total + coefficient * values[name]
         return {"total": total} | {name: values[name] for name in self.names[1:]}
+
+
+def _require_buffers(part: nn.Module, where: str) -> None:
+    """Refuse weights that no optimiser has."""
+    names = [name for name, _ in part.named_parameters()]
+    if names:
+        raise TrainingFailure(
+            f"{where}: a term's parameters are not trained ({', '.join(names)}); a network's are: "
+            "batch.model.backbone has them"
+        )
+
+
+@contextmanager
+def unchanged(where: str, part: Any, places: bool = False) -> Iterator[None]:
+    """Refuse what a term remembers elsewhere than in buffers; with `places` tensors may change in place."""
+    before = _remembered(part, places)
+    yield
+    after = _remembered(part, places)
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if changed:
+        raise TrainingFailure(
+            f"{where}: it changes its {', '.join(changed)}, which no checkpoint has and no captured step sees; what a "
+            "term remembers is a buffer of an nn.Module, changed in place"
+        )
+
+
+def _remembered(part: Any, places: bool) -> dict[str, Any]:
+    """Attributes of a term as something to compare: tensors by place and content, buffers by place alone."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return id(value), 0 if places else value._version
+        if isinstance(value, Mapping):
+            return {name: of(one) for name, one in value.items()}
+        if isinstance(value, list | tuple | set | deque):
+            return [of(one) for one in value]
+        return value if isinstance(value, int | float | str | None) else id(value)
+
+    modules = {"": part}
+    if isinstance(part, nn.Module):
+        modules = dict(part.named_modules())
+    found = {}
+    for prefix, module in modules.items():
+        buffers = getattr(module, "_buffers", {})
+        own = {n: v for n, v in getattr(module, "__dict__", {}).items() if n != "_buffers"}
+        for name, value in ({n: id(b) for n, b in buffers.items()} | own).items():
+            found[f"{prefix}.{name}".strip(".")] = of(value)
+    return found
 
 
 def full_weights(recipe: Recipe, counts: Sequence[int], under: Sequence[int]) -> np.ndarray:

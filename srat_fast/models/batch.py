@@ -23,13 +23,13 @@ class Batch:
     """Images and labels with logits and features, which cost a forward pass only where a loss reads them.
 
     Args:
-        model: classifier with `features`, `classify` and `separable`.
+        model: classifier with `features`, `classify` and `separable`; None with `forward`.
         images: [B, C, H, W] in [0, 1] that the loss is taken on: adversarial ones, or an attack's present iterate.
         labels: [B].
         clean: the images before the attack; None where the loss does not read them.
         last_right: what `attack.stop = both` has beside `images`, x_c; None without.
         half: whether forward passes run under bfloat16 autocast.
-        forward: images -> logits in one, in place of `features` and `classify` (an attack's compiled forward).
+        forward: images -> logits in one, in place of `features` and `classify`: of an attack whose loss reads no more.
         objective: what training minimises, for inner losses that climb it.
         gather: with several processes (torchrun), share -> whole batch; images and clean images are then this process's
             share, `labels` and all that a loss reads the whole batch's.
@@ -48,7 +48,7 @@ class Batch:
         objective: Any = None,
         gather: Gather | None = None,
     ) -> None:
-        self.model, self.labels, self.objective = model, labels, objective
+        self._model, self.labels, self.objective = model, labels, objective
         self._clean, self._half, self._forward = clean, half, forward
         self._whole = gather or _same
         self._embedded_clean: Tensor | None = None
@@ -67,6 +67,20 @@ class Batch:
         self._features: Tensor | None = None
         self._logits: Tensor | None = None
         self._separable: Tensor | None = None
+
+    @property
+    def model(self) -> Any:
+        """The classifier.
+
+        Raises:
+            RuntimeError: the inner loss that reads it, features or separable rows has not declared `features = True`.
+        """
+        if self._forward is not None:
+            raise RuntimeError(
+                "an attack keeps logits only; an inner loss that declares `features = True` has features, separable "
+                "rows and the model too"
+            )
+        return self._model
 
     @property
     def images(self) -> Tensor:
@@ -182,8 +196,6 @@ class Batch:
         return self._embedded_clean
 
     def _embed(self, images: Tensor) -> Tensor:
-        if self._forward is not None:
-            raise RuntimeError("an attack computes logits only: its loss cannot read features")
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._half):
             return self.model.features(images)
 

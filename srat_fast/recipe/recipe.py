@@ -367,6 +367,7 @@ def require_together(recipe: Recipe, processes: int) -> None:
 
 def _check_together(recipe: Recipe) -> None:
     """Refuse fields that contradict each other; a field that would do nothing is a mistake, not a preference."""
+    _check_row(METHODS[recipe.method])
     loss, optim, data = recipe.loss, recipe.optim, recipe.data
     facts = DATASETS[data.name]
     if (loss.weight_ratio is None) == (loss.weight_rule == "ratio"):
@@ -418,6 +419,25 @@ def _check_together(recipe: Recipe) -> None:
     device = recipe.run.device
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdecimal()):
         raise UserError("run.device", "auto, cpu, cuda or cuda:N", device)
+
+
+def _check_row(row: Method) -> None:
+    """Refuse a row, of a plug-in, that names fields which there are not, or sets what only a recipe does."""
+    for name in (name for brought in (row.settings, *row.by_data.values()) for name in brought):
+        if name in FIELDS and name not in NEUTRAL:
+            problem = (
+                f"its row sets {name}, which is the recipe's own: --set, a recipe's file or the row's `own`"
+            )
+            raise UserError("method", problem, row.name)
+        if name not in FIELDS:
+            problem = f"its row sets {name}, which is no field{did_you_mean(name, NEUTRAL)}"
+            raise UserError("method", problem, row.name)
+    for name in row.terms.values():
+        if isinstance(name, str) and name not in FIELDS:
+            problem = (
+                f"its row takes a coefficient from {name}, which is no field{did_you_mean(name, FIELDS)}"
+            )
+            raise UserError("method", problem, row.name)
 
 
 def _check_threats(recipe: Recipe) -> None:

@@ -228,7 +228,7 @@ def _loss(engine: FastEngine, images: Tensor, labels: Tensor, clean: Tensor) -> 
     model = engine.model
     model.train(engine.recipe.attack.bn != "running")
     with preserved(model.buffers()), torch.no_grad():
-        batch = Batch(None, images, labels, clean, forward=model, objective=engine.objective)
+        batch = Batch(model, images, labels, clean, objective=engine.objective)
         value = float(engine.climbed(batch))
     model.train()
     return value

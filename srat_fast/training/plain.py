@@ -82,6 +82,11 @@ class ReferenceEngine(Reference):
         """What the objective is the sum of."""
         return ("classification", *self.row.terms)
 
+    @property
+    def remembered(self) -> dict[str, Tensor]:
+        """Its terms remember nothing."""
+        return {}
+
     def see(self, gradient: Tensor) -> None:
         """Count what the record reports of the attack's gradients."""
         self.nonfinite += int((~torch.isfinite(gradient)).sum())

@@ -9,19 +9,22 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from srat_fast.errors import TrainingFailure, UserError
 from srat_fast.hardware import neutral, numerics
-from srat_fast.losses.objective import Context
+from srat_fast.losses.objective import Context, unchanged
 from srat_fast.methods import rows as all_rows
 from srat_fast.models.batch import Batch
 from srat_fast.models.build import build_model
 from srat_fast.models.classifier import Classifier
 from srat_fast.models.files import NETWORK, model_from_bytes, weights_bytes
-from srat_fast.plugins import load, plugin_errors
+from srat_fast.plugins import described, load, load_all, plugin_errors
 from srat_fast.recipe import ResolvedRecipe, build_recipe
 from srat_fast.registry import term, threat
+from srat_fast.training.capture import preserved
 from srat_fast.training.step import FastEngine
 
 PASSED, FAILED, LEFT_OUT = "passed", "failed", "left out"
@@ -43,24 +46,30 @@ class _LeftOut(Exception):
     """A check that cannot be made, and why."""
 
 
+class _NoPart(_LeftOut, AttributeError):
+    """What toy features have not got: a part of a network."""
+
+
 @neutral()
-def check_plugin(path: str | Path, *, compiled: bool = True) -> Iterator[Check]:
+def check_plugin(path: str | Path, *beside: str | Path, compiled: bool = True) -> Iterator[Check]:
     """Load a plug-in and check each of its terms, networks and methods.
 
     Args:
         path: its file.
+        beside: files of others that it goes with: what they register is known, and not checked.
         compiled: whether steps are compiled, which takes a minute.
 
     Raises:
         UserError: it cannot be loaded.
     """
+    load_all(beside)
     own: dict[str, list[str]] = {kind: [] for kind in ("term", "model", "threat", "inner", "method")}
     for kind, name in load(path).names:
         own[kind].append(name)
     for name in own["term"]:
         yield from _term_checks(name)
     for name in own["model"]:
-        yield from _model_checks(name)
+        yield from _model_checks(name, bool(own["term"]))
     for name in own["threat"]:
         yield from _threat_checks(name)
     method = own["method"][0] if own["method"] else "srat-ldam"
@@ -84,9 +93,10 @@ def _check(entry: str, what: str, test: Callable[[], str]) -> Check:
     try:
         with plugin_errors():
             return Check(entry, what, test(), PASSED)
-    except _LeftOut as why:
-        return Check(entry, what, str(why), LEFT_OUT)
     except Exception as error:  # whatever the plug-in, autograd or a compiler raises is what was found
+        for why in (error, error.__cause__):  # the cause where it comes through the plug-in's own code
+            if isinstance(why, _LeftOut):
+                return Check(entry, what, str(why), LEFT_OUT)
         text = error.line() if isinstance(error, UserError) else str(error)
         if not isinstance(error, (TrainingFailure, UserError, AssertionError)):
             text = f"{type(error).__name__}: {text}"
@@ -103,40 +113,81 @@ class _Toy(nn.Module):
 
     def __init__(self, generator: torch.Generator, dtype: torch.dtype) -> None:
         super().__init__()
-        weights = torch.randn(_SIZE, len(COUNTS), generator=generator, dtype=torch.float64)
-        self.weights = nn.Parameter(weights.to(dtype), requires_grad=False)
+        self.linear = nn.Linear(_SIZE, len(COUNTS), bias=False, dtype=dtype)
+        with torch.no_grad():
+            self.linear.weight.copy_(
+                torch.randn(_SIZE, len(COUNTS), generator=generator, dtype=torch.float64).T
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise _NoPart(
+                f"it reads batch.model.{name}, which these toys have not; steps alone try it"
+            ) from None
 
     def features(self, images: Tensor) -> Tensor:
         return images.flatten(1)
 
     def classify(self, features: Tensor) -> Tensor:
-        return features @ self.weights
+        return self.linear(features)
 
     def separable(self, features: Tensor) -> Tensor:
         return functional.normalize(features, dim=1)
 
 
-class _Case:
-    """A term on toy features, in one precision."""
+class _Detaching(TorchFunctionMode):
+    """Sees whether something is detached, or computed under `torch.no_grad`."""
 
-    def __init__(self, name: str, dtype: torch.dtype = torch.float64) -> None:
+    seen = False
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen |= function is Tensor.detach or (function is torch._C._set_grad_enabled and not args[0])
+        return function(*args, **(kwargs or {}))
+
+
+class _Plain(Batch):
+    """A batch without autocast, which knows no device without numbers."""
+
+    def _embed(self, images: Tensor) -> Tensor:
+        return self.model.features(images)
+
+
+class _Case:
+    """A term on toy features, in one precision, on the CPU or on torch's device without numbers, "meta"."""
+
+    def __init__(self, name: str, dtype: torch.dtype = torch.float64, device: str = "cpu") -> None:
         rows = [row.name for row in all_rows() if name in (row.base, *row.terms)]
         recipe = build_recipe("digits", {"method": rows[-1]} if rows else {}).resolve()
-        weights = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0], dtype=dtype)
-        self.part = term[name](Context(recipe, COUNTS, UNDER, torch.device("cpu"), weights))
-        self.mean = Context(recipe, COUNTS, UNDER, torch.device("cpu"), weights).mean
+        weights = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0], dtype=dtype, device=device)
+        context = Context(recipe, COUNTS, UNDER, torch.device(device), weights, feature_dim=_SIZE)
+        self.part, self.mean = term[name](context), context.mean
+        self.where = described(self.part) or name
+        if hasattr(self.part, "start_epoch"):
+            self.part.start_epoch(recipe.optim.epochs - 1)  # what grows is there
+        module = self.part if isinstance(self.part, nn.Module) else nn.Module()
+        self.buffers = list(module.to(dtype).buffers())
         generator = torch.Generator().manual_seed(0)
-        self.model = _Toy(generator, dtype)
+        self.model = _Toy(generator, dtype).to(device)
         self.images = torch.randn(12, 1, 2, _SIZE // 2, generator=generator, dtype=torch.float64).to(dtype)
         self.noise = 0.1 * torch.randn(self.images.shape, generator=generator, dtype=torch.float64).to(dtype)
-        self.labels = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 0, 0])
+        self.images, self.noise = self.images.to(device), self.noise.to(device)
+        self.labels = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 0, 0], device=device)
 
     def batch(self, images: Tensor, keep: Any = slice(None)) -> Batch:
         clean = (self.images + self.noise)[keep] if getattr(self.part, "clean", False) else None
-        return Batch(self.model, images, self.labels[keep], clean)
+        return _Plain(self.model, images, self.labels[keep], clean)
 
     def value(self, images: Tensor, keep: Any = slice(None)) -> Tensor:
-        return self.part(self.batch(images, keep))
+        """Of a term as it is after it was made: equal random numbers, buffers as they were."""
+        with preserved(self.buffers), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            before, batch = torch.get_rng_state(), self.batch(images, keep)
+            with _Detaching() as mode:
+                value = self.part(batch)
+            self.draws, self.detaches = not torch.equal(before, torch.get_rng_state()), mode.seen
+        return value
 
 
 def _term_checks(name: str) -> Iterator[Check]:
@@ -144,24 +195,53 @@ def _term_checks(name: str) -> Iterator[Check]:
         case = _Case(name)
         for what, images in {"random": case.images, "confident": 30 * case.images}.items():
             value = case.value(images)
+            value = value.detach() if isinstance(value, Tensor) else value
             _require(
                 isinstance(value, Tensor) and value.shape == (),
-                f"a scalar is needed, not {getattr(value, 'shape', type(value).__name__)}",
+                f"{case.where}: a scalar is needed, not {getattr(value, 'shape', type(value).__name__)}",
             )
             _require(bool(torch.isfinite(value)), f"{float(value)} on {what} logits")
-        value = case.value(case.images[:1], slice(0, 1))
+        value = case.value(case.images[:1], slice(0, 1)).detach()
         _require(bool(torch.isfinite(value)), f"{float(value)} on a batch of one image")
         return "random and confident logits, one image"
+
+    def repeated() -> str:
+        case = _Case(name)
+        weights, first = case.model.linear.weight.detach().clone(), case.value(case.images).detach()
+        with unchanged(case.where, case.part):
+            again = case.value(case.images).detach()
+        _require(torch.equal(weights, case.model.linear.weight), f"{case.where}: it changes the network")
+        _require(
+            torch.equal(first, again),
+            f"{case.where}: {float(first):g}, then {float(again):g} of one batch: random numbers that are not torch's?",
+        )
+        return "equal values of one batch"
 
     def differences() -> str:
         case = _Case(name)
         images = case.images.clone().requires_grad_()
-        torch.autograd.gradcheck(case.value, (images,))
+        value = case.value(images)
+        _require(value.requires_grad, f"{case.where}: no gradient; is it detached from the batch?")
+        found = torch.autograd.grad(value, images, allow_unused=True)[0]
+        _require(
+            found is None or bool(torch.isfinite(found).all()), f"{case.where}: a gradient is not finite"
+        )
+        try:
+            torch.autograd.gradcheck(case.value, (images,))
+        except GradcheckError as error:
+            what = str(error).partition(",")[0]
+            if case.detaches:
+                raise _LeftOut(f"finite differences see through what it detaches ({what})") from None
+            raise AssertionError(
+                f"{case.where}: the gradient is not that of finite differences ({what})"
+            ) from None
         return f"{images.numel()} derivatives agree with finite differences"
 
     def order() -> str:
         case, shuffled = _Case(name), torch.randperm(12, generator=torch.Generator().manual_seed(1))
         away = _relative(case.value(case.images), case.value(case.images[shuffled], shuffled))
+        if case.draws:
+            raise _LeftOut("it draws random numbers")
         _require(away < 1e-10, f"the value changes by {away:.2g} with the order of the images")
         return f"{away:.1g} relative"
 
@@ -170,6 +250,16 @@ def _term_checks(name: str) -> Iterator[Check]:
         away = _relative(double.value(double.images), case.value(case.images).double())
         _require(away < 1e-4, f"{away:.2g} from the value in float64")
         return f"{away:.1g} relative to float64"
+
+    def elsewhere() -> str:
+        try:
+            case = _Case(name, torch.float32, "meta")
+            case.value(case.images)
+        except RuntimeError as error:
+            if "not on the expected device" in str(error):
+                raise
+            raise _LeftOut(f"it needs numbers of the batch ({' '.join(str(error).split())[:80]})") from None
+        return "all on context.device, nothing waits for it"
 
     def reference() -> str:
         case = _Case(name)
@@ -192,13 +282,15 @@ def _term_checks(name: str) -> Iterator[Check]:
     first = _check(entry, "scalar and finite", scalar)
     yield first
     if first.verdict == PASSED:
+        yield _check(entry, "repeated", repeated)
         yield _check(entry, "gradient, float64", differences)
         yield _check(entry, "order of the batch", order)
         yield _check(entry, "float32", single)
+        yield _check(entry, "device", elsewhere)
         yield _check(entry, "reference", reference)
 
 
-def _model_checks(name: str) -> Iterator[Check]:
+def _model_checks(name: str, terms: bool) -> Iterator[Check]:
     def made(dtype: torch.dtype = torch.float32, channels: int = 3) -> Classifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -231,11 +323,12 @@ def _model_checks(name: str) -> Iterator[Check]:
         missing = [
             n for n, p in model.named_parameters() if p.grad is None and not n.startswith("projection")
         ]
-        _require(not missing, f"no gradient reaches {', '.join(missing)}")
+        _require(terms or not missing, f"no gradient reaches {', '.join(missing)}")
         _require(logits.dtype == torch.float32, f"logits are {logits.dtype}")
         finite = all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
         _require(finite, "a gradient is not finite")
-        return "a gradient reaches every weight"
+        left = f" but {', '.join(missing)}, which is left to terms" if missing else ""
+        return f"a gradient reaches every weight{left}"
 
     def alone() -> str:
         model, batch = made().eval(), images(8)

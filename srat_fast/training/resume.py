@@ -68,6 +68,7 @@ def snapshot(
         "momentum": _momentum(setup.engine.optimizer),
         "noise": setup.engine.noise.get_state(),
         "noise_device": setup.device.type,
+        "terms": {name: buffer.detach().cpu() for name, buffer in setup.engine.remembered.items()},
         "random": random,
         **({"other_random": others} if others else {}),
         "history": history,
@@ -96,6 +97,8 @@ def restore(setup: Setup, runner: EpochRunner, run: RunDirectory, files: dict[st
     if runner.ema is not None:
         runner.ema.module.load_state_dict(safetensors.torch.load(files[EMA]))
     _set_momentum(setup.engine.optimizer, state["momentum"])
+    for name, saved in state.get("terms", {}).items():  # not in checkpoints from before terms had buffers
+        setup.engine.remembered[name].copy_(saved)
     if state["noise_device"] == setup.device.type:
         setup.engine.noise.set_state(state["noise"])
     else:  # generators of different devices have states of different kinds: a new stream, of this position

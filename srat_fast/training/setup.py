@@ -73,6 +73,10 @@ class Engine(Protocol):
         """What the objective is the sum of: "classification" and the row's further terms."""
 
     @property
+    def remembered(self) -> dict[str, Tensor]:
+        """Buffers of its terms by name."""
+
+    @property
     def guard(self) -> Guard:
         """What keeps it at its last finite state."""
 

@@ -39,20 +39,24 @@ class StepGuard:
     """Keeps a model at its last finite state.
 
     Args:
-        model: on its device; its floating-point and integer buffers are kept from before each step.
+        model: on its device.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        buffers = list(model.buffers())
         device = next(model.parameters()).device
-        floats = [b for b in buffers if b.is_floating_point()]
-        self._groups = [
-            group for group in (floats, [b for b in buffers if not b.is_floating_point()]) if group
-        ]
-        self._kept = [_flat(group).clone() for group in self._groups]
+        self.keep(list(model.buffers()))
         #: steps begun in this epoch; the first that was not finite, or 0; its loss; 1.0 from that step on.
         self.steps, self.bad = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
         self.loss, self.found = (torch.zeros(1, dtype=torch.float32, device=device) for _ in range(2))
+
+    def keep(self, buffers: Sequence[Tensor]) -> None:
+        """Keep these from before each step: a model's buffers, and those of terms."""
+        kinds = [b.is_floating_point() for b in buffers]
+        groups = [
+            [b for b, real in zip(buffers, kinds, strict=True) if real is kind] for kind in (True, False)
+        ]
+        self._groups = [group for group in groups if group]
+        self._kept = [_flat(group).clone() for group in self._groups]
 
     def tensors(self) -> list[Tensor]:
         """What a step changes in place."""
@@ -313,7 +317,8 @@ class FastEngine:
         if self._seen:
             self.close()
         set_trained(self.model, stage)
-        self.objective = Objective(recipe, self._counts, self._under, self.device)
+        self.objective = Objective(recipe, self._counts, self._under, self.device, self.model.feature_dim)
+        self.guard.keep([*self.model.buffers(), *self.objective.buffers.values()])
         self.ball = threat[recipe.attack.threat](recipe.attack.epsilon)
         one_radius = recipe.attack.radius == "same" and recipe.attack.radius_ramp == 0
         one_radius = one_radius and "radii" not in sets(recipe)
@@ -328,7 +333,12 @@ class FastEngine:
         own = self.model.linear.weight.dtype
         dtype = torch.bfloat16 if recipe.run.precision == "bf16" else own
         self.attack_engine = AttackEngine(
-            self.model, dtype=dtype, bn=recipe.attack.bn, compiled=compiled, mode=mode
+            self.model,
+            dtype=dtype,
+            bn=recipe.attack.bn,
+            compiled=compiled,
+            mode=mode,
+            features=getattr(self.climbed, "features", False),
         )
         self._losses: Function = self.losses
         if compiled:
@@ -377,6 +387,11 @@ class FastEngine:
         """What the objective is the sum of: "classification" and the row's further terms."""
         return self.objective.names[1:]
 
+    @property
+    def remembered(self) -> dict[str, Tensor]:
+        """Buffers of the objective's terms by name: part of a checkpoint."""
+        return self.objective.buffers
+
     def state(self) -> list[Tensor]:
         """Every tensor that a step changes in place: for rehearsals that must leave no trace."""
         momentum = [
@@ -386,7 +401,8 @@ class FastEngine:
         weights = []
         if self.recipe.feedback.rule == "faal":  # finds them in each update
             weights = [self.objective.class_weights, *self.objective.found.values()]
-        return [*self.model.parameters(), *self.model.buffers(), *momentum, *counters, *weights]
+        buffers = [*self.model.buffers(), *self.objective.buffers.values()]
+        return [*self.model.parameters(), *buffers, *momentum, *counters, *weights]
 
     def by_epoch(self) -> list[Tensor]:
         """Every tensor that the beginning of an epoch changes in place, the rate aside."""
@@ -471,12 +487,14 @@ class FastEngine:
         """
         started = time.perf_counter()
         compiling = compile_settings(self.device) if self._compiled_size else nullcontext()
-        with compile_errors(self.recipe), preserved(self.state()), compiling:
+        gpus = [self.device] if self.device.type == "cuda" else []
+        random = torch.random.fork_rng(devices=gpus)  # of dropout: a run that goes on rehearses once more
+        with compile_errors(self.recipe), preserved(self.state()), compiling, random:
             several = self.ranks.size > 1  # these images are a share: nothing is exchanged for them
             if (
                 not self._seen and self.recipe.plugin and not several
             ):  # what is wrong with it is told of its line, not of a compiler's
-                with torch.no_grad():
+                for _ in range(2):  # in the second it is seen whether a term remembers something
                     self.losses(images, labels, *self.clean_copies(images))
             if not self._seen or len(images) == self._compiled_size:
                 check_parity(self, images, labels)

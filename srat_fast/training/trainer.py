@@ -15,13 +15,14 @@ from srat_fast.data.inmemory import arrays_from
 from srat_fast.data.plan import resolve_recipe
 from srat_fast.datasets import imbalance_label
 from srat_fast.errors import DiskFull, Interrupted, TrainingFailure, UserError, failure_of, is_full
-from srat_fast.hardware import device_name, neutral, numerics, peak_memory
+from srat_fast.hardware import device_name, neutral, numerics, peak_memory, seed_libraries
 from srat_fast.models.build import forward_flops, stage_flops, training_flops
 from srat_fast.plugins import plugin_errors, recorded
 from srat_fast.progress import ProgressView
 from srat_fast.ranks import Ranks, joined
 from srat_fast.recipe import Recipe, Stage
 from srat_fast.record import MUST, RECIPE, RECORD, RunDirectory, git_commit, versions
+from srat_fast.seeds import seed_for
 from srat_fast.training.cost import memory_errors, out_of_memory
 from srat_fast.training.curves import Curves
 from srat_fast.training.fit import Fit
@@ -117,6 +118,7 @@ def _work(
             memory_errors("while preparing", "data.limit or model.width, or choose another --device"),
         ):
             setup = prepare(recipe, start.device, arrays, start.checkpoint is None, ranks)
+        seed_libraries(seed_for(recipe.seed, "libraries", ranks.rank))
         if start.checkpoint is not None:
             check_data(setup, start.checkpoint)
         purge = start.checkpoint.about["epoch"] if start.checkpoint else 0 if start.entries else None

@@ -11,9 +11,11 @@ from srat_fast.attacks.engine import AttackEngine
 from srat_fast.attacks.pgd import pgd
 from srat_fast.attacks.shadow import Shadow
 from srat_fast.attacks.threat import LInfBall
+from srat_fast.models.batch import Batch
 from srat_fast.models.classifier import Classifier
 from srat_fast.recipe import build_recipe
 from srat_fast.training.step import FastEngine
+from srat_kernels import separation_loss
 
 BALL = LInfBall(0.03)
 
@@ -59,6 +61,33 @@ def test_same_examples_and_statistics_as_eager_pgd(
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-14), name
     assert int(model.backbone.bn1.num_batches_tracked) == 3 + (steps if bn == "batch" else 0)
     assert model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def apart(batch: Batch) -> torch.Tensor:
+    """An inner loss of features, separable rows, logits and the head."""
+    away = (batch.features - batch.clean_features).square().sum()
+    return (
+        away
+        + separation_loss(batch.separable, batch.labels)
+        + (batch.logits @ batch.model.linear.weight).sum()
+    )
+
+
+apart.features = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("bn", ["batch", "running", "frozen"])
+def test_a_loss_that_reads_features_has_them_as_in_eager_pgd(device, bn: str) -> None:
+    model = network(device, torch.float64)
+    eager = copy.deepcopy(model).train(bn != "running")
+    engine = AttackEngine(model, dtype=torch.float64, bn=bn, compiled=False, features=True)
+    images, labels = batch(device, torch.float64)
+    start = BALL.random_start(images, torch.Generator(device).manual_seed(1))
+    settings = {"ball": BALL, "steps": 2, "step_size": 0.01, "start": start, "loss": apart}
+    ours, theirs = engine(images, labels, **settings), pgd(eager, images, labels, **settings)
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+    assert int(model.backbone.bn1.num_batches_tracked) == 3 + (3 if bn == "batch" else 0)
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -170,5 +170,5 @@ def test_kl_asks_for_the_clean_images_once_an_attack() -> None:
 
 def test_an_attack_has_logits_only() -> None:
     net, images, labels, _, ball = problem(np.float64)
-    with pytest.raises(RuntimeError, match="an attack computes logits only"):
+    with pytest.raises(RuntimeError, match="an attack keeps logits only"):
         pgd(net.module(), images, labels, ball=ball, steps=1, step_size=0.1, loss=lambda b: b.features.sum())
