@@ -93,7 +93,10 @@ def _shown(field: str, value: Any) -> str:
 #: Options of several commands.
 Text = str | None
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any recipe field; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Any recipe field (--print-recipe lists them); repeatable."
+    ),
 ]
 Weights = Annotated[str, typer.Option("--weights", help="last, best (by validation) or ema.")]
 RunDataRoot = Annotated[Text, of_field("--data-root", "Where the data set is.", default="the run's")]
@@ -205,4 +208,8 @@ def recipe_from_options(
     known = OPTION_FIELDS | (fields or {})
     options = {f"--{name.replace('_', '-')}": value for name, value in values.items()}
     given = {option: value for option, value in options.items() if option in known and value != []}
-    return build_recipe(recipe, fields_given(given, fields) | parse_settings(settings or []))
+    changes = fields_given(given, fields) | parse_settings(settings or [])
+    built = build_recipe(recipe, changes)
+    if "data.ratio" in changes and built.data.imbalance == "none":
+        raise UserError("data.ratio", "has no effect with --imbalance none: leave one out", built.data.ratio)
+    return built

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -32,6 +33,9 @@ class _SpecOrCommand(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            if re.fullmatch(r"[a-z][a-z-]*", args[0]) and not Path(args[0]).exists():
+                problem = "is neither a spec nor a command of sweep" + did_you_mean(args[0], self.commands)
+                raise UserError("SPEC", problem, args[0])
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -372,8 +376,8 @@ def audit_runs(
             line=console.say, progress=watch,
         )  # fmt: skip
     console.say(_counts(done, "audited"))
-    for name in done.suspicious:
-        console.say(f"suspicious: {name}")
+    for name, checks in done.suspicious.items():
+        console.say(f"suspicious: {name}: {', '.join(checks)}")
     return SUSPICIOUS if done.suspicious else 0
 
 

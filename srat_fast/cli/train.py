@@ -13,7 +13,7 @@ from srat_fast.cli.streams import recorded
 from srat_fast.errors import launched
 from srat_fast.plugins import load_all
 from srat_fast.recipe import NAMED_RECIPES, radius_title, to_toml
-from srat_fast.record import MUST, RECIPE, RunDirectory, audit_verdict, weights_title
+from srat_fast.record import MUST, RECIPE, WEIGHTS, RunDirectory, audit_verdict, weights_title
 from srat_fast.training.stops import Stops
 
 if TYPE_CHECKING:
@@ -128,12 +128,15 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     if len(record["classes"]) <= 20:
         console.print(per_class_table(rows, record["classes"], record["counts"]))
     console.say(f"audit: {audit_verdict(record)} (srat-fast audit {target})")
-    if record["collapsed"] is not None:
-        console.say(
-            f"collapsed: class {record['classes'][record['collapsed']]} takes more than 95 % of the predictions; "
-            "try a lower optim.lr or a longer optim.warmup_epochs",
-            style="bold red",
-        )
+    for weights in WEIGHTS:
+        part = record if weights == "last" else record.get(weights) or {}
+        if part.get("collapsed") is not None:
+            title = weights_title(record, weights)
+            console.say(
+                f"{title and title + ': '}collapsed: class {record['classes'][part['collapsed']]} takes more than 95 % "
+                "of the predictions; try a lower optim.lr or a longer optim.warmup_epochs",
+                style="bold red",
+            )
     for warning in record.get("warnings", ()):
         console.say(warning, style="bold red")
     seconds = record["seconds"]

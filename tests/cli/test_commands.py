@@ -47,8 +47,20 @@ def in_a_fresh_directory(tmp_path, monkeypatch):
 BAD = [
     (["train", "--method", "sratt"], "--method (method) = 'sratt': one of natural, ce"),
     (["train", "--method", "srat-ldm"], "; did you mean srat-ldam?"),
+    (["train", "--method", "srat"], "; did you mean srat-ce, srat-focal, srat-ldam or srat:<name>?"),
+    (["train", "--set", "lr=1"], "lr = '1': is not a recipe field; did you mean optim.lr or stages.lr?"),
+    (["train", "--set", "attack.eps=1"], "; did you mean attack.epsilon?"),
+    (["train", "--recipe", "old"], "or .json; did you mean old/recipe.json?"),
+    (
+        ["train", "--dataset", "digits", "--imbalance", "none", "--ratio", "10"],
+        "--ratio (data.ratio) = 10.0: has no effect with --imbalance none",
+    ),
+    (
+        ["sweep", "stauts", "x"],
+        "SPEC = 'stauts': is neither a spec nor a command of sweep; did you mean status?",
+    ),
     (["train", "--dataset", "svnh"], "npz, arrays; did you mean svhn?"),
-    (["train", "--recipe", "smok"], "or a file ending in .toml; did you mean smoke?"),
+    (["train", "--recipe", "smok"], "or a file ending in .toml or .json; did you mean smoke?"),
     (["train", "--dataset", "npz"], "--data-root (data.root) = 'data': "),
     (["train", "--dataset", "mnist"], "--dataset (data.name) = 'mnist': one of cifar10"),
     (
@@ -78,7 +90,7 @@ BAD = [
     (["train", "--imbalance", "linear"], "--imbalance (data.imbalance) = 'linear': one of none, exp, step"),
     (
         ["train", "--recipe", "papr"],
-        "--recipe = 'papr': one of paper, smoke, digits, or a file ending in .toml",
+        "--recipe = 'papr': one of paper, smoke, digits, or a file ending in .toml or .json",
     ),
     (["train", "--precision", "fp8"], "--precision (run.precision) = 'fp8': one of auto, bf16, fp32"),
     (
@@ -107,7 +119,8 @@ BAD = [
     (["train", "--no-such-option"], "No such option: --no-such-option"),
     (["train", "--epochs"], "Option '--epochs' requires an argument"),
     (["trian"], "No such command 'trian'"),
-    (["evaluate", "nowhere"], "RUN = 'nowhere': is not a finished run"),
+    (["evaluate", "nowhere"], "RUN = 'nowhere': is not a finished run: it does not exist"),
+    (["evaluate", "."], "RUN = '.': is not a finished run: it holds runs, such as old"),
     (["report", "nowhere"], "DIR = 'nowhere': is not a directory"),
     (["data", "show", "imagenet"], "--dataset (data.name) = 'imagenet': one of cifar10"),
     (
@@ -388,3 +401,10 @@ def test_help(arguments, capsys) -> None:
     code, out, _ = call(capsys, *arguments)
     assert code == 0
     assert out
+
+
+@pytest.mark.parametrize("group", [[], ["data"], ["sweep"]])
+def test_a_group_without_a_command_shows_its_help(group, capsys) -> None:
+    code, out, err = call(capsys, *group)
+    assert (code, out) == (2, "")
+    assert err == call(capsys, *group, "-h")[1]

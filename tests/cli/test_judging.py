@@ -241,7 +241,7 @@ BAD = [
     (["audit", "--subset", "some"], "--subset = 'some': an integer >= 1, or all"),
     (["audit", "--subset", "0"], "--subset = '0': an integer >= 1, or all"),
     (["audit", "--weights", "ema"], "--weights = 'ema': the run has no ema.safetensors"),
-    (["audit", "--surrogate", "nowhere"], "RUN = 'nowhere': is not a finished run"),
+    (["audit", "--surrogate", "nowhere"], "--surrogate = 'nowhere': is not a finished run"),
     (["audit", "--queries", "0"], "--queries"),
 ]
 
