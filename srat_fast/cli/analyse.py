@@ -23,7 +23,7 @@ def analyse(
     subset: Subset = None,
     data_root: RunDataRoot = None,
     device: Device = "auto",
-    points: Annotated[int, typer.Option(help="Of t-SNE at most; 0 leaves it out.")] = 1000,
+    points: Annotated[int, typer.Option(help="Points of the t-SNE, at most; 0 leaves it out.")] = 1000,
     together: Annotated[
         Path | None,
         typer.Option(
@@ -33,7 +33,7 @@ def analyse(
     plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """How separable a run's classes are, clean and attacked: features, t-SNE, confusion, accuracy against count."""
+    """Separability of a run's classes, clean and attacked. Features, t-SNE, confusion, accuracy against count."""
     changes = fields_given({"--subset": subset, "--data-root": data_root})
 
     from srat_fast.console import Console

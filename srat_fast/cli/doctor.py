@@ -49,7 +49,7 @@ _OPTIONAL = (
 
 
 def doctor() -> None:
-    """What is installed, which device runs, which backends, what is missing and how to install it."""
+    """What is installed, what is missing, which device runs."""
     from srat_fast.console import Console
     from srat_fast.record import versions
 

@@ -64,7 +64,7 @@ def evaluate(
     plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """Accuracies of a saved model: fp32, eager, eval mode; overall, well, under and per class.
+    """Accuracies of a saved model, clean and attacked. In fp32, eager, eval mode; overall, well, under and per class.
 
     RUN may be a weights file, somebody else's too: `evaluate FILE --model wrn-28-10 --dataset cifar10`. Nothing is
     recorded then.

@@ -104,8 +104,10 @@ RunDataRoot = Annotated[Text, of_field("--data-root", "Where the data set is.", 
 Judged = Annotated[
     Path, typer.Argument(help="A run directory, or a weights file: .safetensors, .pt, .pth.", metavar="RUN")
 ]
-FileModel = Annotated[Text, of_field("--model", "Of a weights file.", default="what the file says")]
-FileDataset = Annotated[Text, of_field("--dataset", "Of a weights file.")]
+FileModel = Annotated[Text, of_field("--model", "Network of a weights file.", default="what the file says")]
+FileDataset = Annotated[
+    Text, of_field("--dataset", "Data set on whose test images a weights file is judged.")
+]
 Subset = Annotated[Text, of_field("--subset")]
 Device = Annotated[str, of_field("--device")]
 #: Of the commands that read a run.

@@ -43,15 +43,18 @@ class _SpecOrCommand(TyperGroup):
 app = typer.Typer(
     cls=_SpecOrCommand,
     no_args_is_help=True,
-    help="Many runs from one spec: `srat-fast sweep SPEC.toml` plans them, runs them and goes on where it stopped.",
+    help="Many runs from one spec: `srat-fast sweep SPEC.toml`. It plans them, runs them and goes on where it "
+    "stopped; its options are those of `sweep run`.",
 )
 
 #: Options that `reproduce` has too.
 Engine = Annotated[str, typer.Option(help="local, or ray for a cluster.")]
 Address = Annotated[
-    str | None, typer.Option(help="Of a running Ray cluster, HOST:PORT or auto.", show_default="auto")
+    str | None, typer.Option(help="Address of a running Ray cluster, HOST:PORT or auto.", show_default="auto")
 ]
-Gpus = Annotated[str | None, typer.Option(help="Such as 0,2; none for the CPU.", show_default="all visible")]
+Gpus = Annotated[
+    str | None, typer.Option(help="GPUs to use, such as 0,2; none for the CPU.", show_default="all visible")
+]
 SlotsPerGpu = Annotated[int | None, typer.Option(help="Trials at a time on each GPU.", show_default="1")]
 CpuSlots = Annotated[int | None, typer.Option(help="Trials at a time on the CPU.", show_default="one a core")]
 OtherCode = Annotated[
@@ -63,7 +66,7 @@ _Directory = Annotated[Path, typer.Argument(help="A sweep's directory.", metavar
 
 @app.callback()
 def _group() -> None:
-    """Many runs from one spec: `srat-fast sweep SPEC.toml` plans them, runs them and goes on where it stopped."""
+    """Many runs from one spec."""
 
 
 @app.command()
@@ -109,7 +112,7 @@ def run(
     ] = None,
     other_code: OtherCode = False,
 ) -> int:
-    """Plan a spec's runs and run them: finished ones are skipped, interrupted ones resumed, failed ones tried again."""
+    """Plan a spec's runs and run them. Finished ones are skipped, interrupted ones resumed, failed ones tried again."""
     from srat_fast.console import Console
     from srat_fast.sweep.spec import SAMPLERS, read_tree, spec_from_tree
 
@@ -221,7 +224,7 @@ def plan(
     ] = None,
     other_code: OtherCode = False,
 ) -> int:
-    """Write the plan into the sweep's directory and run nothing: for `run-one` in a batch system."""
+    """Write the plan and run nothing. For `run-one` in a batch system."""
     from srat_fast.cli import sweep_show
     from srat_fast.console import Console
     from srat_fast.sweep.directory import SweepDirectory
@@ -251,7 +254,7 @@ def status(
     as_json: AsJson = False,
     every: Annotated[bool, typer.Option("--all", help="A line for every trial.")] = False,
 ) -> None:
-    """Counts, running trials, and the reason and traceback of each failed one."""
+    """Counts, running trials, and why others failed."""
     from srat_fast.cli import sweep_show
     from srat_fast.console import Console
     from srat_fast.sweep.directory import SweepDirectory
@@ -277,7 +280,7 @@ def retry(
         typer.Option("--fresh", help="Start again from the first epoch: the run directory is moved aside."),
     ] = False,
 ) -> None:
-    """Put failed trials back in the queue; the next `sweep` runs them."""
+    """Put failed trials back in the queue. The next `sweep` runs them."""
     from srat_fast.sweep.directory import requeue
 
     for line in requeue(directory, trials or [], fresh):
@@ -287,9 +290,11 @@ def retry(
 @app.command("run-one")
 def run_one(
     directory: _Directory,
-    index: Annotated[int, typer.Argument(help="Of the trial, from 0 (sweep status --all).", metavar="INDEX")],
+    index: Annotated[
+        int, typer.Argument(help="Number of the trial, from 0 (sweep status --all).", metavar="INDEX")
+    ],
 ) -> int:
-    """Run a single trial here, such as one task of a batch system's array job."""
+    """Run a single trial here. Such as one task of a batch system's array job."""
     from srat_fast.console import Console
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.local import run_one as run_trial
@@ -307,7 +312,7 @@ def table(
     baseline: Annotated[
         str | None, typer.Option(help="Method to compare with, seed by seed.", show_default="the spec's")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of the bootstrap intervals.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Level of the bootstrap intervals.")] = 0.95,
     per_class: Annotated[bool, typer.Option("--per-class", help="Each class's accuracy too.")] = False,
     sort: Annotated[
         str | None,
@@ -319,7 +324,7 @@ def table(
         list[Path] | None, typer.Option(help="Also a file: .md, .csv, .parquet or .tex; repeatable.")
     ] = None,
 ) -> None:
-    """The paper's table: mean and deviation over seeds, intervals, a paired test, the paper's numbers beside."""
+    """The paper's table of a sweep. Mean and deviation over seeds, intervals, a paired test, the paper's numbers."""
     from srat_fast.sweep.directory import SweepDirectory
 
     print_table(SweepDirectory.open(directory), baseline, confidence, per_class, out or [], sort=sort)
@@ -333,7 +338,7 @@ def evaluate_runs(
     data_root: RunDataRoot = None,
     device: Device = "auto",
 ) -> None:
-    """Attack every finished run of a sweep; an attack that a run has met on these images is not repeated."""
+    """Attack every finished run of a sweep. An attack that a run has met on these images is not repeated."""
     from srat_fast.console import Console
     from srat_fast.progress import Watch
     from srat_fast.recipe import Recipe
@@ -391,7 +396,7 @@ def pack_sweep(
     directory: _Directory,
     out: Annotated[Path | None, typer.Option(help="The file.", show_default="DIR.zip")] = None,
 ) -> None:
-    """Plan, states, recipes, metrics and records in one file, without weights and checkpoints."""
+    """Pack a sweep into one file. Plan, states, recipes, metrics and records, without weights and checkpoints."""
     from srat_fast.sweep.pack import pack
 
     path, runs, size = pack(directory, out)
@@ -403,7 +408,7 @@ def unpack_sweep(
     file: Annotated[Path, typer.Argument(help="Made by `sweep pack`.", metavar="FILE")],
     directory: Annotated[Path, typer.Argument(help="New, or with runs of the same sweep.", metavar="DIR")],
 ) -> None:
-    """Verify a packed sweep and write it into a directory, beside the runs that are there."""
+    """Unpack a packed sweep into a directory. It is verified; runs that are there stay."""
     from srat_fast.sweep.pack import unpack
 
     added, there = unpack(file, directory)

@@ -40,7 +40,9 @@ def train(
     ] = None,
     model: Annotated[Text, of_field("--model")] = None,
     seed: Annotated[Text, of_field("--seed")] = None,
-    epochs: Annotated[Text, of_field("--epochs", "Schedule and deferral scale along.")] = None,
+    epochs: Annotated[
+        Text, of_field("--epochs", "Epochs of training; schedule and deferral scale along.")
+    ] = None,
     batch_size: Annotated[Text, of_field("--batch-size")] = None,
     engine: Annotated[Text, of_field("--engine")] = None,
     loader: Annotated[Text, of_field("--loader")] = None,
@@ -73,7 +75,8 @@ def train(
     recipe: Annotated[
         Text,
         typer.Option(
-            help=f"{', '.join(NAMED_RECIPES)} or a FILE.toml.", show_default="paper; digits for digits"
+            help=f"{', '.join(NAMED_RECIPES)}, or a FILE.toml; a run's recipe.json too.",
+            show_default="paper; digits for digits",
         ),
     ] = None,
     settings: Settings = None,
@@ -81,7 +84,7 @@ def train(
         bool, typer.Option("--print-recipe", help="Print the resolved recipe as TOML and stop.")
     ] = False,
 ) -> None:
-    """Train one model by SRAT or a baseline, evaluate it and record the run."""
+    """Train one model, evaluate it and record the run."""
     if resume == MUST and recipe is None and dataset is None and out is not None and (out / RECIPE).is_file():
         load_all(plugin or ())
         RunDirectory(

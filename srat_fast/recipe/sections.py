@@ -146,7 +146,7 @@ class Model(Section):
     prefix = "model."
     name: str = setting(
         "resnet18",
-        "network, in its CIFAR form; timm:<name> is one of the package timm",
+        "network in its CIFAR form; timm:<name> is one of the package timm",
         choices=(registry.model,),
         before="resnet18",
         source="paper, Section 5",
@@ -674,7 +674,7 @@ class Run(Section):
     )  # fmt: skip
     engine: str = setting(
         "fast",
-        "fast: the product; reference: slow, straight-line Algorithm 1 in fp32",
+        "fast: the optimised code; reference: slow, straight-line Algorithm 1 in fp32",
         choices=("fast", "reference"),
     )
     compile: str = setting(

@@ -73,6 +73,8 @@ def train(
         TrainingFailure: loss or gradient not finite, memory or disk full; the record says so.
         Interrupted: a signal asked for it; the state is saved, and `resume` goes on from there.
     """
+    if not isinstance(recipe, Recipe):
+        raise UserError("recipe", "a Recipe is needed: build_recipe(name or file, changes) gives one", recipe)
     console = console or Console(quiet=True)
     with (
         contextlib.nullcontext(stops) if stops is not None else Stops() as asked,

@@ -225,13 +225,15 @@ def test_train_evaluate_report(capsys, tmp_path) -> None:
         capsys, "evaluate", "runs/a", "--attack", "pgd-1", "--subset", "20", "--epsilon", "4/255"
     )
     assert code == 0
-    assert "| pgd-1 " in out
+    assert "| pgd-1 eps 4/255 " in out
+    assert "20 of 500 test images; audit of this run: not audited" in out
     last = json.loads((tmp_path / "runs/a/record.json").read_text())["evaluations"][-1]["attacks"]["pgd-1"]
     assert (last["images"], last["epsilon"]) == (20, 4 / 255)
     code, out, _ = call(capsys, "report", "runs")
     assert code == 0
     assert "| natural | 0 " in out
     assert f"{100 * record['robust']['under']:.2f}" in out
+    assert " figures of the paper need other runs" in out
 
 
 def test_a_run_names_its_own_directory(capsys, tmp_path) -> None:
@@ -404,7 +406,9 @@ def test_help(arguments, capsys) -> None:
 
 
 @pytest.mark.parametrize("group", [[], ["data"], ["sweep"]])
-def test_a_group_without_a_command_shows_its_help(group, capsys) -> None:
+def test_a_group_without_a_command_shows_its_help(group, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, err = call(capsys, *group)
     assert (code, out) == (2, "")
     assert err == call(capsys, *group, "-h")[1]
+    assert not [li for li in err.splitlines()[1:] if li.endswith("...")], "the line of a command is cut"
