@@ -77,7 +77,8 @@ def imbalanced_counts(
         most = min(n ** (1 / power) for n, power in zip(full, powers, strict=True) if power)
         raise UserError(
             "data.ratio",
-            f"class {counts.index(0)} would have no images; at most {int(most + 1e-9)} is possible here",
+            f"class {counts.index(0)} would have no images; at most {int(most + 1e-9)} is possible here, or "
+            "data.imbalance = none, which keeps the counts as they are",
             ratio,
         )
     return counts

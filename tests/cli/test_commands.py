@@ -214,6 +214,10 @@ def test_train_evaluate_report(capsys, tmp_path) -> None:
         capsys, "train", *FAST, "--out", "runs/a", "--set", "eval_attack.steps=2", "--deterministic"
     )
     assert (code, err) == (0, "")
+    assert (
+        "natural on digits (exp 10: 503 images, 10 classes), resnet18 of width 4, L-inf eps 0.1, 1 epochs"
+        in out
+    )
     assert "| clean " in out
     assert "| pgd-2 (eps 0.1) |" in out
     record = json.loads((tmp_path / "runs/a/record.json").read_text())
@@ -377,7 +381,7 @@ def test_doctor_names_what_is_missing(capsys, monkeypatch) -> None:
     real = importlib.metadata.version
 
     def version(name: str) -> str:
-        if name in ("tensorboard", "ffcv"):
+        if name in ("tensorboard", "ffcv", "timm"):
             raise importlib.metadata.PackageNotFoundError(name)
         return real(name)
 
@@ -386,6 +390,7 @@ def test_doctor_names_what_is_missing(capsys, monkeypatch) -> None:
     assert "pip install tensorboard" in out
     assert "missing: tensorboard" in out
     assert "missing: bash .ci/ffcv" in out
+    assert "missing: pip install 'srat-fast[timm]'" in out
     assert "missing: ffcv;" not in out  # it is optional
 
 
