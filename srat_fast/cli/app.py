@@ -125,6 +125,8 @@ def _run(arguments: list[str], codes: Mapping[str | None, int]) -> int:
         # a path that no place above foresaw: no permission, a name that is too long, a disk that fails or is full
         code = 1 if is_full(error) else 2
         return _fail(f"{error.filename}: {error.strerror}", codes.get(failure_of(error), code))
+    except MemoryError as error:
+        return _fail(f"out of memory: {error}", codes.get("memory", 1))
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     return code if isinstance(code, int) else 0

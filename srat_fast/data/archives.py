@@ -7,9 +7,11 @@ verify as well, but start a broken transfer from its beginning, and two processe
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import os
+import string
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from srat_fast.data.notices import LOG, bar
 from srat_fast.data.paths import exclusive, is_there, one_line
@@ -203,7 +205,11 @@ def download(archive: Archive, root: Path, mirror: str | None = None) -> Path:
 def _addresses(archive: Archive, mirror: str | None) -> list[str]:
     """Where an archive is looked for: the mirror's address first, the publisher's last."""
     base = mirror or os.environ.get(MIRROR, "")
-    if base and urlsplit(base).scheme not in ("http", "https", "file"):
+    try:
+        known = urlsplit(base).scheme in ("http", "https", "file")
+    except ValueError:  # brackets that hold no IPv6 address
+        known = False
+    if base and not known:
         problem = "a base URL is needed: http://..., https://... or file:///..."
         raise UserError("data.mirror" if mirror else MIRROR, problem, base)
     return [base.rstrip("/") + "/" + archive.name, archive.url] if base else [archive.url]
@@ -243,16 +249,32 @@ def _fetch(url: str, part: Path, archive: Archive) -> None:
         raise _Refused(problem)
 
 
+def _request(url: str) -> urllib.request.Request:
+    """For an address as people write it: letters of any script, blanks, name:password@ before the host."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    address = parts._replace(netloc=host, path=quote(parts.path, safe=string.punctuation)).geturl()
+    request = urllib.request.Request(address, headers={"User-Agent": "srat-fast"})
+    if user:  # not for a server that this one redirects to
+        token = base64.b64encode(unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
+
+
 def _receive(url: str, file: IO[bytes], archive: Archive, advance: Callable[[int], None]) -> None:
     """One connection: append what is missing."""
     have = file.seek(0, os.SEEK_END)
-    headers = {"User-Agent": "srat-fast"} | ({"Range": f"bytes={have}-"} if have else {})
+    request = _request(url)
+    if have:
+        request.add_header("Range", f"bytes={have}-")
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE)
+        answer = urllib.request.urlopen(request, timeout=PATIENCE)
     except urllib.error.HTTPError as error:
         error.close()
         again = error.code >= 500 or error.code in (408, 429)
         raise (_Broken if again else _Refused)(f"answers {error.code} {error.reason}") from None
+    except (http.client.InvalidURL, ValueError) as error:
+        raise _Refused(f"is no address: {error}") from None
     except (http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
         again = not url.startswith("file:")

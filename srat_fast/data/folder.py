@@ -34,11 +34,8 @@ SUFFIXES = {
     ".xbm", ".xpm",
 }  # fmt: skip
 _PARTS = ("train", "test")
-
-
-def class_folders(root: Path) -> list[str]:
-    """Class names of a folder data set, sorted; the position is the label."""
-    return class_files(root)[0]
+#: Folders that systems put beside images: thumbnails of a Synology disk, attributes in archives made on a Mac.
+_SYSTEM = ("@eaDir", "__MACOSX")
 
 
 def class_files(root: Path, *, tell: bool = False) -> tuple[list[str], dict[str, list[list[Path]]]]:
@@ -63,6 +60,11 @@ def class_files(root: Path, *, tell: bool = False) -> tuple[list[str], dict[str,
             raise UserError("data.root", problem, str(loose[0]))
         found[part] = {folder.name: folder for folder in folders}
     classes = _same_classes(root, list(found["train"]), list(found["test"]))
+    if tell and all(name.isdecimal() for name in classes) and classes != sorted(classes, key=int):
+        LOG.warning(
+            "%s: its class names are numbers, and labels follow them as text: %s; 01, 02 ... would keep their order",
+            root, ", ".join(classes[:4]) + (" ..." if len(classes) > 4 else ""),
+        )  # fmt: skip
     files = {
         part: [_images(root, folders[name], passed) for name in classes] for part, folders in found.items()
     }
@@ -93,7 +95,10 @@ def _same_classes(root: Path, train: list[str], test: list[str]) -> list[str]:
             )
             raise UserError("data.root", problem, str(root))
     if different := sorted({*train} ^ {*test}):
-        problem = f"classes of train/ and test/ differ: {', '.join(different[:5])}"
+        names = ", ".join(
+            f"{name} (in {'train' if name in train else 'test'}/ only)" for name in different[:5]
+        )
+        problem = f"classes of train/ and test/ differ: {names}"
         raise UserError("data.root", problem, str(root))
     if len(train) < 2:
         raise UserError("data.root", "at least 2 class folders are needed in its train/", str(root))
@@ -123,14 +128,14 @@ def _images(root: Path, folder: Path, passed: list[Path]) -> list[Path]:
 
 
 def _inside(folder: Path, passed: list[Path]) -> tuple[list[Path], list[Path]]:
-    """(folders, images) of a folder; what is hidden or no image by its name is added to `passed`."""
+    """(folders, images) of a folder; what is hidden, a system's or no image by its name is added to `passed`."""
     folders, images = list[Path](), list[Path]()
     with one_line(folder), os.scandir(folder) as entries:
         inside = sorted(entries, key=lambda entry: entry.name)
     for entry in inside:
         path = folder / entry.name
         with one_line(path):
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name in _SYSTEM:
                 passed.append(path)
             elif entry.is_dir():
                 folders.append(path)
@@ -162,6 +167,9 @@ def read_image(path: Path, notes: Notes | None = None) -> tuple[Image.Image, str
     notes = Notes() if notes is None else notes
     try:
         with decoding(str(path), notes), Image.open(path) as opened:
+            if opened.format == "PNG":  # Pillow decodes it without a look at its checksums
+                with Image.open(path) as again:
+                    again.verify()
             image, kind = to_rgb(opened)
     except Unreadable as error:
         raise UserError("data.root", _problem(path, str(error)), str(path)) from None
@@ -191,36 +199,58 @@ def _fingerprint(root: Path, files: dict[str, list[list[Path]]], size: int) -> s
             with one_line(path):
                 state = path.stat()
             times = f"\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}\n"
+            if state.st_ctime_ns % 10**9 == 0:  # coarse times, of which two sets may have the same
+                times += f"{state.st_dev}\0{state.st_ino}\0{root.resolve()}\n"
             digest.update(os.fsencode(path.relative_to(root)) + times.encode())  # names are bytes
     return digest.hexdigest()[:24]
 
 
+def _in_files(
+    root: Path, files: dict[str, list[list[Path]]], size: int, notes: Notes
+) -> tuple[ImageSet, ImageSet]:
+    """Training and test images, none decoded yet."""
+    parts = []
+    for lists in files.values():
+        images = FileImages(root, [file for one_class in lists for file in one_class], size, notes)
+        labels = np.repeat(np.arange(len(lists)), [len(one_class) for one_class in lists]).astype(np.int64)
+        parts.append(ImageSet(cast(np.ndarray, images), labels))
+    return parts[0], parts[1]
+
+
+def _tell_shared(root: Path, files: dict[str, list[list[Path]]]) -> None:
+    """Links make one file a training and a test image: its accuracy would be that of training."""
+
+    def identity(path: Path) -> tuple[int, int]:
+        with one_line(path):
+            state = path.stat()
+        return state.st_dev, state.st_ino
+
+    test = {identity(path): path for one_class in files["test"] for path in one_class}
+    trained = (identity(path) for one_class in files["train"] for path in one_class)
+    if shared := sorted({test[one] for one in trained if one in test}):
+        LOG.warning(
+            "%s: %d of %d test images are training images too, by links to one file: %s",
+            root, len(shared), sum(map(len, files["test"])), some_of([str(path.relative_to(root)) for path in shared]),
+        )  # fmt: skip
+
+
 def _decoded(root: Path, files: dict[str, list[list[Path]]], classes: list[str], size: int) -> ImageArrays:
     """All images, in several threads."""
-    total = sum(len(one_class) for lists in files.values() for one_class in lists)
-    parts, notes, done, started = [], Notes(), 0, time.perf_counter()
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar(f"decoding {root.name}", total) as advance:
-        try:
-            for lists in files.values():
-                flat = [file for one_class in lists for file in one_class]
-                images = np.empty((len(flat), size, size, 3), np.uint8)
-                for position, image in enumerate(pool.map(lambda file: decode(file, size, notes), flat)):
-                    images[position] = image
-                    done += 1
-                    advance(done)
-                labels = np.repeat(np.arange(len(classes)), [len(one_class) for one_class in lists])
-                parts.append(ImageSet(images, labels.astype(np.int64)))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # one bad image ends it; the others need not be waited for
-            raise
+    notes, started = Notes(), time.perf_counter()
+    train, test = _in_files(root, files, size, notes)
+    total = len(train) + len(test)
+    with bar(f"decoding {root.name}", total) as advance:
+        first = ImageSet(cast(FileImages, train.images).decoded(advance), train.labels)
+        rest = cast(FileImages, test.images).decoded(lambda done: advance(len(train) + done))
     LOG.info("decoded %d images of %s in %.1f s", total, root, time.perf_counter() - started)
     notes.tell(str(root))
-    return ImageArrays(parts[0], parts[1], tuple(classes))
+    return ImageArrays(first, ImageSet(rest, test.labels), tuple(classes))
 
 
 def load_folder(root: Path, size: int) -> ImageArrays:
     """A folder data set, decoded once and kept by content (names, sizes, times) and image size."""
     classes, files = class_files(root, tell=True)
+    _tell_shared(root, files)
     key = f"folder-{_fingerprint(root, files, size)}"
     return prepared(key, lambda: _decoded(root, files, classes, size))
 
@@ -238,6 +268,7 @@ class FileImages:
     def __init__(self, root: Path, files: Sequence[Path], size: int, notes: Notes | None = None) -> None:
         self.root, self.files, self._size = root, list(files), size
         self.notes = Notes() if notes is None else notes
+        self._content: str | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -256,33 +287,47 @@ class FileImages:
         return FileImages(self.root, chosen, self._size, self.notes)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        images = np.empty(self.shape, np.uint8)
-        read = _ahead(lambda file: decode(file, self._size, self.notes), self.files)
-        for position, image in enumerate(read):
-            images[position] = image
+        images = self.decoded()
         return images if dtype is None else images.astype(dtype)
+
+    def decoded(self, advance: Callable[[int], None] = lambda done: None) -> np.ndarray:
+        """All images, [N, size, size, 3]; `advance` is told how many are done."""
+        try:
+            images = np.empty(self.shape, np.uint8)
+        except MemoryError:
+            problem = (
+                f"{len(self)} images of that size are {np.prod(self.shape, dtype=float) / 1e9:.0f} GB, more memory "
+                "than there is; a smaller size, or --loader ffcv with data.storage = jpeg, which leaves them in files"
+            )
+            raise UserError("data.image_size", problem, self._size) from None
+        for position, image in enumerate(
+            _ahead(lambda file: decode(file, self._size, self.notes), self.files)
+        ):
+            images[position] = image
+            advance(position + 1)
+        return images
 
     def each(self, function: Callable[[np.ndarray], T], notes: Notes | None = None) -> Iterator[T]:
         """What a function makes of each image, [H, W, 3] at its full size, in order; threads have a few in work."""
         return _ahead(lambda file: function(np.asarray(read_image(file, notes)[0])), self.files)
 
     def content(self) -> str:
-        """SHA-256 over names and bytes of the files, and the size that they are decoded to."""
+        """SHA-256 over names and bytes of the files, and the size that they are decoded to; they are read once."""
+        if self._content is not None:
+            return self._content
         digest = hashlib.sha256(str(self._size).encode())
         for file, its in zip(self.files, _ahead(_digest, self.files), strict=True):
             digest.update(os.fsencode(file.relative_to(self.root)) + f"\0{its}\n".encode())  # names are bytes
-        return digest.hexdigest()
+        self._content = digest.hexdigest()
+        return self._content
 
 
 def load_files(root: Path, size: int) -> ImageArrays:
     """A folder data set whose training images stay in their files; the test images are decoded."""
     classes, files = class_files(root, tell=True)
-    parts, notes = [], Notes()
-    for lists in files.values():
-        labels = np.repeat(np.arange(len(classes)), [len(one_class) for one_class in lists]).astype(np.int64)
-        images = FileImages(root, [file for one_class in lists for file in one_class], size, notes)
-        parts.append(ImageSet(cast(np.ndarray, images), labels))
-    return ImageArrays(parts[0], in_memory(parts[1]), tuple(classes))
+    _tell_shared(root, files)
+    train, test = _in_files(root, files, size, Notes())
+    return ImageArrays(train, in_memory(test), tuple(classes))
 
 
 def _digest(file: Path) -> str:
@@ -292,7 +337,7 @@ def _digest(file: Path) -> str:
 
 def _ahead(function: Callable[[Path], T], files: Sequence[Path]) -> Iterator[T]:
     """function(file) for each, in order, by threads; at most four a thread wait to be taken."""
-    threads = len(os.sched_getaffinity(0))
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,16 +18,23 @@ def chosen_labels(text: str, names: Sequence[str]) -> list[int]:
     """The labels that `data.classes` names, in its order: the first are the well-represented ones."""
     if text == ALL:
         return list(range(len(names)))
-    labels = []
-    for part in (part.strip() for part in text.split(",")):
+    labels, numbered = [], []
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
         if part in names:
             labels.append(list(names).index(part))
         elif part.isdecimal() and int(part) < len(names):
             labels.append(int(part))
+            numbered.append(part)
         else:
             known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
             known += did_you_mean(part, names)
             raise UserError("data.classes", f"{part!r} is none of its classes: {known}", text)
+    if numbered and (named := [part for part in parts if part.isdecimal() and part not in numbered]):
+        problem = (
+            f"{named[0]} is the name of a class and {numbered[0]} is none; give names only, or labels only"
+        )
+        raise UserError("data.classes", problem, text)
     if len(set(labels)) < len(labels):
         raise UserError("data.classes", "names a class twice", text)
     if len(labels) < 2:
@@ -74,7 +82,9 @@ def imbalanced_counts(
     # the smallest addend keeps int() from cutting 49.999999999 to 49; no true value is that near an integer
     counts = [int(n * ratio**-power + 1e-9) for n, power in zip(full, powers, strict=True)]
     if min(counts) == 0:
-        most = min(n ** (1 / power) for n, power in zip(full, powers, strict=True) if power)
+        bounds = [(n, 1 / power) for n, power in zip(full, powers, strict=True) if power]
+        n, root = min(bounds, key=lambda bound: math.log(bound[0]) * bound[1])
+        most = n**root  # of other classes it may be too large for a float
         raise UserError(
             "data.ratio",
             f"class {counts.index(0)} would have no images; at most {int(most + 1e-9)} is possible here, or "
@@ -99,8 +109,9 @@ def limited_counts(counts: Sequence[int], limit: int | None, option: str = "data
         for c in by_remainder:
             if sum(kept) < limit and kept[c] < counts[c]:
                 kept[c] += 1
+    # where several keep the most, the one with the fewest images gives: no class falls behind a smaller one
     while sum(kept) > limit:
-        kept[max(range(len(counts)), key=lambda c: kept[c])] -= 1
+        kept[max(range(len(counts)), key=lambda c: (kept[c], -counts[c]))] -= 1
     return kept
 
 

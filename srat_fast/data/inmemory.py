@@ -47,7 +47,7 @@ def arrays_from(data: Any, size: int | None = None) -> ImageArrays:
         )
     if absent := [part for part in ("train", "test") if part not in data]:
         raise UserError(_OPTION, f"has no split {absent[0]}; it has {', '.join(map(str, data)) or 'none'}")
-    parts, names, notes = [], None, Notes()
+    parts, named, notes = [], dict[str, list[str] | None](), Notes()
     for part in ("train", "test"):
         split = data[part]
         if isinstance(split, tuple):
@@ -58,7 +58,8 @@ def arrays_from(data: Any, size: int | None = None) -> ImageArrays:
             parts.append((_array(split[0], f"{part} images"), _array(split[1], f"{part} labels")))
         else:
             parts.append(_rows(split, part, size, notes))
-            names = names or _names(split)
+            named[part] = _names(split)
+    names = same_names(named.get("train"), named.get("test"), _OPTION)
     notes.tell(_OPTION)
     return assembled(parts[0], parts[1], names, size, option=_OPTION, place=_OPTION)
 
@@ -122,6 +123,16 @@ def labels_of(
     return labels, classes
 
 
+def same_names(train: list[str] | None, test: list[str] | None, option: str) -> list[str] | None:
+    """The classes' names, which two parts that both have them must have in one order: else labels mean two things."""
+    if train is not None and test is not None and train != test:
+        where = next(k for k in range(len(train) + 1) if train[k : k + 1] != test[k : k + 1])
+        first, second = (names[where] if where < len(names) else "none" for names in (train, test))
+        problem = f"its train and test name other classes: {where} is {first} in train and {second} in test"
+        raise UserError(option, problem)
+    return test if train is None else train
+
+
 def require_names(classes: Sequence[str], option: str) -> None:
     """Refuse names of classes that tables and records could not tell apart or hold."""
     if twice := [name for name, count in Counter(classes).items() if count > 1]:
@@ -180,7 +191,7 @@ def _rows(split: Any, part: str, size: int | None, notes: Notes) -> tuple[np.nda
         )
     if not len(split):
         raise UserError(_OPTION, f"its {part} is empty")
-    images: list[np.ndarray] = []
+    images: np.ndarray = np.empty(0, np.uint8)  # until the first one tells the size
     labels = []
     for position in range(len(split)):
         name = f"{part} image {position}"
@@ -191,16 +202,18 @@ def _rows(split: Any, part: str, size: int | None, notes: Notes) -> tuple[np.nda
                 pixels, kind = _pixels(row[_column(row, _IMAGE_COLUMNS, "image", part)], size, name)
         except Unreadable as error:
             raise UserError(_OPTION, f"its {name} {error}") from error.__cause__
-        if images and pixels.shape != images[0].shape:
+        if position == 0:
+            images = np.empty((len(split), *pixels.shape), np.uint8)
+        if pixels.shape != images.shape[1:]:
             raise UserError(
                 _OPTION,
                 f"its {part} images differ in size: image {position} is {pixels.shape[0]} x {pixels.shape[1]}, "
-                f"image 0 is {images[0].shape[0]} x {images[0].shape[1]}; set data.image_size",
+                f"image 0 is {images.shape[1]} x {images.shape[2]}; set data.image_size",
             )
-        images.append(pixels)
+        images[position] = pixels
         labels.append(label)
         notes.add(kind)
-    return np.stack(images), _array(labels, f"{part} labels")
+    return images, _array(labels, f"{part} labels")
 
 
 def _pixels(value: Any, size: int | None, name: str) -> tuple[np.ndarray, str]:

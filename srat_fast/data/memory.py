@@ -43,7 +43,8 @@ class MemoryLoader:
         self.augmentation = Augmentation(seed, crop_padding, crop_area, flip, shuffle, balanced)
         self._sizes = torch.tensor(data.images.shape[1:3]).expand(len(data), 2)
         self._policy = None if policy == "off" else Policy(policy, *data.images.shape[1:3])
-        images = torch.from_numpy(np.asarray(data.images)).to(device)
+        writable = np.require(np.asarray(data.images), requirements="W")  # of others torch warns
+        images = torch.from_numpy(writable).to(device)
         # [N, H + 2p, W + 2p, C], but [N, H, W, C] where a policy comes before the padding
         self._images = images if self._policy else pad(images, crop_padding)
         self._labels = torch.from_numpy(data.labels).to(device)

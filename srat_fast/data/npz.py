@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from srat_fast.data.arrays import ImageArrays
-from srat_fast.data.inmemory import assembled, labels_of
+from srat_fast.data.inmemory import assembled, labels_of, same_names
 from srat_fast.data.paths import is_directory
-from srat_fast.data.pixels import require_same_size, require_square
+from srat_fast.data.pixels import require_images, require_same_size, require_square
 from srat_fast.errors import UserError
 
 _OPTION = "data.root"
@@ -49,6 +49,17 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         raise UserError(_OPTION, f"is no readable .npz file: {reason}", str(path)) from None
 
 
+@contextmanager
+def _named(root: Path) -> Iterator[None]:
+    """Names the set in what is refused of its content."""
+    try:
+        yield
+    except UserError as error:
+        if error.value is not UserError._no_value:
+            raise
+        raise UserError(error.option, error.problem, str(root)) from None
+
+
 def _places(root: Path) -> dict[str, tuple[Path, str]]:
     """Part -> (file, prefix of its arrays' names)."""
     if is_directory(root):
@@ -73,23 +84,25 @@ def _require(file: np.lib.npyio.NpzFile, name: str, path: Path) -> None:
 
 
 def _classes(root: Path) -> list[str] | None:
-    """The names that the file (of the training images) gives, if it does."""
-    path, _ = _places(root)["train"]
-    with _opened(path) as file:
-        if "classes" not in file.files:
-            return None
-        names = np.ravel(
-            _array(file, "classes", path)
-        ).tolist()  # here, as damaged text is an error of numpy's
-        return [
-            name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name) for name in names
-        ]
+    """The names that the file gives, if it does; of two files that do, both the same."""
+    named = []
+    for path, _ in _places(root).values():
+        with _opened(path) as file:
+            named.append(_names(file, path))
+    return same_names(named[0], named[1], _OPTION)
+
+
+def _names(file: np.lib.npyio.NpzFile, path: Path) -> list[str] | None:
+    if "classes" not in file.files:
+        return None
+    names = np.ravel(_array(file, "classes", path)).tolist()  # damaged text is an error of numpy's
+    return [name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name) for name in names]
 
 
 def npz_counts(root: Path) -> tuple[list[int], list[str]]:
     """(Training images per class, class names), without reading an image."""
     path, prefix = _places(root)["train"]
-    with _opened(path) as file:
+    with _named(root), _opened(path) as file:
         labels, classes = labels_of(
             _array(file, prefix + "labels", path), _classes(root), _OPTION, prefix + "labels"
         )
@@ -101,14 +114,13 @@ def npz_size(root: Path) -> int:
     sizes = {}
     for part, (path, prefix) in _places(root).items():
         name = prefix + "images"
-        with _opened(path) as file:
+        with _named(root), _opened(path) as file:
             _require(file, name, path)
             shape = _shape(file, name)
-        if len(shape) not in (3, 4):
-            problem = f"its {name} must be [N, H, W] or [N, H, W, C], not {list(shape)}"
-            raise UserError(_OPTION, problem, str(path))
-        sizes[part] = require_square(shape, _OPTION, name)
-    return require_same_size(sizes["train"], sizes["test"], _OPTION)
+            require_images(shape, _OPTION, name)
+            sizes[part] = require_square(shape, _OPTION, name)
+    with _named(root):
+        return require_same_size(sizes["train"], sizes["test"], _OPTION)
 
 
 def _shape(file: np.lib.npyio.NpzFile, name: str) -> tuple[int, ...]:
@@ -124,4 +136,5 @@ def load_npz(root: Path, size: int | None) -> ImageArrays:
     for part, (path, prefix) in _places(root).items():
         with _opened(path) as file:
             parts[part] = (_array(file, prefix + "images", path), _array(file, prefix + "labels", path))
-    return assembled(parts["train"], parts["test"], _classes(root), size, option=_OPTION, place=str(root))
+    with _named(root):
+        return assembled(parts["train"], parts["test"], _classes(root), size, option=_OPTION, place=str(root))

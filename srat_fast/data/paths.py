@@ -63,8 +63,14 @@ def exclusive(
     lock = target.parent / f".{target.name}.lock"
     with ExitStack() as stack:
         try:
-            stack.enter_context(_directory_made(target.parent))
-            handle = _locked(lock, on_wait)
+            for left in reversed(range(5)):
+                stack.enter_context(_directory_made(target.parent))
+                try:
+                    handle = _locked(lock, on_wait)
+                    break
+                except FileNotFoundError:  # its holder failed, and took along the directory that it had made
+                    if not left:
+                        raise
         except OSError as error:
             if option is None:
                 raise

@@ -58,7 +58,10 @@ class Notes:
 
     def tell(self, place: str) -> None:
         """One line for what was converted, one for each of Pillow's warnings."""
-        tell_converted(self._kinds, sum(self._kinds.values()), place)
+        if found := {kind: count for kind, count in sorted(self._kinds.items()) if kind and count}:
+            text = ", ".join(f"{count} {kind}" for kind, count in found.items())
+            total = sum(self._kinds.values())
+            LOG.warning("%s: %d of %d images converted to RGB: %s", place, sum(found.values()), total, text)
         for message, names in self._warned.items():
             LOG.warning("%s: %s", some_of(sorted(names)), message)
 
@@ -134,6 +137,8 @@ def decoding(name: str, notes: Notes) -> Iterator[None]:
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
     """(RGB picture, what it was: "" or words such as "grayscale"); transparency is dropped, as torchvision does."""
     sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+    if sixteen and image.format == "TIFF":
+        _require_full_range(image)
     image = _turned(image)
     if image.mode == "RGB":
         return image, ""
@@ -150,6 +155,15 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
         return image.convert("RGB"), kind
     except ValueError:
         raise Unreadable(f"has pixels of mode {image.mode}, which cannot be made RGB") from None
+
+
+def _require_full_range(image: Any) -> None:
+    """Refuse 16-bit grey of a TIFF that Pillow gives as it is stored: 12 bits would be black, white as 0 inverted."""
+    bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    if bits != 16:
+        raise Unreadable(f"has grey levels of {bits} bits; 8 or 16 bits a channel are read")
+    if image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        raise Unreadable("has 16-bit grey levels with 0 as white, which are not read; 0 has to be black")
 
 
 def _turned(image: Image.Image) -> Image.Image:
@@ -178,17 +192,20 @@ def images_to_rgb(images: np.ndarray, option: str, name: str) -> tuple[np.ndarra
         raise UserError(
             option, f"its {name} must be uint8, 0 to 255 (floats: multiply and round), not {images.dtype}"
         )
+    require_images(images.shape, option, name)
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3, 4) or 0 in images.shape:
-        raise UserError(
-            option,
-            f"its {name} must be [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels, not {list(images.shape)}",
-        )
     channels = images.shape[3]
     if channels == 1:
         return np.repeat(images, 3, axis=3), "grayscale"
     return np.ascontiguousarray(images[..., :3]), "" if channels == 3 else "RGBA"
+
+
+def require_images(shape: tuple[int, ...], option: str, name: str) -> None:
+    """Refuse arrays that are no images, such as those with the channels first."""
+    if len(shape) not in (3, 4) or (*shape, 1)[3] not in (1, 3, 4) or 0 in shape:
+        problem = f"its {name} must be [N, H, W] or [N, H, W, C] with 1, 3 or 4 channels, not {list(shape)}"
+        raise UserError(option, problem)
 
 
 def resized(images: np.ndarray, size: int | None, option: str, name: str) -> np.ndarray:
@@ -215,11 +232,3 @@ def require_same_size(train: int, test: int, option: str) -> int:
         sizes = f"{train} x {train} and {test} x {test}"
         raise UserError(option, f"train and test images differ in size: {sizes}; set data.image_size")
     return train
-
-
-def tell_converted(kinds: Counter[str], total: int, place: str) -> None:
-    """One warning a set that says how many images were not RGB."""
-    found = {kind: count for kind, count in sorted(kinds.items()) if kind and count}
-    if found:
-        text = ", ".join(f"{count} {kind}" for kind, count in found.items())
-        LOG.warning("%s: %d of %d images converted to RGB: %s", place, sum(found.values()), total, text)

@@ -9,6 +9,7 @@ import numpy as np
 from srat_fast.data.arrays import ImageArrays, ImageSet, checksum, in_memory
 from srat_fast.data.folder import load_files
 from srat_fast.data.imbalance import draw_subset, limited_counts, only_classes, split_by_frequency
+from srat_fast.data.notices import LOG
 from srat_fast.data.paths import expanded
 from srat_fast.data.plan import planned_counts
 from srat_fast.data.sources import load_arrays
@@ -67,6 +68,11 @@ def split_arrays(arrays: ImageArrays, recipe: ResolvedRecipe) -> DataSplit:
     if data.test_limit is not None:
         available = np.bincount(test.labels, minlength=classes).tolist()
         wanted = limited_counts([min(available)] * classes, data.test_limit, "data.test_limit")
+        if sum(wanted) < (asked := min(data.test_limit, len(test))):
+            LOG.warning(
+                "data.test_limit = %d: %d test images of %d, equally many of each class, as the smallest has %d",
+                data.test_limit, sum(wanted), asked, min(available),
+            )  # fmt: skip
         test = test.select(draw_subset(test.labels, wanted, seed_for(0, "test")))
     validation = in_memory(arrays.train.select(held_out))
     well, under = split_by_frequency(counts)

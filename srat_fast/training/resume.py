@@ -18,6 +18,9 @@ from torch import Tensor
 
 from srat_fast import plugins
 from srat_fast.data.arrays import ImageArrays
+from srat_fast.data.paths import expanded
+from srat_fast.data.split import load_split
+from srat_fast.datasets import DATASETS
 from srat_fast.errors import UserError, path_errors
 from srat_fast.models.files import model_bytes
 from srat_fast.ranks import Ranks
@@ -243,7 +246,9 @@ def begin(
         run = RunDirectory.create(path)
         return Begin(recipe, device, run, Checkpoints(path / CHECKPOINT))
     if (record := _finished(path)) is not None:
-        recipe = _compared(recipe, recipe_from_dict(plugins.of_run(path, record["recipe"], record)), path)
+        stored = recipe_from_dict(plugins.of_run(path, record["recipe"], record))
+        recipe = _compared(recipe, stored, path)
+        _check_finished(recipe, stored, record, arrays, path)
         return Begin(
             recipe, torch.device("cpu"), RunDirectory(path), Checkpoints(path / CHECKPOINT), finished=record
         )
@@ -279,6 +284,18 @@ def check_data(setup: Setup, checkpoint: Checkpoint) -> None:
             "its images are not those that the run began with (another checksum)",
             setup.recipe.data.root,
         )
+
+
+def _check_finished(
+    recipe: ResolvedRecipe, stored: Recipe, record: dict[str, Any], arrays: ImageArrays | None, path: Path
+) -> None:
+    """Refuse the record of other images: where a set of one's own lies is no part of a recipe's identity."""
+    places = [expanded("data.root", one.data.root).resolve() for one in (recipe, stored)]
+    if DATASETS[recipe.data.name].train_counts or (arrays is None and places[0] == places[1]):
+        return
+    if load_split(recipe, arrays).checksum != record["data_checksum"]:
+        problem = f"its images are not those of the finished run in {path}; choose another --out"
+        raise UserError("data.root", problem, recipe.data.root)
 
 
 def _finished(path: Path) -> dict[str, Any] | None:

@@ -178,8 +178,9 @@ def _engine(recipe: ResolvedRecipe, model: Classifier, split: DataSplit, ranks: 
 def _moments(images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Per-channel mean and deviation of [N, H, W, C] uint8 images in [0, 1]; by parts, as they may lie in files."""
     total, squares, pixels = np.zeros(1), np.zeros(1), 0
-    for first in range(0, len(images), 1000):
-        part = np.asarray(images[first : first + 1000]).astype(np.int64)
+    step = max(1, 2**22 // int(np.prod(images.shape[1:])))  # large images fewer at a time
+    for first in range(0, len(images), step):
+        part = np.asarray(images[first : first + step]).astype(np.int64)
         total, squares = total + part.sum(axis=(0, 1, 2)), squares + (part**2).sum(axis=(0, 1, 2))
         pixels += part.size // part.shape[3]
     mean = total / pixels

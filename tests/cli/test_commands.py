@@ -202,6 +202,18 @@ def test_a_corrupt_image_is_named(capsys, image_folder, tmp_path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"images"}
 
 
+def test_memory_that_ran_out_is_one_line(capsys, monkeypatch) -> None:
+    def full(*_, **__) -> None:
+        raise MemoryError("Unable to allocate 4.37 TiB")
+
+    monkeypatch.setattr("srat_fast.data.plan.base_counts", full)
+    assert call(capsys, "data", "show", "digits") == (
+        1,
+        "",
+        "error: out of memory: Unable to allocate 4.37 TiB\n",
+    )
+
+
 def test_no_traceback_from_the_real_program() -> None:
     command = [sys.executable, "-m", "srat_fast", "train", "--epochs", "0"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -157,11 +157,13 @@ class Server:
             half of what is left and closes); "breaks" and "busy" become "well" after `times` requests.
         resumes: whether it answers Range requests.
         delay: seconds before it answers.
+        password: what it asks for, name:password in base64; None for nothing.
     """
 
     def __init__(self, directory: Path) -> None:
         self.requests: list[tuple[str, str | None]] = []
         self.mood, self.times, self.resumes, self.delay = "well", 1, True, 0.0
+        self.password: str | None = None
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -184,6 +186,9 @@ class Server:
         mood = (
             self.mood if len(self.requests) <= self.times or self.mood not in ("breaks", "busy") else "well"
         )
+        if self.password and handler.headers.get("Authorization") != f"Basic {self.password}":
+            handler.send_error(401)
+            return
         content = (directory / handler.path.rpartition("/")[2]).read_bytes()
         start, status = 0, 200
         if mood in ("missing", "busy"):

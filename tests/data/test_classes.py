@@ -52,6 +52,15 @@ def test_bad_classes(text, says) -> None:
         chosen_labels(text, ("a", "b", "c"))
 
 
+def test_numbers_that_are_names_are_not_mixed_with_labels() -> None:
+    """Folders 1, 2, 10 have the labels 0, 2, 1: of "0,2" one would be a label and the other a name."""
+    names = ("1", "10", "2")
+    assert chosen_labels("2,10", names) == [2, 1]
+    with pytest.raises(UserError, match=r"data\.classes = '0,2': 2 is the name of a class and 0 is none"):
+        chosen_labels("0,2", names)
+    assert chosen_labels("0,2", ("101", "102", "201")) == [0, 2]
+
+
 def test_two_classes_are_trained_and_judged(tmp_path) -> None:
     from srat_fast import evaluate, train
     from tests.training.short_runs import short

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import signal
@@ -57,6 +58,32 @@ def test_a_mirror_without_the_archive_is_followed_by_the_publisher(archive, serv
     at_home = replace(archive, url=f"{server.url}/{archive.name}")
     assert download(at_home, tmp_path / "root", (tmp_path / "empty").as_uri()).exists()
     assert len(server.requests) == 1
+
+
+def test_a_mirror_may_ask_for_a_password_which_no_message_has(archive, server, tmp_path) -> None:
+    server.password = base64.b64encode("me:s@cret ü".encode()).decode()
+    host = server.url.removeprefix("http://")
+    assert download(archive, tmp_path / "a", f"http://me:s%40cret%20%C3%BC@{host}").exists()
+    with pytest.raises(
+        UserError, match=r"downloading failed \(127\.0\.0\.1: answers 401 Unauthorized"
+    ) as error:
+        download(archive, tmp_path / "b", f"http://me:wrong@{host}")
+    assert "wrong" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("mirror", "says"),
+    [
+        ("http://127.0.0.1:9/données und mehr", r"\(127\.0\.0\.1: Connection refused"),
+        ("http://[::1", r"data\.mirror = 'http://\[::1': a base URL is needed"),
+        ("http://127.0.0.1:port/", r"\(127\.0\.0\.1: is no address: nonnumeric port: 'port';"),
+        (f"http://{'a' * 64}.example/", "is no address: .*label"),
+    ],
+)
+def test_an_address_that_is_none_is_one_line(mirror, says, archive, server, tmp_path) -> None:
+    with pytest.raises(UserError, match=says):
+        download(archive, tmp_path / "root", mirror)
+    assert not (tmp_path / "root").exists()
 
 
 def test_a_broken_connection_is_resumed_where_it_broke(archive, server, tmp_path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from srat_fast import UserError, build_recipe
+from srat_fast.data import folder
 from srat_fast.data.arrays import checksum, in_memory
 from srat_fast.data.folder import FileImages, load_files, load_folder
 from srat_fast.data.split import load_split
@@ -44,6 +45,14 @@ def test_the_checksum_follows_names_bytes_and_size(image_folder) -> None:
     assert second != first
     file.rename(file.with_name("00.png"))
     assert checksum(load_files(image_folder, 16).train) not in (first, second)
+
+
+def test_files_are_read_once_for_their_checksum(image_folder, monkeypatch) -> None:
+    """The run's checksum and the name of its .beton file are both over them."""
+    train = load_files(image_folder, 16).train
+    first = checksum(train)
+    monkeypatch.setattr(folder, "_digest", None)  # any call would fail
+    assert checksum(train) == first
 
 
 def test_a_split_decodes_what_is_judged_only(image_folder, monkeypatch) -> None:

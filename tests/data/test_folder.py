@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import subprocess
 import sys
 import unicodedata
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from PIL import Image, ImageOps
 
 from srat_fast.cli.app import main
 from srat_fast.data import folder
-from srat_fast.data.folder import class_files, decode, load_folder
+from srat_fast.data.folder import class_files, decode, load_files, load_folder
 from srat_fast.data.notices import bar
 from srat_fast.errors import UserError
 from tests.data.fuzz import fuzz
@@ -52,6 +55,13 @@ def test_an_image_of_the_right_size_is_left_alone(tmp_path) -> None:
     assert (decode(tmp_path / "a.png", 32) == pixels).all()
 
 
+def deep_tiff(pixels: np.ndarray, bits: int, photometric: int) -> bytes:
+    """A TIFF of 8 x 8 grey pixels; photometric 0 has white as 0."""
+    tags = {256: 8, 257: 8, 258: bits, 259: 1, 262: photometric, 273: 110, 277: 1, 279: 128}
+    rows = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + rows + bytes(4) + pixels.tobytes()
+
+
 def test_each_kind_of_pixel_keeps_its_meaning(tmp_path) -> None:
     grey = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
     kinds = {
@@ -70,6 +80,17 @@ def test_each_kind_of_pixel_keeps_its_meaning(tmp_path) -> None:
     transparent.info["transparency"] = bytes(range(256))
     transparent.save(tmp_path / "transparent.png")
     assert (decode(tmp_path / "transparent.png", 8) == grey[..., None]).all()
+    for bits, white, says in (
+        (16, 1, None),
+        (12, 1, "has grey levels of 12 bits"),
+        (16, 0, "with 0 as white"),
+    ):
+        (tmp_path / "deep.tif").write_bytes(deep_tiff(grey.astype("<u2") * 257, bits, white))
+        if says is None:
+            assert (decode(tmp_path / "deep.tif", 8) == grey[..., None]).all()
+        else:
+            with pytest.raises(UserError, match=says):
+                decode(tmp_path / "deep.tif", 8)
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "deep.tiff")
     with pytest.raises(UserError, match=r"deep\.tiff': has 32-bit pixels"):
         decode(tmp_path / "deep.tiff", 8)
@@ -98,6 +119,24 @@ def test_a_changed_image_or_size_is_decoded_again(image_folder, cache) -> None:
     assert len(sets(cache)) == 3
 
 
+def test_sets_that_agree_in_names_sizes_and_coarse_times_are_two(tmp_path, monkeypatch) -> None:
+    """As on images of disks that are made with all times 0."""
+    stat = Path.stat
+
+    def coarse(path: Path, **how: bool) -> SimpleNamespace:
+        state = stat(path, **how)
+        facts = {name: getattr(state, name) for name in ("st_mode", "st_size", "st_dev", "st_ino")}
+        return SimpleNamespace(**facts, st_mtime_ns=0, st_ctime_ns=0)
+
+    for level, name in enumerate(("first", "second")):
+        for place in ("train/a", "train/b", "test/a", "test/b"):
+            (tmp_path / name / place).mkdir(parents=True)
+            Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / name / place / "0.bmp")
+    monkeypatch.setattr(Path, "stat", coarse)
+    found = [load_folder(tmp_path / name, 8).train.images.max() for name in ("first", "second", "first")]
+    assert found == [0, 1, 0]
+
+
 def test_a_flipped_bit_in_the_cache_is_noticed(image_folder, cache) -> None:
     first = load_folder(image_folder, 16).train.images.copy()
     (file,) = cache.glob("folder-*/train_images.npy")
@@ -121,13 +160,27 @@ def test_a_bad_image_is_named_and_nothing_is_cached(image_folder, cache, content
     assert sets(cache) == []
 
 
+def test_a_png_that_ends_in_zeros_is_not_decoded_to_something_else(tmp_path) -> None:
+    """As a crash leaves it, or a download into a file of the final size."""
+    path, generator = tmp_path / "a.png", np.random.default_rng(0)
+    small = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    whole = small.resize((128, 96), Image.Resampling.BICUBIC)
+    whole.save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10].ljust(len(content), b"\0"))
+    with Image.open(path) as lenient:
+        assert (np.asarray(lenient) != np.asarray(whole)).any()
+    with pytest.raises(UserError, match=r"a\.png': is a damaged image: broken PNG file"):
+        decode(path, 32)
+
+
 def test_folders_that_are_no_data_set(image_folder, tmp_path) -> None:
     with pytest.raises(UserError, match="is not a directory"):
         load_folder(tmp_path / "none", 16)
     with pytest.raises(UserError, match="has no folder train/"):
         load_folder(image_folder / "train", 16)
     (image_folder / "train" / "bird").mkdir()
-    with pytest.raises(UserError, match="differ: bird"):
+    with pytest.raises(UserError, match=r"differ: bird \(in train/ only\)"):
         load_folder(image_folder, 16)
     (image_folder / "test" / "bird").mkdir()
     with pytest.raises(UserError, match="train/bird holds no image"):
@@ -199,7 +252,10 @@ def test_what_is_no_image_is_passed_over_and_counted(image_folder, capsys) -> No
     for name in ("Thumbs.db", "notes.txt", ".DS_Store", "README"):
         (cat / name).write_bytes(b"text")
     shutil.copy(cat / "1.jpg", cat / "._1.jpg")
-    (cat / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints", "@eaDir"):
+        (cat / name).mkdir()
+        shutil.copy(cat / "1.jpg", cat / name / "1.jpg")
+    (image_folder / "train" / "__MACOSX").mkdir()
     (image_folder / "test" / "desktop.ini").write_text("x")
     shutil.copy(cat / "1.jpg", cat / "hashed")  # an image without a suffix
     assert names(image_folder) == [sorted([*before[0], "hashed"]), before[1]]
@@ -209,9 +265,52 @@ def test_what_is_no_image_is_passed_over_and_counted(image_folder, capsys) -> No
     assert done.value.code == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "passed over" in line]
     assert said == [
-        f"warning: {image_folder}: 7 files passed over (hidden, or no image by name): test/desktop.ini, "
-        "train/cat/.DS_Store, train/cat/._1.jpg and 4 more"
+        f"warning: {image_folder}: 9 files passed over (hidden, or no image by name): train/__MACOSX, "
+        "test/desktop.ini, train/cat/.DS_Store and 6 more"
     ]
+
+
+def test_a_test_image_that_is_trained_on_is_told(image_folder, caplog) -> None:
+    (image_folder / "test" / "cat" / "same.jpg").hardlink_to(image_folder / "train" / "cat" / "1.jpg")
+    (image_folder / "test" / "dog" / "same.jpg").symlink_to(image_folder / "train" / "dog" / "1.jpg")
+    (image_folder / "train" / "cat" / "twice.jpg").symlink_to(
+        "1.jpg"
+    )  # within a part they are anyone's choice
+    says = (
+        f"{image_folder}: 2 of 8 test images are training images too, by links to one file: test/cat/same.jpg, "
+        "test/dog/same.jpg"
+    )
+    for load in (load_folder, load_folder, load_files):  # of a prepared set too
+        caplog.clear()
+        load(image_folder, 16)
+        assert says in caplog.messages
+
+
+def test_numbers_as_names_are_told_where_text_has_another_order(image_folder, caplog) -> None:
+    for part in ("train", "test"):
+        (image_folder / part / "cat").rename(image_folder / part / "2")
+        (image_folder / part / "dog").rename(image_folder / part / "10")
+    assert load_folder(image_folder, 16).classes == ("10", "2")
+    assert (
+        f"{image_folder}: its class names are numbers, and labels follow them as text: 10, 2; " in caplog.text
+    )
+    caplog.clear()
+    for part in ("train", "test"):
+        (image_folder / part / "2").rename(image_folder / part / "02")
+    assert load_folder(image_folder, 16).classes == ("02", "10")
+    assert "class names" not in caplog.text
+
+
+def test_more_pixels_than_memory_are_one_line(image_folder, cache, capsys) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["data", "prepare", "--dataset", "folder", "--data-root", str(image_folder), "--imbalance", "none",
+              "--loader", "memory", "--image-size", "40000000"])  # fmt: skip
+    assert done.value.code == 2
+    assert re.fullmatch(
+        r"error: --image-size: data\.image_size = 40000000: 12 images of that size are 57600000 GB, more memory "
+        r"than there is; a smaller size, or .*\n", capsys.readouterr().err,
+    )  # fmt: skip
+    assert sets(cache) == []
 
 
 def test_the_progress_bar_shows_a_name_as_it_is(capsys, monkeypatch) -> None:

@@ -91,6 +91,8 @@ def test_own_counts_refuse_a_ratio_that_empties_a_class() -> None:
 def test_a_class_left_without_images_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.ratio = 21: class 2 would have no images; at most 20"):
         imbalanced_counts([40, 30, 20], "exp", 21)
+    with pytest.raises(UserError, match="class 180 would have no images; at most 500 is possible here"):
+        imbalanced_counts([500] * 200, "exp", 1000)  # 500 ** 199 is no float
     with pytest.raises(UserError, match="class 1 has no training images"):
         imbalanced_counts([40, 0, 20], "none", 1)
 
@@ -103,6 +105,17 @@ def test_limits_keep_every_class_and_the_total(counts: list[int], limit: int) ->
     kept = limited_counts(counts, limit)
     assert sum(kept) == min(limit, sum(counts))
     assert all(1 <= k <= n for k, n in zip(kept, counts, strict=True))
+    for count in set(counts):
+        smaller = [k for k, n in zip(kept, counts, strict=True) if n < count]
+        assert max(smaller, default=0) <= min(k for k, n in zip(kept, counts, strict=True) if n == count)
+
+
+def test_a_tight_limit_keeps_the_order_of_the_classes() -> None:
+    """What "at least one image a class" takes from the largest leaves none behind a smaller one."""
+    counts = imbalanced_counts([5000] * 10, "exp", 100)
+    assert limited_counts(counts, 11) == [2, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert limited_counts(counts, 14) == [3, 2, 2, 1, 1, 1, 1, 1, 1, 1]
+    assert limited_counts([40, 40, 4, 4], 11) == [4, 5, 1, 1]  # of equal classes the first one, as ever
 
 
 def test_a_limit_below_one_image_a_class_is_refused() -> None:

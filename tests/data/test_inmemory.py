@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -111,8 +112,20 @@ def cut(k: int) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue()[: 1200 if k == 2 else None]))
 
 
+def named(*names: str) -> Split:
+    return Split(rows(EVEN, pixels), {"label": ClassLabel(list(names))})
+
+
 PICTURES = Split(rows(EVEN, pixels))
 BAD = [
+    (
+        {"train": named("ant", "bee", "cow"), "test": named("ant", "cow", "bee")},
+        "train and test name other classes: 1 is bee in train and cow in test",
+    ),
+    (
+        {"train": named("ant", "bee", "cow"), "test": named("ant", "bee")},
+        "2 is cow in train and none in test",
+    ),
     ([1, 2], "a dictionary with train and test is needed, not list"),
     ({"train": PICTURES, "validation": PICTURES}, "has no split test; it has train, validation"),
     ({"train": PICTURES, "test": 3}, "its test must be a pair of arrays or a split, not int"),
@@ -188,6 +201,16 @@ def test_a_warning_of_pillows_names_the_image(caplog, monkeypatch) -> None:
     ]
 
 
+def test_rows_are_in_memory_once() -> None:
+    data = {part: Split(rows((30, 30), lambda k: Image.new("RGB", (64, 64)))) for part in ("train", "test")}
+    tracemalloc.start()
+    try:
+        images = arrays_from(data).train.images
+        assert tracemalloc.get_traced_memory()[1] < 2.4 * images.nbytes  # both parts
+    finally:
+        tracemalloc.stop()
+
+
 def test_arrays_that_do_not_fit_are_refused(uneven_arrays) -> None:
     train_set, test_set = uneven_arrays.train, uneven_arrays.test
     for given, says in (
@@ -252,3 +275,5 @@ def test_a_stopped_run_goes_on_with_the_same_images_only(uneven_arrays, tmp_path
     record = train(recipe, tmp_path / "run", data=uneven_arrays, resume="auto")
     assert record["status"] == "finished"
     assert train(recipe, tmp_path / "run", data=uneven_arrays, resume="auto") == record
+    with pytest.raises(UserError, match="its images are not those of the finished run"):
+        train(recipe, tmp_path / "run", data=replace(uneven_arrays, train=changed), resume="auto")

@@ -33,6 +33,13 @@ def test_plain_batches_are_the_images(images, device) -> None:
     assert [len(b[1]) for b in loader.epoch(0)] == [5, 5, 5, 5, 3]
 
 
+def test_arrays_that_may_not_be_written_to_are_served_without_a_word(images, device) -> None:
+    """Such as those of a memory map."""
+    images.images.flags.writeable = False
+    pixels, _ = epoch(MemoryLoader(images, batch_size=5, device=device))
+    assert (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy().tobytes() == images.images.tobytes()
+
+
 def test_order_is_a_seeded_permutation_of_the_epoch(images, device) -> None:
     def order(seed: int, number: int) -> list[int]:
         return epoch(MemoryLoader(images, batch_size=5, device=device, seed=seed, shuffle=True), number)[

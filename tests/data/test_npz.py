@@ -64,6 +64,12 @@ def test_a_directory_with_two_files_and_labels_in_a_column(tmp_path) -> None:
     assert load_npz(tmp_path, None).classes == ("0", "1", "2")
     assert npz_counts(tmp_path)[0] == COUNTS
     assert load_npz(tmp_path, 12).test.images.shape == (12, 12, 12, 3)
+    for part, names in (("train", ["a", "b", "c"]), ("test", ["a", "c", "b"])):
+        images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+        np.savez(tmp_path / f"{part}.npz", images=images, labels=labels, classes=np.array(names))
+    for read in (lambda root: load_npz(root, None), npz_counts):
+        with pytest.raises(UserError, match="name other classes: 1 is b in train and c in test"):
+            read(tmp_path)
     (tmp_path / "test.npz").unlink()
     with pytest.raises(UserError, match=r"test\.npz': is not there"):
         load_npz(tmp_path, None)
@@ -114,6 +120,7 @@ def test_what_does_not_fit_is_refused(changes, says, npz) -> None:
     path = npz(**changes)
     with pytest.raises(UserError, match=says) as error:
         load_npz(path, None)
+    assert str(error.value).startswith(f"data.root = '{path}': ")
     assert "\n" not in str(error.value)
 
 
@@ -184,6 +191,14 @@ def test_a_finished_run_on_a_file_is_recognised(npz, tmp_path) -> None:
     assert (
         train(recipe, tmp_path / "run", resume="auto") == record
     )  # the recipe has no size, the record's has
+    (tmp_path / "moved.npz").hardlink_to(tmp_path / "set.npz")
+    moved = recipe.replace({"data.root": str(tmp_path / "moved.npz")})
+    assert train(moved, tmp_path / "run", resume="auto") == record
+    npz("other.npz", train_images=np.full((51, 8, 8, 3), 9, np.uint8))
+    with pytest.raises(
+        UserError, match=r"other\.npz': its images are not those of the finished run in .*/run"
+    ):
+        train(recipe.replace({"data.root": str(tmp_path / "other.npz")}), tmp_path / "run", resume="auto")
     assert evaluate(tmp_path / "run", "clean", device="cpu")["clean"]["images"] == 12
 
 
@@ -195,6 +210,10 @@ def test_a_size_that_was_read_is_not_taken_for_one_that_was_asked(npz) -> None:
         UserError, match=r"train and test images differ in size: 16 x 16 and 8 x 8; set data\.image_size"
     ):
         resolve_recipe(recipe)
+    first = npz(train_images=np.zeros((51, 3, 8, 8), np.uint8))
+    with pytest.raises(UserError, match=r"with 1, 3 or 4 channels, not \[51, 3, 8, 8\]"):
+        npz_size(first)  # and not: "3 x 8 pixels; set data.image_size"
+    npz(train_images=np.zeros((51, 16, 16, 3), np.uint8))
     asked = resolve_recipe(recipe.replace({"data.image_size": 12}))
     assert load_split(asked).test.images.shape[1:] == (12, 12, 3)
 

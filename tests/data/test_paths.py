@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -47,6 +48,30 @@ def test_a_killed_holder_gives_the_lock_back(tmp_path) -> None:
         process.wait()
     with exclusive(target, lambda: waited.append(True)):
         assert waited == []
+
+
+def test_who_waits_outlives_a_holder_that_fails_and_takes_its_directory_along(tmp_path) -> None:
+    target, waiting, done = tmp_path / "new" / "set.npz", threading.Event(), []
+
+    def second() -> None:
+        with exclusive(target, waiting.set):
+            target.write_text("made")
+        done.append(True)
+
+    thread = threading.Thread(target=second)
+
+    def fail() -> None:
+        with exclusive(target):
+            thread.start()
+            assert waiting.wait(10)
+            time.sleep(0.05)  # between its message and its wait
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    thread.join(10)
+    assert done == [True]
+    assert [p.name for p in target.parent.iterdir()] == ["set.npz"]
 
 
 COUNT = """

@@ -21,6 +21,7 @@ def recipe(**changes: object):
 def test_none_keeps_what_is_there(uneven_arrays) -> None:
     split = split_arrays(uneven_arrays, recipe())
     assert split.counts == [30, 20, 12]
+    assert split.train.images is uneven_arrays.train.images  # and no second time in memory
     assert (split.well, split.under) == ([0], [1, 2])
     assert len(split.validation) == 0
 
@@ -50,6 +51,17 @@ def test_exp_limit_and_test_limit(uneven_arrays) -> None:
     assert split.counts == [7, 3, 2]
     assert np.bincount(split.train.labels).tolist() == split.counts
     assert np.bincount(split.test.labels).tolist() == [2, 2, 2]
+
+
+def test_fewer_test_images_than_asked_for_are_told(uneven_arrays, caplog) -> None:
+    few = ImageArrays(uneven_arrays.train, uneven_arrays.test.select(np.arange(12)), uneven_arrays.classes)
+    split = split_arrays(few, recipe(data__test_limit=100))  # 5, 5 and 2 images
+    assert np.bincount(split.test.labels).tolist() == [2, 2, 2]
+    assert caplog.messages == [
+        "data.test_limit = 100: 6 test images of 12, equally many of each class, as the smallest has 2"
+    ]
+    split_arrays(few, recipe(data__test_limit=6))
+    assert len(caplog.messages) == 1
 
 
 def test_the_subset_follows_its_own_seed(uneven_arrays) -> None:
