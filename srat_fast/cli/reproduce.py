@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -127,7 +130,7 @@ def reproduce(
     from srat_fast.sweep.reproduce import field_names, item_names, load_item
 
     console = Console()
-    if images_per_second is not None and images_per_second <= 0:
+    if images_per_second is not None and not 0 < images_per_second < math.inf:
         raise UserError("--images-per-second", "a number > 0", images_per_second)
     if show_all:
         if item is not None:
@@ -197,7 +200,7 @@ def _item(
     smoke: bool = False,
 ) -> _Outcome:
     """Run an item, draw and judge it; among `others`, with runs of those that are there, and printing less."""
-    from srat_fast.errors import path_errors
+    from srat_fast.errors import UserError, path_errors
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.reproduce import share_runs
 
@@ -208,9 +211,13 @@ def _item(
     def opened(sweep: SweepDirectory) -> None:
         nonlocal shared
         assert others is not None
-        there = [path for path in others if path != directory and (path / "plan.json").exists()]
+        there = []
+        for path in others:
+            if path != directory and (path / "plan.json").exists():
+                with suppress(UserError):  # one that is damaged is told of in its turn
+                    there.append(SweepDirectory.open(path))
         with path_errors("--out", directory, "cannot be written"):
-            shared = share_runs(sweep, map(SweepDirectory.open, there))
+            shared = share_runs(sweep, there)
 
     code = run_spec(
         spec, item.name, directory, console, dry_run=False, collect=False, images_per_second=None, stall_timeout=None,
@@ -223,8 +230,9 @@ def _item(
     for attack, images in item.attacks.items():
         _attack(sweep, attack, min(images, _SMOKE_IMAGES) if smoke and images else images, console)
     print_table(sweep, None, 0.95, item.per_class, files, shown=others is None)
-    made = ", ".join(path.name for path in files) + _reported(item.name, directory, console)
-    statements = _statements(item.name, sweep, directory)
+    with path_errors("--out", directory, "cannot be written"):
+        made = ", ".join(path.name for path in files) + _reported(item.name, directory, console)
+        statements = _statements(item.name, sweep, directory)
     if statements:
         made += ", statements.txt"
     if any((directory / "runs").glob("*/record.json")):
@@ -317,7 +325,7 @@ def _all(asked: _Asked, directory: Path, console: Console) -> int:
     if failing:
         console.say(
             f"not done: {', '.join(failing)}; the same command goes on, and tries a failed run again after "
-            f"srat-fast sweep retry {directory}/ITEM"
+            f"srat-fast sweep retry {quote(str(directory))}/ITEM"
         )
     return 1 if failing else 0
 
@@ -429,7 +437,7 @@ def _figure(item: str, directory: Path, console: Console) -> str:
     if drawing is None:
         return f"; no {item} before more runs have finished"
     plan = SweepDirectory.open(directory).plan
-    planned = dict.fromkeys(plan.recipe(trial).method for trial in plan.trials)
+    planned = dict.fromkeys(recipe.method for recipe in plan.cell_recipes().values())
     lacking = ", ".join(method for method in planned if method not in {run.method for run in runs})
     without = f" without {lacking}, which has no finished run" if lacking else ""
     return f"; {_save(drawing, item, directory)} in the paper's form{without}"

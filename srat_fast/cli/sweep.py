@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,11 +20,13 @@ from srat_fast.cli.audit import SUSPICIOUS, AutoAttack, images
 from srat_fast.cli.audit import Subset as AuditSubset
 from srat_fast.cli.options import AsJson, Device, RunDataRoot, Subset, fields_given
 from srat_fast.cli.streams import recorded
-from srat_fast.errors import UserError, did_you_mean, require_one_of
+from srat_fast.errors import UserError, did_you_mean, is_full, require_one_of
 from srat_fast.tables import visible
 
 if TYPE_CHECKING:
     from srat_fast.sweep.judge import Judged
+    from srat_fast.sweep.local import Slot
+    from srat_fast.sweep.plan import Plan
 
 ENGINES = ("local", "ray")
 
@@ -141,45 +144,46 @@ def run_spec(
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.driver import PAUSED, SAVING, STARTING, Options
     from srat_fast.sweep.local import LocalEngine, make_slots, mps_is_running
-    from srat_fast.sweep.plan import make_plan, memory
+    from srat_fast.sweep.plan import memory
     from srat_fast.sweep.process import cache_data
     from srat_fast.sweep.spec import BadSpec
     from srat_fast.sweep.status import SweepView, read_status
 
     began = time.monotonic()
     require_one_of("--engine", engine, ENGINES)
-    for option, value, low in (
-        ("--images-per-second", images_per_second, 0),
-        ("--stall-timeout", stall_timeout, 0),
-    ):
-        if value is not None and value <= low:
+    for option, value in (("--images-per-second", images_per_second), ("--stall-timeout", stall_timeout)):
+        if value is not None and not 0 < value < math.inf:
             raise UserError(option, "a number > 0", value)
     least = (SAVING + STARTING) / 60
     if minutes is not None and not minutes > least:
         raise UserError("--minutes", f"a number > {least:g}: to start and to save takes so long", minutes)
-    if min_free < 0:
+    if not 0 <= min_free * 2**20 < math.inf:
         raise UserError("--min-free", "a number >= 0", min_free)
     for option, given in (("--address", address is not None), ("--collect", collect)):
         if given and engine != "ray":
             raise UserError(option, "has an effect with --engine ray only")
-    try:
-        plan = make_plan(spec, source)
+    slots: list[Slot] = []
+
+    def find_slots(plan: Plan) -> None:
         recipes = plan.recipes if plan.search is None else [plan.search["base"]]
         devices = {str(recipe.get("run.device", "auto")) for recipe in recipes}
         if plan.search is not None and engine != "local":
             raise UserError("--engine", "a search runs on one machine: local", engine)
         if engine == "ray":
-            from srat_fast.sweep.cluster import RayEngine, cluster_slots
+            from srat_fast.sweep.cluster import cluster_slots
 
             if gpus is not None:
                 raise UserError("--gpus", "the cluster's nodes say what they have", gpus)
-            slots = cluster_slots(address or "auto", devices, slots_per_gpu, cpu_slots, plan.gpus_per_trial)
+            found = cluster_slots(address or "auto", devices, slots_per_gpu, cpu_slots, plan.gpus_per_trial)
         else:
-            slots = make_slots(
+            found = make_slots(
                 devices, gpus, slots_per_gpu, cpu_slots,
                 memory=memory(plan, "cpu")[0], per_trial=plan.gpus_per_trial,
             )  # fmt: skip
-        sweep = SweepDirectory.create(out, spec, source, other_code=other_code, dry=dry_run)
+        slots.extend(found)
+
+    try:
+        sweep = SweepDirectory.create(out, spec, source, other_code=other_code, dry=dry_run, check=find_slots)
     except BadSpec as error:
         return _all_of(error)
     if opened is not None:
@@ -199,20 +203,28 @@ def run_spec(
     options = Options(stall_timeout, int(min_free * 2**20), images_per_second, until)
     recorded()
     with SweepView(sweep.plan.title, console) as view:
-        if engine == "ray":
-            return RayEngine(sweep, slots, view, options, collect=collect).run()
-        if not cache_data(sweep, status.left(), view.line, until - SAVING / 5):
-            view.line("time is up (--minutes) before the images were prepared: the same command goes on")
-            return PAUSED
-        driver = None
-        if sweep.plan.search is not None:
-            from srat_fast.sweep.search import SearchDriver
+        try:
+            if engine == "ray":
+                from srat_fast.sweep.cluster import RayEngine
 
-            driver = SearchDriver(sweep, view, options)
-        code = LocalEngine(sweep, slots, view, options, driver=driver).run()
+                return RayEngine(sweep, slots, view, options, collect=collect).run()
+            if not cache_data(sweep, status.left(), view.line, until - SAVING / 5):
+                view.line("time is up (--minutes) before the images were prepared: the same command goes on")
+                return PAUSED
+            driver = None
+            if sweep.plan.search is not None:
+                from srat_fast.sweep.search import SearchDriver
+
+                driver = SearchDriver(sweep, view, options)
+            code = LocalEngine(sweep, slots, view, options, driver=driver).run()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            view.line(f"paused: the disk of {out} is full; free some space, then run the same command again")
+            return PAUSED
     if code == 1:
-        line = f"reasons: srat-fast sweep status {out}; again: srat-fast sweep retry {out}"
-        console.say(line)
+        place = quote(str(out))
+        console.say(f"reasons: srat-fast sweep status {place}; again: srat-fast sweep retry {place}")
     return code
 
 
@@ -238,7 +250,9 @@ def plan(
         return _all_of(error)
     console = Console()
     sweep_show.show_plan(console, sweep.plan, [], None, None)
-    console.say(f"trials 0 to {len(sweep.plan.trials) - 1}: srat-fast sweep run-one {directory} INDEX")
+    if sweep.plan.trials:  # of a search there are none yet
+        command = f"srat-fast sweep run-one {quote(str(directory))} INDEX"
+        console.say(f"trials 0 to {len(sweep.plan.trials) - 1}: {command}")
     return 0
 
 
@@ -337,8 +351,11 @@ def evaluate_runs(
     subset: Subset = None,
     data_root: RunDataRoot = None,
     device: Device = "auto",
-) -> None:
-    """Attack every finished run of a sweep. An attack that a run has met on these images is not repeated."""
+) -> int:
+    """Attack every finished run of a sweep. An attack that a run has met on these images is not repeated.
+
+    Exit code 1 where a run could not be judged.
+    """
     from srat_fast.console import Console
     from srat_fast.progress import Watch
     from srat_fast.recipe import Recipe
@@ -347,7 +364,9 @@ def evaluate_runs(
 
     changes = fields_given({"--subset": subset, "--data-root": data_root})
     limit = Recipe().replace(changes).data.test_limit  # checked before any run is
-    names = [name.strip() for name in attack.split(",") if name.strip()]
+    names = [name.strip().lower() for name in attack.split(",") if name.strip()]
+    if not names:
+        raise UserError("--attack", f"comma-separated: {NAMES}", attack)
     console = Console()
     recorded()
     with Watch(Console(stderr=True)) as watch:
@@ -355,7 +374,8 @@ def evaluate_runs(
             SweepDirectory.open(directory), names, limit=limit, changes=changes, device=device, line=console.say,
             progress=watch,
         )  # fmt: skip
-    console.say(f"{_counts(done, 'judged')}; srat-fast sweep table {directory} shows them")
+    console.say(f"{_counts(done, 'judged')}; srat-fast sweep table {quote(str(directory))} shows them")
+    return 1 if done.failed else 0
 
 
 @app.command("audit")
@@ -366,7 +386,10 @@ def audit_runs(
     data_root: RunDataRoot = None,
     device: Device = "auto",
 ) -> int:
-    """Audit every finished run of a sweep that has no audit yet. Exit code 3 where one is suspicious."""
+    """Audit every finished run of a sweep that has no audit yet.
+
+    Exit code 3 where one is suspicious, 1 where one could not be audited.
+    """
     from srat_fast.console import Console
     from srat_fast.progress import Watch
     from srat_fast.sweep.directory import SweepDirectory
@@ -383,12 +406,13 @@ def audit_runs(
     console.say(_counts(done, "audited"))
     for name, checks in done.suspicious.items():
         console.say(f"suspicious: {name}: {', '.join(checks)}")
-    return SUSPICIOUS if done.suspicious else 0
+    return SUSPICIOUS if done.suspicious else 1 if done.failed else 0
 
 
 def _counts(done: Judged, word: str) -> str:
     elsewhere = f", {done.elsewhere} under way in other processes" if done.elsewhere else ""
-    return f"{done.judged} run(s) {word}, {done.had} had been{elsewhere}"
+    failed = f", {len(done.failed)} could not be" if done.failed else ""
+    return f"{done.judged} run(s) {word}, {done.had} had been{elsewhere}{failed}"
 
 
 @app.command("pack")
@@ -429,7 +453,7 @@ def print_table(
     from srat_fast.console import Console
     from srat_fast.sweep.table import build_table, to_markdown, to_parts, write_table
 
-    methods = sorted({sweep.plan.recipe(trial).method for trial in sweep.plan.trials})
+    methods = sorted({recipe.method for recipe in sweep.plan.cell_recipes().values()})
     if baseline is not None and baseline not in methods:
         raise UserError(
             "--baseline", f"this sweep runs {', '.join(methods)}{did_you_mean(baseline, methods)}", baseline

@@ -118,7 +118,8 @@ def show_status(console: Console, sweep: SweepDirectory, status: Status, every: 
         trace = _failure(row)
         if trace:
             console.say(trace)
-        console.say(f"    log: {sweep.log(row.trial)}")
+        if sweep.log(row.trial).exists():  # of another machine's sweep it is not here
+            console.say(f"    log: {sweep.log(row.trial)}")
     if every:
         table = Table("index", "id", "status", "attempts", "run", spare=("attempts", "id"))
         for row in status.rows:

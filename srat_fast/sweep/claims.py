@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,9 @@ def process_identity(pid: int) -> dict[str, Any]:
 
 def alive(identity: dict[str, Any]) -> bool | None:
     """Whether a process still lives; None for another host's, of which nothing is known here."""
-    if identity.get("host") != this_host():
+    pid = identity.get("pid")
+    if identity.get("host") != this_host() or not isinstance(pid, int):
         return None
-    pid = int(identity["pid"])
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -75,26 +76,21 @@ def alive(identity: dict[str, Any]) -> bool | None:
     return identity.get("ticks", 0) in (0, _started_at(pid))
 
 
-class Claim:
-    """The right to run one trial."""
+def seconds_since(path: Path) -> float:
+    """Since a file was last written, by the file system's own clock: hosts' clocks may differ by more than a lease.
 
-    def __init__(self, path: Path, number: int) -> None:
-        self.path, self.number = path, number
-
-    def beat(self) -> None:
-        """Give a sign of life; a full disk does not stop it."""
+    Where nothing may be written, which the file system's clock is asked by, by this host's.
+    """
+    probe = path.with_name(f"clock-{uuid.uuid4().hex}")
+    try:
+        probe.touch()
+        now = probe.stat().st_mtime
+    except OSError:
+        now = time.time()
+    finally:
         with contextlib.suppress(OSError):
-            os.utime(self.path)
-
-    @property
-    def lost(self) -> bool:
-        """Whether another driver took the trial over."""
-        return self.path.with_suffix(f".{self.number + 1}").exists()
-
-    def release(self) -> None:
-        """Give the right back: the next claim may be made at once."""
-        with contextlib.suppress(OSError):  # then it lapses by itself: our process ends, or its lease does
-            self.path.write_text("{}")
+            probe.unlink(missing_ok=True)
+    return now - path.stat().st_mtime
 
 
 class Claims:
@@ -103,7 +99,7 @@ class Claims:
     def __init__(self, directory: Path, lease: float = LEASE) -> None:
         self._directory, self._lease = directory, lease
         self._known: dict[str, int] = {}
-        self._held: dict[str, Claim] = {}
+        self._held: dict[str, int] = {}
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
         directory.mkdir(parents=True, exist_ok=True)
@@ -128,54 +124,48 @@ class Claims:
         if number < 0:
             return None
         path = self._path(trial, number)
-        text = path.read_text(encoding="utf-8")
-        content = (
-            json.loads(text) if text else {"driver": {}}
-        )  # empty: just being made, or its host lost its power
-        if "driver" not in content:
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError:  # empty or torn: just being made, or its host lost its power
+            content = None
+        if content == {}:
             return None  # given back
+        if not isinstance(content, dict) or not isinstance(content.get("driver"), dict):
+            content = {"driver": {}}
         living = alive(content["driver"])
         if living is None:
-            living = self._now() - path.stat().st_mtime < self._lease
+            living = seconds_since(path) < self._lease
         return content if living else None
 
-    def _now(self) -> float:
-        """The file system's clock: hosts' own may differ by more than a lease."""
-        probe = self._directory / f"clock-{uuid.uuid4().hex}"
-        probe.touch()
-        try:
-            return probe.stat().st_mtime
-        finally:
-            probe.unlink(missing_ok=True)
-
-    def take(self, trial: str) -> Claim | None:
-        """Claim a trial, and keep the claim alive by a thread until its release; None where another has it."""
+    def take(self, trial: str) -> bool:
+        """Claim a trial, and keep the claim alive by a thread until its release; False where another has it."""
         if self.holder(trial) is not None:
-            return None
+            return False
         number = self._known.get(trial, -1) + 1
-        path = self._path(trial, number)
         text = json.dumps({"driver": process_identity(os.getpid())}).encode()
-        if not _create(path, text):
-            return None
-        self._known[trial] = number
-        claim = self._held[trial] = Claim(path, number)
+        if not _create(self._path(trial, number), text):
+            return False
+        self._known[trial] = self._held[trial] = number
         if self._heart is None:
             self._heart = threading.Thread(target=self._beat, daemon=True, name="claims")
             self._heart.start()
-        return claim
+        return True
 
     def lost(self, trial: str) -> bool:
         """Whether another driver has taken over a trial that we hold: this host slept for longer than a lease."""
-        return self._held[trial].lost
+        return self._path(trial, self._held[trial] + 1).exists()
 
     def release(self, trial: str) -> None:
-        """Give a claim back."""
-        self._held.pop(trial).release()
+        """Give a claim back: the next one may be made at once."""
+        with contextlib.suppress(OSError):  # then it lapses by itself: our process ends, or its lease does
+            self._path(trial, self._held.pop(trial)).write_text("{}")
 
     def _beat(self) -> None:
+        """Give signs of life; a full disk does not stop it."""
         while not self._stop.wait(min(BEAT, self._lease / 6)):
-            for claim in list(self._held.values()):
-                claim.beat()
+            for trial, number in list(self._held.items()):
+                with contextlib.suppress(OSError):
+                    os.utime(self._path(trial, number))
 
     def close(self) -> None:
         """Give everything back and end the thread."""
@@ -194,7 +184,7 @@ def _create(path: Path, content: bytes) -> bool:
         return False
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk's has no name
         try:  # no hard links here: exclusive creation, empty for a moment
             with open(path, "xb") as file:
                 file.write(content)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import shutil
 import socket
 import tarfile
@@ -261,13 +262,18 @@ class RayEngine:
         return self.driver.snapshot(running, len(self.slots))
 
 
+def _files(directory: Path) -> list[Path]:
+    """The files below a directory, of which some may vanish meanwhile, and folders with them."""
+    return sorted(Path(folder, name) for folder, _, names in os.walk(directory) for name in names)
+
+
 def pack(directory: Path) -> bytes | None:
     """A directory as a tar archive, without files that vanish meanwhile; None where there is none."""
     if not directory.is_dir():
         return None
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        for path in _files(directory):
             try:
                 archive.add(path, str(path.relative_to(directory)))
             except FileNotFoundError:
@@ -299,7 +305,7 @@ class _Uploader:
             return
         self._at = time.monotonic()
         stamp = []
-        for path in sorted(self._directory.rglob("*")):
+        for path in _files(self._directory):
             try:
                 stamp.append((str(path), path.stat().st_mtime_ns))
             except FileNotFoundError:

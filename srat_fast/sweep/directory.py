@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from srat_fast import plugins
 from srat_fast.data.paths import exclusive
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, path_errors
 from srat_fast.recipe import to_toml
 from srat_fast.record import RECORD, plain_json, write_atomically
-from srat_fast.sweep.claims import Claims
-from srat_fast.sweep.plan import Plan, Trial, make_plan, suggested
+from srat_fast.sweep.claims import Claims, alive
+from srat_fast.sweep.plan import Plan, Trial, code_version, make_plan
 from srat_fast.sweep.spec import Spec
 
 PLAN, JOURNAL = "plan.json", "search.journal"
@@ -42,59 +44,46 @@ class SweepDirectory:
 
     @classmethod
     def create(
-        cls, path: Path, spec: Spec, source: str, *, other_code: bool = False, dry: bool = False
+        cls,
+        path: Path,
+        spec: Spec,
+        source: str,
+        *,
+        other_code: bool = False,
+        dry: bool = False,
+        check: Callable[[Plan], None] = lambda plan: None,
     ) -> SweepDirectory:
         """The sweep of a spec: new, or the one that is there with the runs that the spec now has in addition; `dry`
-        writes nothing."""
-        plan = make_plan(spec, source)  # a bad spec leaves nothing behind
-        try:
-            if path.is_dir() and any(path.iterdir()) and not (path / PLAN).exists():
-                if not all(entry.name.startswith(".") for entry in path.iterdir()):
-                    raise UserError(
-                        "--out", "is not empty and not a sweep; choose another directory", str(path)
-                    )
-            elif path.exists() and not path.is_dir():
-                raise UserError("--out", "is not a directory", str(path))
-            if dry:
-                return cls(path, cls._merged(path, plan, spec, source, other_code))
-            path.mkdir(parents=True, exist_ok=True)
-            with exclusive(path / PLAN, option=None):
-                sweep = cls(path, cls._merged(path, plan, spec, source, other_code))
-                if not (path / PLAN).exists() or cls.open(path).plan != sweep.plan:
-                    write_atomically(path / PLAN, plan_bytes(sweep.plan))
-                for name in FOLDERS:
-                    (path / name).mkdir(exist_ok=True)
-        except OSError as error:
-            raise UserError("--out", f"cannot be written: {error.strerror}", str(path)) from None
+        writes nothing, and neither does a bad spec, or a plan of it that `check` refuses."""
+        with ExitStack() as lock:
+            with path_errors("--out", path, "cannot be written"):
+                if path.is_dir() and any(path.iterdir()) and not (path / PLAN).exists():
+                    if not all(entry.name.startswith(".") for entry in path.iterdir()):
+                        raise UserError(
+                            "--out", "is not empty and not a sweep; choose another directory", str(path)
+                        )
+                elif path.exists() and not path.is_dir():
+                    raise UserError("--out", "is not a directory", str(path))
+                if not dry:
+                    lock.enter_context(exclusive(path / PLAN, option=None))
+                old = cls.open(path).plan if (path / PLAN).exists() else None
+            sweep = cls(path, _planned(path, spec, source, old, other_code, check))
+            if not dry:
+                with path_errors("--out", path, "cannot be written"):
+                    if sweep.plan != old:
+                        write_atomically(path / PLAN, plan_bytes(sweep.plan))
+                    for name in FOLDERS:
+                        (path / name).mkdir(exist_ok=True)
         return sweep
 
-    def append(self, values: dict[str, Any]) -> Trial:
-        """Add a search's suggestion to the plan; a suggestion that was made before is the trial that is there."""
-        fields, trial = suggested(self.plan, values)
-        if trial.id in self.by_id:
-            return self.by_id[trial.id]
+    def append(self, values: dict[str, Any], fields: dict[str, Any], trial: Trial) -> None:
+        """Add a search's suggestion to the plan."""
         self.plan.cells.append(values)
         self.plan.recipes.append(fields)
         self.plan.trials.append(trial)
         self.by_id[trial.id] = trial
-        write_atomically(self.path / PLAN, plan_bytes(self.plan))
-        return trial
-
-    @classmethod
-    def _merged(cls, path: Path, plan: Plan, spec: Spec, source: str, other_code: bool) -> Plan:
-        if (path / PLAN).exists():
-            old = cls.open(path).plan
-            if old.code != plan.code:
-                if not other_code:
-                    raise UserError(
-                        "--out",
-                        f"its plan was made by code {old.code}, this is {plan.code}: runs of both would stand in one "
-                        "table; choose another directory, or --other-code to go on",
-                        str(path),
-                    )
-                plan = make_plan(spec, source, old.code)
-            return continued(old, plan, path)
-        return plan
+        with exclusive(self.path / PLAN, option=None):
+            write_atomically(self.path / PLAN, plan_bytes(self.plan))
 
     def run(self, trial: Trial) -> Path:
         """A trial's run directory."""
@@ -125,8 +114,7 @@ class SweepDirectory:
                 state = json.loads(file.read())
         except (OSError, ValueError):
             state = None
-        whole = isinstance(state, dict) and isinstance(state.get("status"), str) and "attempts" in state
-        return state if whole else {"status": "queued", "attempts": []}
+        return state if _is_whole(state) else {"status": "queued", "attempts": []}
 
     def write_state(self, trial: Trial, state: dict[str, Any]) -> None:
         """Keep what is known of a trial; its claim's holder does."""
@@ -140,6 +128,18 @@ class SweepDirectory:
         except (OSError, ValueError):
             return None
         return record if isinstance(record, dict) else None
+
+
+def _is_whole(state: Any) -> bool:
+    """Whether what a state's file holds is one."""
+    if not isinstance(state, dict) or not isinstance(state.get("attempts"), list):
+        return False
+    running = state.get("running")
+    return (
+        state.get("status") in ("queued", "running", "done", "failed", "pruned")
+        and all(isinstance(attempt, dict) and "kind" in attempt for attempt in state["attempts"])
+        and (isinstance(running, dict) or (running is None and state["status"] != "running"))
+    )
 
 
 def plan_bytes(plan: Plan) -> bytes:
@@ -159,6 +159,27 @@ def read_plan(content: bytes, option: str, path: Path) -> Plan:
         return Plan(trials=[Trial(*row) for row in tree["trials"]], **fields)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(option, f"its {PLAN} is damaged", str(path)) from None
+
+
+def _planned(
+    path: Path, spec: Spec, source: str, old: Plan | None, other_code: bool, check: Callable[[Plan], None]
+) -> Plan:
+    """The plan of a spec, joined to the old one of its directory."""
+    if old is None:
+        plan = make_plan(spec, source)
+        check(plan)
+        return plan
+    code = code_version()
+    if old.code != code and not other_code:
+        raise UserError(
+            "--out",
+            f"its plan was made by code {old.code}, this is {code}: runs of both would stand in one "
+            "table; choose another directory, or --other-code to go on",
+            str(path),
+        )
+    plan = make_plan(spec, source, old.code, old)
+    check(plan)
+    return continued(old, plan, path)
 
 
 def _rooted(fields: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
@@ -239,37 +260,41 @@ def _chosen(sweep: SweepDirectory, wanted: list[str]) -> list[Trial]:
         if found is None:
             raise UserError("TRIAL", "an id or an index of this sweep (sweep status --all)", text)
         trials.append(found)
-    return trials
+    return list(dict.fromkeys(trials))
 
 
 def requeue(directory: Path, wanted: list[str], fresh: bool) -> list[str]:
     """Queue trials (ids or indices; none for all failed ones) again, `fresh` from their first epoch; a line each."""
     sweep = SweepDirectory.open(directory)
-    claims = Claims(directory / "claims")
-    lines = []
     trials = _chosen(sweep, wanted) or [t for t in sweep.plan.trials if sweep.state(t)["status"] == "failed"]
-    try:
-        for trial in trials:
-            if claims.take(trial.id) is None:
-                raise UserError("TRIAL", "is running", trial.name)
-            state = sweep.state(trial)
-            record = sweep.record(trial)
-            if record is not None and record.get("status") == "finished" and not fresh:
-                lines.append(f"{trial.name} is finished; --fresh runs it again")
-                continue
-            if sweep.run(trial).is_symlink():  # to a run of another sweep, which keeps it
-                sweep.run(trial).unlink()
-            elif fresh and sweep.run(trial).exists():
-                aside = sweep.path / "aside"
-                aside.mkdir(exist_ok=True)
-                number = sum(entry.name.startswith(trial.name) for entry in aside.iterdir())
-                moved = aside / f"{trial.name}.{number}"
-                os.replace(sweep.run(trial), moved)
-                if (moved / RECORD).exists():  # a report over the sweep must not count it
-                    os.replace(moved / RECORD, moved / f"{RECORD}.old")
-            earlier = [*state.get("earlier", []), *state["attempts"]]
-            sweep.write_state(trial, {"status": "queued", "attempts": [], "earlier": earlier})
-            lines.append(f"{trial.name} is queued again")
-    finally:
-        claims.close()
-    return lines or ["no trial has failed"]
+    with path_errors("DIR", directory, "cannot be written"):
+        claims = Claims(directory / "claims")
+        try:
+            for (
+                trial
+            ) in trials:  # of all, before any is changed; one may still be saving after its driver's death
+                if not claims.take(trial.id) or alive(sweep.state(trial).get("running") or {}):
+                    raise UserError("TRIAL", "is running", trial.name)
+            return [_requeued(sweep, trial, fresh) for trial in trials] or ["no trial has failed"]
+        finally:
+            claims.close()
+
+
+def _requeued(sweep: SweepDirectory, trial: Trial, fresh: bool) -> str:
+    """Queue a trial that is claimed, and say so."""
+    state, record, run = sweep.state(trial), sweep.record(trial), sweep.run(trial)
+    if record is not None and record.get("status") == "finished" and not fresh:
+        return f"{trial.name} is finished; --fresh runs it again"
+    if run.is_symlink():  # to a run of another sweep, which keeps it
+        run.unlink()
+    elif fresh and run.exists():
+        aside = sweep.path / "aside"
+        aside.mkdir(exist_ok=True)
+        number = sum(entry.name.startswith(trial.name) for entry in aside.iterdir())
+        moved = aside / f"{trial.name}.{number}"
+        os.replace(run, moved)
+        if (moved / RECORD).exists():  # a report over the sweep must not count it
+            os.replace(moved / RECORD, moved / f"{RECORD}.old")
+    earlier = [*state.get("earlier", []), *state["attempts"]]
+    sweep.write_state(trial, {"status": "queued", "attempts": [], "earlier": earlier})
+    return f"{trial.name} is queued again"

@@ -30,6 +30,8 @@ _GRACE, SAVING = 120.0, 30.0
 STARTING = 15.0
 #: Seconds between two looks at trials that another driver runs.
 _ELSEWHERE = 1.0
+#: Seconds between two looks at whether failed trials were put back.
+_RETRIED = 30.0
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,15 @@ class Driver:
         self.paused = ""
         status = read_status(sweep, progress=False)
         self.finished = status.finished()
-        self.done, self.failed = status.counts["done"], status.counts["failed"]
-        self.pruned = status.counts["pruned"]
+        self.done, self.pruned = status.counts["done"], status.counts["pruned"]
+        self.failed = [row.trial for row in status.of("failed")]
+        self._all = only is None
         chosen = status.rows if only is None else [status.rows[trial.index] for trial in only]
         self.queue = deque(row.trial for row in chosen if row.status in ("queued", "interrupted", "running"))
         self.elsewhere: deque[Trial] = deque()  # run by another driver, or by a process that still has to end
         compiled = [float(row.state.get("compile_seconds") or 0) for row in status.of("done")]
         self._starting = STARTING + min(compiled, default=0.0)
-        self._looked = 0.0
+        self._looked = self._looked_back = -math.inf
 
     @property
     def time_left(self) -> float:
@@ -136,13 +139,15 @@ class Driver:
         if not self.queue and self.elsewhere and time.monotonic() - self._looked > _ELSEWHERE:
             self._looked = time.monotonic()
             self.queue, self.elsewhere = self.elsewhere, deque()
+        if not self.queue and self._all:
+            self._queue_retried()
         while self.queue and not self.closed:
             if shutil.disk_usage(self.sweep.path).free < self.options.min_free:
                 self.pause(f"less than {self.options.min_free / 2**20:,.0f} MiB (--min-free) are free")
                 return None
             trial = self.queue.popleft()
             try:
-                if self.claims.take(trial.id) is None:
+                if not self.claims.take(trial.id):
                     self.elsewhere.append(trial)
                 elif self._to_run(trial):
                     return trial
@@ -153,11 +158,19 @@ class Driver:
                 self.disk_error(error)
         return None
 
+    def _queue_retried(self) -> None:
+        """Queue the failed trials that `sweep retry` has put back since; looked for when there is room for them."""
+        if time.monotonic() - self._looked_back > _RETRIED:
+            self._looked_back = time.monotonic()
+            again = [trial for trial in self.failed if self.sweep.state(trial)["status"] != "failed"]
+            self.failed = [trial for trial in self.failed if trial not in again]
+            self.queue.extend(again)
+
     def _to_run(self, trial: Trial) -> bool:
         """Whether a trial that was just claimed is still to be run."""
         state = self.sweep.state(trial)
         if state["status"] == "failed":
-            self.failed += 1
+            self.failed.append(trial)
         elif state["status"] == "pruned":
             self.pruned += 1
         elif self._is_finished(trial, state):
@@ -193,7 +206,7 @@ class Driver:
             self.finished.append(finished_trial(trial, state))
             self.view.line(f"done: {trial.name} ({self.finished[-1].seconds:.0f} s)")
         elif action.status == "failed":
-            self.failed += 1
+            self.failed.append(trial)
             self.view.line(f"failed: {trial.name}: {action.reason}")
         elif action.status == "pruned":
             self.pruned += 1
@@ -226,7 +239,7 @@ class Driver:
         """How far the sweep is."""
         waiting, now = self.waiting_trials(), [one.progress for one in running]
         left = estimate(waiting, slots, self.finished, self.options.images_per_second, now)
-        return Snapshot(self.done + self.pruned, self.failed, len(waiting), running, left)
+        return Snapshot(self.done + self.pruned, len(self.failed), len(waiting), running, left)
 
     def exit_code(self) -> int:
         """0 all done, 1 some failed, 3 paused or out of time (said in a line), 129, 130 or 143 stopped."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from srat_fast.errors import path_errors
+from srat_fast.errors import EvaluationFailure, UserError, path_errors
 from srat_fast.record import audit_verdict
 from srat_fast.sweep.claims import Claims
 from srat_fast.sweep.directory import SweepDirectory
@@ -18,13 +18,17 @@ Progress = Callable[[str, int, int], None]
 def lacking(record: dict[str, Any], attacks: Sequence[str], limit: int | None) -> list[str]:
     """Those of `attacks` that a run's last weights have not met on (at most `limit` of) its test images."""
     weights = (record.get("weights_checksums") or {}).get("last")
-    images = min(record["test_images"], record["test_images"] if limit is None else limit)
+    images = record.get("test_images")  # missing in a damaged record only, which judging the run will tell
+    images = images if images is None or limit is None else min(images, limit)
+    radius = record.get("recipe", {}).get("eval_attack", {}).get("epsilon")
     met = {
         name
         for entry in record.get("evaluations", [])
         if entry.get("weights", "last") == "last" and entry.get("weights_checksum") == weights
         for name, row in entry["attacks"].items()
-        if row.get("images") == images
+        if images is not None
+        and row.get("images") == images
+        and (radius is None or row.get("epsilon") in (None, radius))  # at the run's own radius
     }
     return [name for name in attacks if name not in met]
 
@@ -43,7 +47,8 @@ class Judged:
     elsewhere: int = 0  # runs that another process was judging
     suspicious: dict[str, list[str]] = field(
         default_factory=dict
-    )  # run -> failed checks, by all audits on record
+    )  # run -> failed checks, of audits on record
+    failed: list[str] = field(default_factory=list)  # names of runs that could not be judged
 
 
 def evaluate_sweep(
@@ -96,7 +101,10 @@ def _judge(
     judge: Callable[[Path, list[str], Sequence[str]], None],
     line: Callable[[str], None],
 ) -> Judged:
-    """Judge each finished run that lacks something, under a claim: calls side by side share the runs."""
+    """Judge each finished run that lacks something, under a claim: calls side by side share the runs.
+
+    A run that cannot be judged, such as one without its weights, is passed over.
+    """
     with path_errors("DIR", sweep.path, "cannot be written"):
         claims = Claims(sweep.path / "claims")
     trials, done = sweep.plan.trials, Judged()
@@ -108,14 +116,20 @@ def _judge(
             key = f"judge-{trial.id}"
             if not lacks(record):
                 done.had += 1
-            elif claims.take(key) is None:
+            elif not claims.take(key):
                 done.elsewhere += 1
             else:
                 names = lacks(sweep.record(trial) or record)  # another process may have judged it meanwhile
                 if names:
                     line(f"{number} of {len(trials)}: {trial.name}: {', '.join(names)}")
-                    judge(sweep.run(trial), names, sweep.plan.recipe(trial).plugin)
-                done.judged += bool(names)
+                    try:
+                        judge(sweep.run(trial), names, sweep.plan.recipe(trial).plugin)
+                        done.judged += 1
+                    except (EvaluationFailure, UserError) as error:
+                        if isinstance(error, UserError) and error.option != "RUN":
+                            raise  # it is no fault of this run
+                        line(f"not judged: {trial.name}: {error}")
+                        done.failed.append(trial.name)
                 done.had += not names
                 claims.release(key)
     finally:

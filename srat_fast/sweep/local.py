@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from srat_fast.errors import UserError
@@ -39,7 +40,8 @@ def visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
         return [str(index) for index in range(count)]
-    return [name.strip() for name in chosen.split(",") if name.strip()] if count else []
+    names = [name.strip() for name in chosen.split(",") if name.strip()] if count else []
+    return list(takewhile(lambda name: name != "-1", names))  # which ends the list for CUDA too
 
 
 def _gpus_there() -> int:
@@ -105,6 +107,8 @@ def make_slots(
     unknown = [name for name in wanted if name not in there]
     if unknown:
         raise UserError("--gpus", f"visible here: {', '.join(there) or 'none'}", gpus)
+    if len(set(wanted)) < len(wanted):
+        raise UserError("--gpus", "names one twice; --slots-per-gpu N packs several trials on each", gpus)
     if devices == {"cpu"}:
         if gpus not in (None, "none"):
             raise UserError("--gpus", "every run of this sweep has run.device = cpu", gpus)
@@ -168,8 +172,10 @@ class LocalEngine:
                         self.view.update(self.snapshot())
                     time.sleep(_POLL)
             finally:
-                for process in self.running.values():  # an error of ours: nothing goes on unwatched
-                    process.kill()
+                asked = time.monotonic()
+                while any(process.process.poll() is None for process in self.running.values()):
+                    self._end(asked)  # after an error of ours nothing goes on unwatched, and nothing is lost
+                    time.sleep(_POLL)
                 driver.claims.close()
         self.view.line(self.snapshot().text())
         return driver.exit_code()
@@ -186,9 +192,13 @@ class LocalEngine:
                 )
             elif self.running and not self.driver.paused:
                 self.view.line(f"time is nearly up: {len(self.running)} trial(s) save and exit")
+        self._end(self._stopping)
+
+    def _end(self, asked: float) -> None:
+        """Have the running trials save and exit; at once where they were asked to long ago."""
         for process in self.running.values():
             process.stop()
-            if self.driver.must_end(self._stopping):
+            if self.driver.must_end(asked):
                 process.kill()
 
     def _look_after_running(self) -> None:
@@ -202,7 +212,7 @@ class LocalEngine:
                 process.beat()
             # this host slept, and another driver has the trial
             if look and self.driver.claims.lost(process.trial.id):
-                process.asked = True
+                process.lost = True
                 process.kill()
             elif look:
                 self.driver.watch(process)
@@ -269,7 +279,7 @@ def run_one(sweep: SweepDirectory, index: int, view: SweepView) -> int:
     if gpus:
         chosen = grouped(gpus, each)[0]
         slot = Slot(chosen, None, 1, f"gpu {chosen}")
-    cache_data(sweep, [trial], view.line)
+    cache_data(sweep, [trial] if sweep.state(trial)["status"] in ("queued", "running") else [], view.line)
     code = LocalEngine(sweep, [slot], view, Options(), only=[trial]).run()
     if code in (0, SOME_FAILED):  # of this trial, whatever became of the others
         return SOME_FAILED if sweep.state(trial)["status"] == "failed" else 0

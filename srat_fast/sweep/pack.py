@@ -46,7 +46,8 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Value
 def pack(directory: Path, out: Path | None = None) -> tuple[Path, int, int]:
     """Write a sweep, finished or not, into one file: (its path, runs in it, bytes)."""
     sweep = SweepDirectory.open(directory)
-    out = directory.absolute().with_name(f"{directory.absolute().name}.zip") if out is None else out
+    place = Path(os.path.abspath(directory))
+    out = place.with_name(f"{place.name}.zip") if out is None else out
     buffer, runs, total = io.BytesIO(), set(), 0
     files: dict[str, str] = {}  # name -> SHA-256
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -209,8 +210,7 @@ class _Archive:
                 folders.add(f"runs/{trial.name}")
                 states.add(f"state/{trial.id}.json")
             self._check_plugins(plan)
-            for trial in {trial.cell: trial for trial in plan.trials}.values():
-                plan.recipe(trial)
+            plan.cell_recipes()
         except (TypeError, ValueError, IndexError, KeyError, AttributeError):
             raise self._wrong(f"is damaged: its {PLAN} is none") from None
         return folders, states
@@ -296,7 +296,7 @@ def _merge(new: SweepDirectory, directory: Path) -> tuple[int, int]:
         claims = Claims(directory / "claims")
         try:
             for trial in taken:
-                if claims.take(trial.id) is None:
+                if not claims.take(trial.id):
                     raise UserError("DIR", f"{trial.name} is being run there", str(directory))
             if plan != old.plan:
                 write_atomically(directory / PLAN, plan_bytes(plan))

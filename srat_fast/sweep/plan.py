@@ -7,6 +7,7 @@ import functools
 import hashlib
 import re
 import time
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from srat_fast.data.paths import expanded
 from srat_fast.data.plan import base_counts, planned_counts
 from srat_fast.datasets import imbalance_label
 from srat_fast.errors import UserError, one_of
-from srat_fast.methods import METHODS, Method
+from srat_fast.methods import METHODS, Method, require_effect
 from srat_fast.recipe import FIELDS, Recipe, build_recipe, load_fields, require_together
 from srat_fast.sweep.spec import BadSpec, Spec, check_search
 
@@ -46,16 +47,21 @@ def code_version() -> str:
 
 @functools.cache
 def data_identity(name: str, root: str) -> str:
-    """Fingerprint of the names and sizes of one's own image files; "" for sets with a fixed content."""
+    """Fingerprint of one's own images, "" for sets with a fixed content: their files' names and sizes; of arrays the
+    checksums that an .npz file has, as those of one shape agree in both.
+    """
     path = expanded("data.root", root)
-    if name == "folder" and path.is_dir():
+    if name == "folder":
         files = [p for p in path.rglob("*") if p.is_file()]
-    elif path.is_file():
-        files = [path]
+        listing = [f"{p.relative_to(path.parent)}\0{p.stat().st_size}" for p in files]
+    elif name == "npz":
+        listing = []
+        for file in sorted(path.glob("*.npz")) if path.is_dir() else [path]:
+            with zipfile.ZipFile(file) as arrays:
+                listing += [f"{file.name}\0{a.filename}\0{a.file_size}\0{a.CRC}" for a in arrays.infolist()]
     else:
         return ""
-    listing = sorted(f"{p.relative_to(path.parent)}\0{p.stat().st_size}" for p in files)
-    content = "\n".join(listing).encode(errors="surrogateescape")  # names are bytes
+    content = "\n".join(sorted(listing)).encode(errors="surrogateescape")  # names are bytes
     return hashlib.sha256(content).hexdigest()[:_DIGITS]
 
 
@@ -104,6 +110,13 @@ class Plan:
             plugins.describe(entry, {name: Method(**row) for name, row in entry["methods"].items()})
         return Recipe().replace(self.recipes[trial.cell] | {"seed": trial.seed})
 
+    def cell_recipes(self) -> dict[int, Recipe]:
+        """Cell -> recipe of its first run: thousands of runs differ in few of them."""
+        first: dict[int, Trial] = {}
+        for trial in self.trials:
+            first.setdefault(trial.cell, trial)
+        return {cell: self.recipe(trial) for cell, trial in first.items()}
+
 
 def work_of(recipe: Recipe, counts: Sequence[int]) -> float:
     """Training work of a run in FLOP over all epochs, on so many images a class; measurements of classes included."""
@@ -127,7 +140,8 @@ def memory(plan: Plan, device: str) -> tuple[int, Recipe]:
             recipe.replace({"optim.batch_size": share}), images // recipe.optim.epochs, device
         )
 
-    found = [(plan.recipe(trial), trial.images) for trial in {t.cell: t for t in plan.trials}.values()]
+    images = {trial.cell: trial.images for trial in plan.trials}
+    found = [(recipe, images[cell]) for cell, recipe in plan.cell_recipes().items()]
     if plan.search is not None:
         base = Recipe().replace(plan.search["base"])
         found.append((base, sum(planned_counts(base, base_counts(base)[0])) * base.optim.epochs))
@@ -179,6 +193,15 @@ class _Planner:
         chosen = {} if dataset is None else {"data.name": dataset}
         return build_recipe(self.spec.recipe, chosen | self.spec.base | fields)
 
+    def without_effect(self, method: str, cell: dict[str, Any]) -> bool:
+        """Whether a method has a prefix that changes nothing, which is wrong of a run that is new."""
+        try:
+            require_effect(method)
+        except UserError as error:
+            self.wrong(error.line(), _where(cell))
+            return True
+        return False
+
     def images(self, recipe: Recipe) -> list[int]:
         """Training images of a run by class; the same for all seeds and methods, so counted once a shape."""
         data = recipe.data
@@ -199,7 +222,7 @@ class _Planner:
 
     def cell(self, cell: dict[str, Any]) -> tuple[dict[str, Any], Recipe, list[int]] | None:
         """Fields, recipe and training images by class of a cell, or None where something is wrong with it."""
-        where = ", ".join(f"{name} = {value}" for name, value in cell.items()) or "[base]"
+        where = _where(cell)
         try:
             base, start = self.start(cell)
             if "data.root" in cell:
@@ -222,10 +245,18 @@ class _Planner:
             return None
 
 
-def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
-    """Check every cell of a spec and name its runs; `BadSpec` has the problems of all of them."""
+def _where(cell: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in cell.items()) or "[base]"
+
+
+def make_plan(spec: Spec, source: str, code: str | None = None, old: Plan | None = None) -> Plan:
+    """Check every cell of a spec and name its runs; `BadSpec` has the problems of all of them.
+
+    What is refused since the `old` plan of the same sweep was made is refused of further runs only.
+    """
     planner = _Planner(spec, code or code_version())
-    cells, recipes, checks, trials, seen, twice = [], [], [], [], {}, 0  # type: ignore[var-annotated]
+    cells, recipes, checks, trials, seen, twice = [], [], [], [], set(), 0  # type: ignore[var-annotated]
+    known, refused = {trial.id for trial in old.trials} if old is not None else set(), set()
     for cell in spec.cells:
         checked = planner.cell(cell)
         if checked is None:
@@ -240,11 +271,16 @@ def make_plan(spec: Spec, source: str, code: str | None = None) -> Plan:
             if identity in seen:
                 twice += 1
                 continue
-            seen[identity] = True
+            seen.add(identity)
+            if identity not in known and k not in refused and planner.without_effect(recipe.method, cells[k]):
+                refused.add(k)
             name = f"{_readable(recipe, cells[k])}-seed{seed}-{identity}"
             work, total = work_of(recipe, images), sum(images) * recipe.optim.epochs
             trials.append(Trial(len(trials), identity, name, k, seed, work, total))
     search = _planned_search(spec, planner) if spec.search is not None else None
+    if search is not None and (old is None or old.search is None):
+        for method in search["space"].get("method", {}).get("choices", ()):
+            planner.without_effect(str(method), {})
     if spec.baseline is not None and spec.baseline not in METHODS:  # those of plug-ins are known by now
         planner.wrong(UserError("baseline", one_of(METHODS, spec.baseline), spec.baseline).line(), "")
     if search is not None:

@@ -17,7 +17,7 @@ from typing import Any
 from srat_fast.errors import UserError
 from srat_fast.record import METRICS
 from srat_fast.sweep.child import TORCHRUN
-from srat_fast.sweep.claims import LEASE, alive, process_identity, this_host
+from srat_fast.sweep.claims import LEASE, alive, process_identity, seconds_since, this_host
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.outcome import TAIL, Action, attempt_entry, next_action, read_exit
 from srat_fast.sweep.plan import Finished, Progress, Trial
@@ -67,6 +67,8 @@ class TrialProcess:
         self.sweep, self.trial, self.where, self.alone = sweep, trial, where, alone
         self.started = time.time()
         self.asked = self.hung = self.pruned = False
+        self.lost = False  # another driver has the trial, whose state is its own to write
+        self._sign = 0.0, time.monotonic()  # the last sign of progress, and when it was seen first
         self._killed_at: float | None = None
         self._progress: tuple[float, Progress] = (0.0, read_progress(sweep, trial))
         self.state = sweep.state(trial)
@@ -114,18 +116,27 @@ class TrialProcess:
 
     def check_progress(self, limit: float, grace: float = 10.0) -> None:
         """Stop it if nothing of it was written for too long: SIGTERM, and SIGKILL if that does not help."""
-        now = time.time()
+        now, sign = (
+            time.monotonic(),
+            self._last_sign(),
+        )  # no file's time is held against a clock: they may differ
+        if sign != self._sign[0]:
+            self._sign = sign, now
         if self._killed_at is not None:
             if now - self._killed_at > grace:
                 self.kill()
-        elif now - max(self.started, self._last_sign()) > limit:
+        elif now - self._sign[1] > limit:
             self.hung, self._killed_at = True, now
             self.process.terminate()
 
     def _last_sign(self) -> float:
         run = self.sweep.run(self.trial)
         paths = [self.sweep.log(self.trial), run, run / METRICS, run / "checkpoint"]
-        return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
+        found = []
+        for path in paths:
+            with contextlib.suppress(OSError):
+                found.append(path.stat().st_mtime)
+        return max(found, default=0.0)
 
     def progress(self) -> Progress:
         """Its epochs and speed; read when there is a new epoch."""
@@ -138,9 +149,9 @@ class TrialProcess:
         return self._progress[1]
 
     def finish(self) -> Action | None:
-        """What follows from its end, which is written into the trial's state; None while it runs."""
+        """What follows from its end, which is written into its state; None while it runs, or where it is lost."""
         code = self.process.poll()
-        if code is None:
+        if code is None or self.lost:
             return None
         record = self.sweep.record(self.trial)
         if code != 0 and record == self._earlier:
@@ -218,14 +229,13 @@ def still_running(sweep: SweepDirectory, trial: Trial, state: dict[str, Any]) ->
     living = alive(running) if running else False
     if living is None:
         with contextlib.suppress(FileNotFoundError):
-            path = sweep.state_path(trial)
-            return time.time() - path.stat().st_mtime < LEASE
+            return seconds_since(sweep.state_path(trial)) < LEASE
     if not running or not living:
         return False
     key = int(running["pid"]), int(running.get("ticks", 0))
     if time.monotonic() - _first_seen.setdefault(key, time.monotonic()) > _GRACE:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(key[0], signal.SIGKILL)
+            os.killpg(key[0], signal.SIGKILL)  # with what it started, such as the processes of a torchrun
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -110,9 +110,8 @@ def item_spec(item: Item, scale: str, seeds: int, folder: Path | None = None) ->
     return spec_from_tree(tree, Path("."), item.name)
 
 
-def share_runs(sweep: SweepDirectory, others: Iterable[SweepDirectory]) -> int:
+def share_runs(sweep: SweepDirectory, others: Sequence[SweepDirectory]) -> int:
     """Link other sweeps' finished runs in place of equal ones that have not begun; how many runs are links now."""
-    others = list(others)
     for trial in sweep.plan.trials:
         run = sweep.run(trial)
         if run.is_symlink() and not run.exists():  # what it points to was removed

@@ -9,6 +9,8 @@ epoch.
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from srat_fast.errors import MissingPackage, UserError
@@ -16,7 +18,7 @@ from srat_fast.record import METRICS
 from srat_fast.sweep.directory import JOURNAL, SweepDirectory
 from srat_fast.sweep.driver import Driver, Options
 from srat_fast.sweep.outcome import Action
-from srat_fast.sweep.plan import Trial
+from srat_fast.sweep.plan import Trial, suggested
 from srat_fast.sweep.process import TrialProcess
 from srat_fast.sweep.spec import is_integer
 from srat_fast.sweep.status import SweepView
@@ -28,7 +30,8 @@ try:
 except ImportError:
     raise MissingPackage("optuna", "a search", "pip install 'srat-fast[search]'") from None
 
-_RUN = "run"
+#: Of a suggestion: the id of its run; that its driver died before the plan had it.
+_RUN, _LOST = "run", "lost"
 _RUNNING, _FAIL = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.FAIL
 
 
@@ -48,6 +51,13 @@ def validation_values(sweep: SweepDirectory, trial: Trial) -> dict[int, float]:
     return values
 
 
+def _end_at_a_line(journal: Path) -> None:
+    """Take a torn last line away, of a full disk or a power cut, on which Optuna would go on writing."""
+    if journal.exists():
+        content = journal.read_bytes()
+        os.truncate(journal, content.rfind(b"\n") + 1)
+
+
 class SearchDriver(Driver):
     """A queue that Optuna fills."""
 
@@ -55,9 +65,10 @@ class SearchDriver(Driver):
         super().__init__(sweep, view, options)
         assert sweep.plan.search is not None
         self.settings = sweep.plan.search
-        if self.claims.take("search") is None:
+        if not self.claims.take("search"):
             raise UserError("--out", "another process runs this search", str(sweep.path))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        _end_at_a_line(sweep.path / JOURNAL)
         seed, after = self.settings["seed"], self.settings["after"]
         samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
@@ -74,12 +85,17 @@ class SearchDriver(Driver):
         self._live: dict[str, optuna.trial.Trial] = {}
         self._reported: dict[str, int] = {}
         self._take_up()
+        made = self.study.get_trials(
+            deepcopy=False
+        )  # by nobody else from now on: counted without reading it again
+        self._made = sum(_LOST not in suggestion.user_attrs for suggestion in made)
 
     def _take_up(self) -> None:
         """What was under way when the last driver ended: goes on, or is told to Optuna if it had ended."""
         for frozen in self.study.get_trials(deepcopy=False, states=(_RUNNING,)):
             trial = self.sweep.by_id.get(str(frozen.user_attrs.get(_RUN)))
-            if trial is None:  # suggested, but not yet in the plan
+            if trial is None:  # suggested, but not yet in the plan: another takes its place
+                optuna.trial.Trial(self.study, frozen._trial_id).set_user_attr(_LOST, True)
                 self.study.tell(frozen.number, state=_FAIL)
                 continue
             self._live[trial.id] = optuna.trial.Trial(self.study, frozen._trial_id)
@@ -91,7 +107,7 @@ class SearchDriver(Driver):
     @property
     def left(self) -> int:
         """Suggestions that are still to be made."""
-        return max(0, int(self.settings["trials"]) - len(self.study.get_trials(deepcopy=False)))
+        return max(0, int(self.settings["trials"]) - self._made)
 
     @property
     def left_over(self) -> bool:
@@ -102,33 +118,37 @@ class SearchDriver(Driver):
         """The next trial: one that waits, else a new suggestion."""
         trial = super().next_trial()
         while trial is None and not self.closed and self.left > 0:
-            suggestion = self.study.ask()
-            values = {
-                name: self._suggest(suggestion, name, entry) for name, entry in self.settings["space"].items()
-            }
             try:
-                known = set(self.sweep.by_id)
-                added = self.sweep.append(values)
-            except UserError as error:  # the values contradict each other
-                self.view.line(f"not run: {values}: {error.line()}")
-                self.study.tell(suggestion, state=_FAIL)
-                continue
+                self._make_suggestion()
             except OSError as error:
-                self.study.tell(suggestion, state=_FAIL)
                 self.disk_error(error)
-                return None
-            suggestion.set_user_attr(_RUN, added.id)
-            if added.id in known:  # the same values again: the same run
-                value = validation_values(self.sweep, added)
-                done = self.sweep.state(added)["status"] == "done" and value
-                self.study.tell(
-                    suggestion, value[max(value)] if done else None, state=None if done else _FAIL
-                )
-                continue
-            self._live[added.id] = suggestion
-            self.queue.append(added)
             trial = super().next_trial()
         return trial
+
+    def _make_suggestion(self) -> None:
+        """Ask Optuna for values, and queue the run that they are."""
+        suggestion = self.study.ask()
+        self._made += 1
+        values = {
+            name: self._suggest(suggestion, name, entry) for name, entry in self.settings["space"].items()
+        }
+        try:
+            fields, added = suggested(self.sweep.plan, values)
+        except UserError as error:  # the values contradict each other
+            self.view.line(f"not run: {values}: {error.line()}")
+            self.study.tell(suggestion, state=_FAIL)
+            return
+        suggestion.set_user_attr(_RUN, added.id)  # before the plan has it: each of its runs has a suggestion
+        if added.id not in self.sweep.by_id:
+            self.sweep.append(values, fields, added)
+            self._live[added.id] = suggestion
+            self.queue.append(added)
+            return
+        value = validation_values(
+            self.sweep, self.sweep.by_id[added.id]
+        )  # the same values again: the same run
+        done = self.sweep.state(added)["status"] == "done" and value
+        self.study.tell(suggestion, value[max(value)] if done else None, state=None if done else _FAIL)
 
     @staticmethod
     def _suggest(suggestion: optuna.trial.Trial, name: str, entry: dict[str, Any]) -> Any:
@@ -144,20 +164,26 @@ class SearchDriver(Driver):
         if live is None or process.asked:
             return
         reported = self._reported.get(process.trial.id, 0)
-        for epoch, value in validation_values(self.sweep, process.trial).items():
-            if epoch > reported:
-                live.report(value, epoch)
-                self._reported[process.trial.id] = epoch
-                if live.should_prune():
-                    process.pruned = True
-                    process.stop()
-                    return
+        try:
+            for epoch, value in validation_values(self.sweep, process.trial).items():
+                if epoch > reported:
+                    live.report(value, epoch)
+                    self._reported[process.trial.id] = epoch
+                    if live.should_prune():
+                        process.pruned = True
+                        process.stop()
+                        return
+        except OSError as error:
+            self.disk_error(error)
 
     def settle(self, trial: Trial, action: Action | None, state: dict[str, Any]) -> None:
         """Count a trial's end and tell Optuna."""
         super().settle(trial, action, state)
         if action is not None and action.status in ("done", "failed", "pruned"):
-            self._tell(trial, action.status)
+            try:
+                self._tell(trial, action.status)
+            except OSError as error:  # the next driver tells it
+                self.disk_error(error)
 
     def _tell(self, trial: Trial, status: str) -> None:
         live = self._live.pop(trial.id, None)
@@ -175,7 +201,11 @@ class SearchDriver(Driver):
 
     def exit_code(self) -> int:
         """As of a sweep; the best trial is said in a line."""
-        complete = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        complete = [
+            trial
+            for trial in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+            if trial.user_attrs.get(_RUN) in self.sweep.by_id
+        ]
         if complete:
             best = max(complete, key=lambda t: float(t.value or 0.0))
             shown = [

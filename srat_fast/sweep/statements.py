@@ -65,9 +65,8 @@ class _Cell:
 def statements(item: str, sweep: SweepDirectory) -> list[Statement]:
     """The text's sentences about an item, held against a sweep's finished runs; [] where no figures could tell."""
     records: dict[int, list[dict[str, Any]]] = {}
-    recipes: dict[int, Recipe] = {}
+    recipes = sweep.plan.cell_recipes()
     for trial in sweep.plan.trials:
-        recipes.setdefault(trial.cell, sweep.plan.recipe(trial))
         record = sweep.record(trial)
         if record is not None and record.get("status") == "finished" and has_accuracies(record):
             records.setdefault(trial.cell, []).append(record)

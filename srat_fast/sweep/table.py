@@ -245,11 +245,10 @@ def build_table(
     baseline = baseline or plan.baseline
     records: dict[int, dict[int, dict[str, Any]]] = {}
     wanted: dict[int, int] = {}
-    recipes: dict[int, Recipe] = {}
+    recipes = plan.cell_recipes()
     damaged: list[str] = []
     for trial in plan.trials:
         wanted[trial.cell] = wanted.get(trial.cell, 0) + 1
-        recipes.setdefault(trial.cell, plan.recipe(trial))
         record = sweep.record(trial)
         if record is None:
             if (sweep.run(trial) / RECORD).exists():

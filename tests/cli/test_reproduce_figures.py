@@ -72,6 +72,7 @@ def test_class_counts_need_no_run(name, scale, titles, capsys, tmp_path, monkeyp
         (["fig17"], "ITEM = 'fig17': one of table1"),
         (["fig1", "--list"], "ITEM = 'fig1': has no place beside --list"),
         (["--list", "--images-per-second", "0"], "--images-per-second = 0.0: a number > 0"),
+        (["--list", "--images-per-second", "nan"], "--images-per-second = nan: a number > 0"),
         (["all", "--folder", "jpeg"], "--folder = 'jpeg': has the images of one set; all items need three"),
         (["all", "--scale", "smoke", "--data-root", "d"], "--data-root = 'd': has no effect: smoke scale"),
         (["all", "--scale", "large"], "--scale = 'large': one of smoke, paper"),
@@ -209,6 +210,11 @@ def test_all_goes_on_after_an_item_that_fails(made_up, capsys) -> None:
     made_up.ends = {}
     assert call(capsys, *SMOKE)[0] == 0
     assert made_up.made == ["fig5"] * 9
+    Path("reproduce/all-smoke/fig15/plan.json").write_text("{")  # of one item, not of all
+    code, out, _ = call(capsys, *SMOKE)
+    assert code == 1
+    assert [row[3] for row in rows_of(out)[1:]][:2] == ["done", "done"]
+    assert "not done: fig15;" in out
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -80,6 +80,9 @@ if what == "epochs":  # of a tenth of a second, a checkpoint after each
 elif what == "validated":  # epochs with a validation accuracy that follows lambda
     while done() < int(value):
         time.sleep(0.15)
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, [signal.SIGTERM]
+        )  # an epoch is saved with its line, or not at all
         save()
         accuracy = recipe["loss"]["separation_weight"] / 10 + done() / 1000
         with (out / "metrics.jsonl").open("a") as file:
@@ -87,6 +90,9 @@ elif what == "validated":  # epochs with a validation accuracy that follows lamb
             file.write(
                 json.dumps({"epoch": done() - 1, "images_per_second": 500.0, "validation": validation}) + "\n"
             )
+        if done() == int(value):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # too late to be stopped early
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 elif what == "crash":
     raise ValueError(value)
 elif what == "silent":

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from srat_fast.sweep.claims import Claims, alive, process_identity
 
 RACER = """
@@ -52,12 +54,12 @@ def test_a_dead_holder_is_followed_once(tmp_path) -> None:
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     first, second = Claims(tmp_path), Claims(tmp_path)
-    assert first.take("a") is not None
-    assert second.take("a") is None
+    assert first.take("a")
+    assert not second.take("a")
     assert (tmp_path / "a.1").exists()
     first.release("a")
-    assert second.take("a") is not None
-    assert first.take("a") is None
+    assert second.take("a")
+    assert not first.take("a")
     first.close()
     second.close()
 
@@ -71,22 +73,21 @@ def foreign(path: Path, age: float) -> None:
 def test_another_hosts_claim_lapses_with_its_lease(tmp_path) -> None:
     foreign(tmp_path / "a.0", 1.0)
     claims = Claims(tmp_path, lease=30.0)
-    assert claims.take("a") is None
+    assert not claims.take("a")
     foreign(tmp_path / "a.0", 31.0)
-    claim = claims.take("a")
-    assert claim is not None
-    assert claim.number == 1
+    assert claims.take("a")
+    assert (tmp_path / "a.1").exists()
     claims.close()
 
 
 def test_the_one_who_slept_notices(tmp_path) -> None:
     sleeper = Claims(tmp_path)
-    assert sleeper.take("a") is not None
+    assert sleeper.take("a")
     assert not sleeper.lost("a")
     foreign(tmp_path / "a.1", 0.0)  # another driver took it over meanwhile
     assert sleeper.lost("a")
     sleeper.close()
-    assert Claims(tmp_path).take("a") is None
+    assert not Claims(tmp_path).take("a")
 
 
 def test_claims_are_kept_alive(tmp_path) -> None:
@@ -100,7 +101,44 @@ def test_claims_are_kept_alive(tmp_path) -> None:
 
 def test_a_claim_that_is_just_being_made_counts(tmp_path) -> None:
     (tmp_path / "a.0").touch()
-    assert Claims(tmp_path).take("a") is None
+    assert not Claims(tmp_path).take("a")
+
+
+@pytest.mark.parametrize(
+    "content", ["\0\0\0", '{"dri', "null", "[1]", '{"driver": null}', '{"driver": {"host": 3}}']
+)
+def test_a_damaged_claim_lapses_with_its_lease(tmp_path, content) -> None:
+    """As a power cut leaves it."""
+    (tmp_path / "a.0").write_text(content)
+    assert not Claims(tmp_path).take("a")
+    os.utime(tmp_path / "a.0", (time.time() - 61,) * 2)
+    claims = Claims(tmp_path)
+    assert claims.take("a")
+    claims.close()
+
+
+def test_a_holder_is_known_where_nothing_may_be_written(tmp_path, monkeypatch) -> None:
+    """`sweep status` of somebody else's sweep."""
+    foreign(tmp_path / "a.0", 1.0)
+    foreign(tmp_path / "b.0", 61.0)
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refused)
+    assert Claims(tmp_path).holder("a") is not None
+    assert Claims(tmp_path).holder("b") is None
+
+
+def test_a_claim_on_a_full_disk_names_it(tmp_path, monkeypatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")  # as a write says it: without a name
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        Claims(tmp_path).take("a")
+    assert error.value.filename == str(tmp_path / "a.0")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_is_not_its_successor() -> None:

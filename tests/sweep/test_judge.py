@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from srat_fast.errors import EvaluationFailure, UserError
 from srat_fast.evaluation import audit, runs
 from srat_fast.sweep.claims import Claims
 from srat_fast.sweep.directory import SweepDirectory
@@ -30,6 +31,8 @@ def test_what_is_on_record_is_not_lacking() -> None:
         "of weights that are no longer the run's"
     )
     assert lacking({"test_images": 100}, asked, None) == asked
+    damaged = {name: value for name, value in record().items() if name != "test_images"}
+    assert lacking(damaged, asked, None) == lacking(damaged, asked, 100) == asked
 
 
 def test_each_finished_run_is_judged_once(tmp_path, monkeypatch, stage) -> None:
@@ -52,10 +55,50 @@ def test_each_finished_run_is_judged_once(tmp_path, monkeypatch, stage) -> None:
     assert [attacks for _, attacks, _ in asked] == ["cw-20"] * count + ["mim-5"] * count
     assert all(changes == {"data.test_limit": 10} for *_, changes in asked)
     assert evaluate_sweep(SweepDirectory.open(stage.out), ["cw-20", "mim-5"], limit=10) == Judged(had=count)
-    code, text = stage.call("sweep", "evaluate", str(stage.out), "--attack", "cw-20", "--subset", "10")
+    code, text = stage.call("sweep", "evaluate", str(stage.out), "--attack", "CW-20", "--subset", "10")
     assert code == 0
     assert f"0 run(s) judged, {count} had been" in text
     assert stage.call("sweep", "evaluate", str(stage.out), "--subset", "0")[0] == 2
+
+
+def test_an_attack_at_another_radius_is_not_the_runs_own() -> None:
+    """`srat-fast evaluate --eps` with one radius names its row by the attack alone."""
+    for epsilon, lacks in ((8 / 255, []), (4 / 255, ["cw-20"])):
+        told = record(attacks={"cw-20": ROW | {"epsilon": epsilon}})
+        told["recipe"] = {"eval_attack": {"epsilon": 8 / 255}}
+        assert lacking(told, ["cw-20"], None) == lacks
+        told["recipe"]["eval_attack"]["epsilon"] = None  # a record that does not say it
+        assert lacking(told, ["cw-20"], None) == []
+
+
+def test_a_run_that_cannot_be_judged_does_not_stop_the_others(tmp_path, monkeypatch, stage, capsys) -> None:
+    sweep = finished_sweep(stage.out, CIFAR, VALUES, test_images=40)
+    count, (first, second, *_) = len(sweep.plan.trials), sweep.plan.trials
+    asked: list[str] = []
+
+    def evaluate(run, attacks, **options) -> None:
+        asked.append(run.name)
+        if run.name == first.name:
+            raise UserError("RUN", "its model.safetensors is damaged", str(run))
+        if run.name == second.name:
+            raise EvaluationFailure("logits of 3 images are not finite")
+
+    monkeypatch.setattr(runs, "evaluate", evaluate)
+    assert stage.here(monkeypatch, "sweep", "evaluate", str(stage.out), "--attack", "cw-20") == 1
+    said = capsys.readouterr().out
+    assert asked == [trial.name for trial in sweep.plan.trials]
+    assert f"not judged: {first.name}: RUN = " in said
+    assert f"not judged: {second.name}: logits of 3 images are not finite\n" in said
+    assert f"{count - 2} run(s) judged, 0 had been, 2 could not be" in said
+
+    def unknown(run, attacks, **options) -> None:
+        raise UserError("--attack", "one of cw-20", attacks)
+
+    monkeypatch.setattr(runs, "evaluate", unknown)  # the same for all
+    assert stage.here(monkeypatch, "sweep", "evaluate", str(stage.out), "--attack", "cw20") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert stage.here(monkeypatch, "sweep", "evaluate", str(stage.out), "--attack", " ,") == 2
+    assert capsys.readouterr().err.startswith("error: --attack = ' ,': comma-separated: ")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -11,12 +12,18 @@ import time
 import tomllib
 
 import pytest
+from rich.console import Console
 
+from srat_fast.errors import UserError
 from srat_fast.sweep import driver as driver_module
-from srat_fast.sweep import process
-from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep import local, process
+from srat_fast.sweep.claims import alive, process_identity
+from srat_fast.sweep.directory import SweepDirectory, requeue
+from srat_fast.sweep.driver import Options
+from srat_fast.sweep.local import LocalEngine, Slot
 from srat_fast.sweep.spec import spec_from_tree
-from tests.sweep.conftest import toml
+from srat_fast.sweep.status import SweepView
+from tests.sweep.conftest import BASE, toml
 from tests.tiny import TINY
 
 
@@ -127,6 +134,22 @@ def test_killed_crashed_and_bad_trials(stage) -> None:
     assert stage.call("sweep", "retry", str(stage.out))[0] == 0
     assert stage.sweep()[0] == 0
     assert stage.counts() == {"done": 9}
+
+
+def test_a_running_sweep_takes_up_what_was_put_back(stage, monkeypatch) -> None:
+    stage.spec(seeds=[0, 1], axes={"method": ["ce"]})
+    stage.behave({"0": ["bad:once", "ok"], "1": ["epochs:3"]})
+    real = driver_module.Driver.settle
+
+    def settle(self, trial, action, state) -> None:
+        real(self, trial, action, state)
+        if action.status == "failed":
+            requeue(stage.out, [], fresh=False)
+
+    monkeypatch.setattr(driver_module.Driver, "settle", settle)
+    command = ("sweep", str(stage.path / "spec.toml"), "--out", str(stage.out), "--cpu-slots", "1")
+    assert stage.here(monkeypatch, *command, "--min-free", "0") == 0
+    assert stage.counts() == {"done": 2}
 
 
 def test_a_hang_is_ended_and_tried_again(stage) -> None:
@@ -308,6 +331,169 @@ def test_a_full_disk_pauses_the_sweep(stage, disk_of) -> None:
     assert "less than 50 MiB (--min-free) are free" in text
     assert stage.sweep()[0] == 0
     assert stage.counts() == {"done": 3}
+
+
+@pytest.fixture
+def sleeping(tmp_path, monkeypatch):
+    """A function that starts the only trial of a sweep as a process that sleeps, in an engine."""
+    monkeypatch.setattr(process, "CHILD", [sys.executable, "-c", "import time; time.sleep(60)"])
+    spec = spec_from_tree(
+        tomllib.loads(toml(BASE | {"seeds": [0], "axes": {"method": ["ce"]}})), tmp_path, "t"
+    )
+    sweep = SweepDirectory.create(tmp_path / "s", spec, "t.toml")
+    engines = []
+
+    def start() -> LocalEngine:
+        view = SweepView("t", Console(quiet=True))
+        engines.append(LocalEngine(sweep, [Slot(None, 1, 1, "cpu 0")], view, Options(min_free=0)))
+        engines[-1]._fill()
+        return engines[-1]
+
+    yield start
+    for engine in engines:
+        for one in engine.running.values():
+            one.kill()
+            one.process.wait()
+        engine.driver.claims.close()
+
+
+def test_progress_is_no_matter_of_clocks(sleeping) -> None:
+    """Of the disk's host an hour behind, and a driver whose own clock is put forward."""
+    (trial,) = sleeping().running.values()
+    log = trial.sweep.log(trial.trial)
+    for number in range(3):
+        os.utime(log, (time.time() - 3600 + number,) * 2)
+        trial.check_progress(0.5)
+        assert not trial.hung
+        time.sleep(0.3)
+    trial.check_progress(0.5)
+    assert not trial.hung, "0.3 s ago there was some"
+    time.sleep(0.3)
+    trial.check_progress(0.5)
+    assert trial.hung
+    assert trial.process.wait(10) == -signal.SIGTERM
+
+
+def test_who_lost_a_trial_leaves_its_state_to_the_new_driver(sleeping) -> None:
+    engine = sleeping()
+    (mine,) = engine.running.values()
+    sweep, trial = engine.sweep, mine.trial
+    other = {"host": "elsewhere:0:0", "pid": 1, "ticks": 1}
+    (sweep.path / "claims" / f"{trial.id}.1").write_text(json.dumps({"driver": other}))
+    sweep.write_state(trial, {"status": "running", "running": other, "attempts": []})
+    engine._looked = -10.0
+    engine._look_after_running()
+    assert mine.process.wait(10) == -signal.SIGKILL
+    engine._look_after_running()
+    assert not engine.running
+    assert sweep.state(trial) == {"status": "running", "running": other, "attempts": []}
+    assert engine.driver.next_trial() is None
+    assert list(engine.driver.elsewhere) == [trial]
+
+
+def test_another_hosts_process_counts_by_the_disks_clock(sleeping, monkeypatch) -> None:
+    engine = sleeping()
+    sweep, trial = engine.sweep, engine.sweep.plan.trials[0]
+    state = {"status": "running", "running": {"host": "elsewhere:0:0", "pid": 1}, "attempts": []}
+    sweep.write_state(trial, state)
+    now = time.time()
+    for ahead in (-3600, 0, 3600):
+        monkeypatch.setattr(time, "time", lambda ahead=ahead: now + ahead)
+        assert process.still_running(sweep, trial, state), "its state was touched a moment ago"
+    os.utime(sweep.state_path(trial), (now - 61,) * 2)
+    assert not process.still_running(sweep, trial, state)
+
+
+def test_what_does_not_end_after_its_driver_is_killed_with_what_it_started(sleeping, monkeypatch) -> None:
+    script = "trap '' TERM; sleep 60 & echo $!; wait"
+    monkeypatch.setattr(process, "CHILD", ["/bin/sh", "-c", script])
+    engine = sleeping()
+    (trial,) = engine.running.values()
+    log = engine.sweep.log(trial.trial)
+    wait_for(lambda: log.read_text().splitlines()[-1].isdecimal())
+    started = process_identity(int(log.read_text().splitlines()[-1]))
+    monkeypatch.setattr(process, "_GRACE", -1.0)
+    assert process.still_running(engine.sweep, trial.trial, trial.state)
+    assert trial.process.wait(10) == -signal.SIGKILL
+    wait_for(lambda: not alive(started), 10)
+
+
+def test_trials_save_where_the_driver_fails(stage, monkeypatch) -> None:
+    stage.spec(seeds=[0], axes={"method": ["ce"]})
+    stage.behave({"else": ["epochs:400"]})
+
+    def fails(self: SweepView, snapshot: object) -> None:
+        raise RuntimeError("of the view")
+
+    monkeypatch.setattr(SweepView, "due", property(lambda self: any(stage.out.glob("runs/*/checkpoint.txt"))))
+    monkeypatch.setattr(SweepView, "update", fails)
+    with pytest.raises(RuntimeError, match="of the view"):
+        stage.here(
+            monkeypatch, "sweep", str(stage.path / "spec.toml"), "--out", str(stage.out), "--min-free", "0"
+        )
+    assert [line[0] for line in stage.journal()] == ["start", "saved"]
+    assert stage.counts() == {"interrupted": 1}
+
+
+def test_a_disk_that_is_full_before_the_first_trial_pauses_the_sweep(stage, monkeypatch, capsys) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(process, "cache_data", full)
+    assert stage.here(monkeypatch, "sweep", str(stage.path / "spec.toml"), "--out", str(stage.out)) == 3
+    assert f"paused: the disk of {stage.out} is full; free some space" in capsys.readouterr().out
+
+
+def test_what_to_type_next_is_quoted(stage, monkeypatch, capsys) -> None:
+    stage.spec(seeds=[0], axes={"method": ["ce"]})
+    stage.behave({"else": ["bad:x"]})
+    out = stage.path / "two words; ä"
+    assert stage.here(monkeypatch, "sweep", "plan", str(stage.path / "spec.toml"), "--out", str(out)) == 0
+    assert f"srat-fast sweep run-one '{out}' INDEX" in capsys.readouterr().out
+    assert stage.here(monkeypatch, "sweep", str(stage.path / "spec.toml"), "--out", str(out)) == 1
+    assert f"again: srat-fast sweep retry '{out}'\n" in capsys.readouterr().out
+
+
+def test_a_task_whose_trial_has_ended_prepares_no_images(stage, monkeypatch) -> None:
+    stage.spec(seeds=[0], axes={"method": ["ce"]})
+    asked: list[list] = []
+    monkeypatch.setattr(local, "cache_data", lambda sweep, trials, say: asked.append(trials))
+    assert (
+        stage.here(monkeypatch, "sweep", "plan", str(stage.path / "spec.toml"), "--out", str(stage.out)) == 0
+    )
+    for _ in range(2):
+        assert stage.here(monkeypatch, "sweep", "run-one", str(stage.out), "0") == 0
+    assert [len(trials) for trials in asked] == [1, 0]
+
+
+def test_retry_changes_nothing_where_a_trial_runs(sleeping) -> None:
+    """Its driver may have died, and it be saving still."""
+    engine = sleeping()
+    sweep, trial = engine.sweep, engine.sweep.plan.trials[0]
+    for living in (True, False):
+        with pytest.raises(UserError, match="is running"):
+            requeue(sweep.path, [trial.id, "0"], fresh=False)
+        assert sweep.state(trial)["status"] == "running"
+        if living:
+            engine.driver.claims.release(trial.id)
+    (mine,) = engine.running.values()
+    mine.kill()
+    mine.process.wait()
+    assert requeue(sweep.path, [trial.id, "0"], fresh=False) == [f"{trial.name} is queued again"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--images-per-second", "nan"),
+        ("--stall-timeout", "nan"),
+        ("--min-free", "nan"),
+        ("--min-free", "inf"),
+    ],
+)
+def test_numbers_that_are_none(stage, monkeypatch, capsys, option, value) -> None:
+    assert stage.here(monkeypatch, "sweep", str(stage.path / "spec.toml"), option, value) == 2
+    assert capsys.readouterr().err.startswith(f"error: {option} = {value}: a number >")
 
 
 def test_run_one(stage) -> None:

@@ -95,7 +95,7 @@ def shown(path: Path) -> tuple[str, str, list[str]]:
     )
 
 
-def test_an_unpacked_sweep_has_the_same_table_and_report(sweep, tmp_path) -> None:
+def test_an_unpacked_sweep_has_the_same_table_and_report(sweep, tmp_path, monkeypatch) -> None:
     file, runs, size = pack(sweep.path)
     assert (file, runs, size) == (sweep.path.with_name("sweep.zip"), 4, file.stat().st_size)
     with zipfile.ZipFile(file) as archive:
@@ -111,6 +111,8 @@ def test_an_unpacked_sweep_has_the_same_table_and_report(sweep, tmp_path) -> Non
     for trial in sweep.plan.trials[:2]:
         for name in ("samples.npz", "metrics.jsonl", "analysis.json", "analysis-best-train.json"):
             assert (other / "runs" / trial.name / name).read_bytes() == (sweep.run(trial) / name).read_bytes()
+    monkeypatch.chdir(sweep.path / "runs")
+    assert pack(Path(".."))[0] == file, "beside the directory, whatever it is called by"
     again = tmp_path / "again.zip"
     assert pack(other, again) == (again, 4, size)
     assert again.read_bytes() == file.read_bytes(), "nothing is lost, and equal sweeps are equal bytes"

@@ -6,6 +6,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from srat_fast.cli.options import OPTION_FIELDS
@@ -13,6 +14,7 @@ from srat_fast.cli.sweep_show import _memory
 from srat_fast.errors import UserError
 from srat_fast.recipe import FIELDS, flatten
 from srat_fast.registry import threat
+from srat_fast.sweep import directory
 from srat_fast.sweep.directory import SweepDirectory
 from srat_fast.sweep.local import Slot
 from srat_fast.sweep.plan import code_version, data_identity, make_plan, memory
@@ -118,6 +120,35 @@ def test_the_id_follows_recipe_data_and_code(tmp_path, image_folder) -> None:
     victim.write_bytes(victim.read_bytes() + b"x")
     data_identity.cache_clear()
     assert only(folder) != before
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_arrays_of_one_shape_at_two_places_are_two_runs(tmp_path, parts) -> None:
+    roots = []
+    for number in range(3):
+        images = np.full((8, 8, 8, 3), number // 2, np.uint8)  # the first two are equal
+        labels = np.arange(8) % 2
+        place = tmp_path / str(number)
+        place.mkdir()
+        if parts:
+            for part in ("train", "test"):
+                np.savez(place / f"{part}.npz", images=images, labels=labels)
+            roots.append(place)
+        else:
+            roots.append(place / "set.npz")
+            arrays = {
+                f"{part}_{name}": a
+                for part in ("train", "test")
+                for name, a in (("images", images), ("labels", labels))
+            }
+            np.savez(roots[-1], **arrays)
+    ids = [
+        make_plan(spec_of(f"[base]\ndataset = 'npz'\nimbalance = 'none'\ndata_root = {str(root)!r}"), "s")
+        .trials[0]
+        .id
+        for root in roots
+    ]
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_code_version_follows_the_code_that_computes(tmp_path, monkeypatch) -> None:
@@ -244,11 +275,57 @@ def test_a_plan_of_other_code_is_not_continued_by_chance(tmp_path, monkeypatch) 
     spec = spec_of("[base]\ndataset = 'digits'")
     SweepDirectory.create(tmp_path / "s", spec, "s.toml")
     first = SweepDirectory.open(tmp_path / "s").plan
-    monkeypatch.setattr("srat_fast.sweep.plan.code_version", lambda: "0+other")
+    monkeypatch.setattr("srat_fast.sweep.directory.code_version", lambda: "0+other")
     with pytest.raises(UserError, match=r"made by code .*, this is 0\+other"):
         SweepDirectory.create(tmp_path / "s", spec, "s.toml")
     sweep = SweepDirectory.create(tmp_path / "s", spec, "s.toml", other_code=True)
     assert sweep.plan == first
+
+
+@pytest.mark.parametrize("where", ["[base]\nmethod = {}", "[axes]\nmethod = [{}, 'ce']"])
+def test_what_was_planned_goes_on_though_it_would_be_refused_today(where, tmp_path, monkeypatch) -> None:
+    text = "seeds = [0]\n[base]\ndataset = 'digits'\n" + where.removeprefix("[base]\n").format(
+        "'srat:srat-ldam'"
+    )
+    with pytest.raises(BadSpec) as error:
+        SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml")
+    (line,) = error.value.problems
+    assert "method = 'srat:srat-ldam': srat-ldam has the separation loss itself (in the cell" in line
+    assert not (tmp_path / "s").exists()
+    with monkeypatch.context() as earlier:
+        earlier.setattr("srat_fast.sweep.plan.require_effect", lambda name: None)
+        before = SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml").plan
+    assert SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml").plan == before
+    with pytest.raises(BadSpec):  # further runs of it
+        SweepDirectory.create(tmp_path / "s", spec_of(text.replace("[0]", "[0, 1]")), "s.toml")
+
+
+def test_a_search_that_was_planned_goes_on_too(tmp_path, monkeypatch) -> None:
+    text = (
+        "[base]\ndataset = 'digits'\ndata.val_fraction = 0.2\n[search]\ntrials = 2\n[search.space]\n"
+        "method = ['srat:srat-ldam', 'ce']"
+    )
+    with pytest.raises(BadSpec, match="has the separation loss itself"):
+        SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("srat_fast.sweep.plan.require_effect", lambda name: None)
+        before = SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml").plan
+    assert SweepDirectory.create(tmp_path / "s", spec_of(text), "s.toml").plan == before
+
+
+def test_a_sweep_is_planned_and_its_plan_read_once(tmp_path, monkeypatch) -> None:
+    spec = spec_of("[base]\ndataset = 'digits'")
+    SweepDirectory.create(tmp_path / "s", spec, "s.toml")
+    done = []
+
+    def counted(name: str) -> None:
+        real = getattr(directory, name)
+        monkeypatch.setattr(directory, name, lambda *given: (done.append(name), real(*given))[1])
+
+    for name in ("make_plan", "read_plan", "plan_bytes"):
+        counted(name)
+    SweepDirectory.create(tmp_path / "s", spec, "s.toml")
+    assert done == ["read_plan", "make_plan"]
 
 
 def test_directories_that_are_no_sweeps(tmp_path) -> None:

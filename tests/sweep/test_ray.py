@@ -169,6 +169,28 @@ def test_no_cluster_is_one_line(stage) -> None:
     assert text.count("\n") == 1
 
 
+def test_a_run_is_brought_back_while_its_checkpoint_is_replaced(tmp_path, monkeypatch) -> None:
+    from srat_fast.sweep import cluster
+
+    run, real = tmp_path / "run", os.scandir
+    (run / "checkpoint").mkdir(parents=True)
+    (run / "checkpoint" / "state").touch()
+    (run / "metrics.jsonl").write_text("{}")
+
+    def scandir(path: str | Path):
+        if Path(path).name == "checkpoint":
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    brought: list[tuple] = []
+    cluster._Uploader(lambda name, content: brought.append((name, content)), run).bring(now=True)
+    ((name, content),) = brought
+    cluster.unpack(content, tmp_path / "there")
+    assert name == "run"
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["metrics.jsonl"]
+
+
 def test_a_trial_of_several_gpus_is_one_nodes(monkeypatch) -> None:
     from srat_fast.errors import UserError
     from srat_fast.sweep import cluster

@@ -78,6 +78,37 @@ def test_each_status(tmp_path) -> None:
     assert status.finished() == [Finished(trials[3], 3.0)]
 
 
+def test_a_log_is_named_where_it_is(tmp_path, capsys) -> None:
+    """A sweep that was unpacked has none."""
+    sweep = sweep_of(tmp_path / "s", "[base]\ndataset = 'digits'")
+    (trial,) = sweep.plan.trials
+    sweep.write_state(trial, {"status": "failed", "reason": "why", "attempts": []})
+    for there in (False, True):
+        if there:
+            sweep.log(trial).touch()
+        with pytest.raises(SystemExit):
+            main(["sweep", "status", str(sweep.path)])
+        said = capsys.readouterr().out
+        assert f"failed: {trial.name}: why" in said
+        assert (f"log: {sweep.log(trial)}" in said) == there
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        [], {"status": "lost", "attempts": []}, {"status": "done"}, {"status": "queued", "attempts": [1]},
+        {"status": "queued", "attempts": [{}]}, {"status": "running", "attempts": []},
+        {"status": "running", "running": 3, "attempts": []},
+    ],
+)  # fmt: skip
+def test_a_damaged_state_is_none(tmp_path, state) -> None:
+    sweep = sweep_of(tmp_path / "s", "[base]\ndataset = 'digits'")
+    (trial,) = sweep.plan.trials
+    sweep.state_path(trial).write_text(json.dumps(state))
+    assert sweep.state(trial) == {"status": "queued", "attempts": []}
+    assert read_status(sweep).left() == [trial]
+
+
 def test_a_running_trial_is_shown_with_its_speed(stage) -> None:
     stage.spec(seeds=[0], axes={"method": ["ce"]})
     stage.behave({"0": ["epochs:200"]})
@@ -131,6 +162,7 @@ def test_slots(monkeypatch) -> None:
         ({"cpu"}, {"gpus": "0"}, "every run of this sweep has run.device = cpu"),
         ({"auto", "cpu"}, {}, "need a sweep each"),
         ({"auto"}, {"gpus": "1"}, "visible here: 0, 3"),
+        ({"auto"}, {"gpus": "3,0,3"}, "names one twice"),
     ):
         with pytest.raises(UserError, match=says):
             local.make_slots(devices, **arguments)
@@ -142,6 +174,9 @@ def test_gpus_are_seen_without_cuda(monkeypatch, tmp_path) -> None:
     for bus in ("0000:17:00.0", "0000:65:00.0"):
         (tmp_path / bus).mkdir()
     assert local.visible_gpus() == ["0", "1"]
+    for chosen, seen in (("-1", []), ("1,-1,0", ["1"])):  # as CUDA reads it
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        assert local.visible_gpus() == seen
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-abc")
     assert local.visible_gpus() == ["GPU-abc"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

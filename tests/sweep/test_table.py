@@ -17,6 +17,7 @@ from srat_fast.errors import UserError
 from srat_fast.published import COLUMNS, Published, departures, published
 from srat_fast.recipe import Recipe
 from srat_fast.sweep.directory import SweepDirectory
+from srat_fast.sweep.plan import Plan
 from srat_fast.sweep.spec import spec_from_tree
 from srat_fast.sweep.status import read_status
 from srat_fast.sweep.table import build_table, compare, holm, summarize, to_latex, to_markdown, write_table
@@ -58,6 +59,14 @@ def test_summary() -> None:
     assert summarize([]).n == 0
     assert math.isnan(summarize([]).mean)
     assert summarize([2.0, 2.0]).std == 0.0
+
+
+def test_a_table_reads_each_cells_recipe_once(tmp_path, monkeypatch) -> None:
+    sweep = finished_sweep(tmp_path / "s", CIFAR, VALUES)
+    read, real = [], Plan.recipe
+    monkeypatch.setattr(Plan, "recipe", lambda plan, trial: (read.append(trial.cell), real(plan, trial))[1])
+    build_table(sweep)
+    assert read == [0, 1]
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
