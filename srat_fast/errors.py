@@ -39,10 +39,15 @@ class UserError(Exception):
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or nothing."""
+    """The end of a message about an unknown name: those that it begins or ends, the nearest known one, or nothing."""
     names = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(str(given).casefold(), names, n=1)
-    return f"; did you mean {names[near[0]]}?" if near else ""
+    wanted = str(given).casefold()
+    # "srat" is a part of srat-ldam before it is a misspelt reat, "attack.eps" of attack.epsilon, "lr" of optim.lr
+    near = [n for n in names if n.endswith(f".{wanted}") or (len(wanted) > 2 and n.startswith(wanted))]
+    if not 0 < len(near) < 5:
+        near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.65)
+    shown = [names[name] for name in near]
+    return f"; did you mean {' or '.join(filter(None, (', '.join(shown[:-1]), shown[-1])))}?" if shown else ""
 
 
 def one_of(known: Iterable[str], given: object) -> str:

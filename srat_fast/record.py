@@ -177,16 +177,29 @@ class RunDirectory:
             self._lock = None
 
     @classmethod
-    def open(cls, path: Path) -> RunDirectory:
+    def open(cls, path: Path, option: str = "RUN") -> RunDirectory:
         """An existing run."""
+        run = cls(path)
         for name in (RECIPE, MODEL):
-            with path_errors("RUN", path):
-                there = (path / name).is_file()
-            if not there:
-                status = status_of(path, None) if (path / RECIPE).is_file() else {}
-                why = f"; {status['status']}: {status['problem']}" if "problem" in status else ""
-                raise UserError("RUN", f"is not a finished run: it has no {name}{why}", str(path))
-        return cls(path)
+            with path_errors(option, path):
+                if not (path / name).is_file():
+                    raise UserError(option, f"is not a finished run: {run._lacks(name)}", str(path))
+        return run
+
+    def _lacks(self, name: str) -> str:
+        """Why a directory without one of a run's files is no finished run."""
+        if not self.path.exists():
+            return "it does not exist"
+        if name == RECIPE:
+            runs = sorted(file.parent for file in self.path.glob(f"*/{RECIPE}"))
+            return f"it holds runs, such as {runs[0]}" if runs else f"it has no {name}"
+        record = None
+        with contextlib.suppress(UserError):
+            record = self.read_json(RECORD)
+        status = status_of(self.path, record)
+        return f"it has no {name}" + (
+            f"; {status['status']}: {status['problem']}" if "problem" in status else ""
+        )
 
     def discard(self) -> None:
         """Remove what `create` made, and release: for runs that fail before their first epoch; one begun stays."""

@@ -62,6 +62,16 @@ def percent(value: float | None) -> str:
     return "-" if value is None or value != value else f"{100 * value:.2f}"
 
 
+def length(value: float) -> str:
+    """A radius or a step in the range of pixels, as papers write it: "8/255" where it is one, else "0.1"."""
+    short, levels = f"{value:.4g}", round(255 * value)
+    return (
+        f"{levels}/255"
+        if float(short) != value and levels > 0 and abs(255 * value - levels) < 1e-6
+        else short
+    )
+
+
 def spread(mean: float, deviation: float | None, decimals: int = 2) -> str:
     """Mean and sample deviation: "63.11 ± 0.42", or "63.11" of one seed."""
     return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")

@@ -13,7 +13,7 @@ from srat_fast.attacks import NAMES
 from srat_fast.attacks.autoattack import FEWEST_CLASSES, STANDARD_PARTS, PackageRound, require_pyautoattack
 from srat_fast.attacks.pgd import fgsm, pgd
 from srat_fast.attacks.threat import Threat
-from srat_fast.errors import UserError
+from srat_fast.errors import UserError, did_you_mean
 from srat_fast.registry import inner, threat
 
 _GRADIENT = re.compile(
@@ -184,7 +184,9 @@ def named_attack(
         require_pyautoattack(f"the attack {name}")
         package = tuple(PackageRound(ball, part, classes) for part in parts)
         return NamedAttack(name, ball, package, {"parts": list(parts), "version": "standard"} | of)
-    raise UserError("--attack", f"a comma-separated list of {NAMES}", name)
+    joined = re.fullmatch(r"(pgd|cw|noise)[ _]?(\d+.*)", name)
+    hint = f"; did you mean {joined[1]}-{joined[2]}?" if joined else did_you_mean(name, STANDARD_PARTS)
+    raise UserError("--attack", f"a comma-separated list of {NAMES}{hint}", name)
 
 
 def _require_classes(name: str, parts: tuple[str, ...], classes: int) -> None:

@@ -23,7 +23,7 @@ def analyse(
     subset: Subset = None,
     data_root: RunDataRoot = None,
     device: Device = "auto",
-    points: Annotated[int, typer.Option(help="Of t-SNE at most; 0 leaves it out.")] = 1000,
+    points: Annotated[int, typer.Option(help="Points of the t-SNE, at most; 0 leaves it out.")] = 1000,
     together: Annotated[
         Path | None,
         typer.Option(
@@ -33,12 +33,13 @@ def analyse(
     plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """How separable a run's classes are, clean and attacked: features, t-SNE, confusion, accuracy against count."""
+    """Separability of a run's classes, clean and attacked. Features, t-SNE, confusion, accuracy against count."""
     changes = fields_given({"--subset": subset, "--data-root": data_root})
 
     from srat_fast.console import Console
     from srat_fast.errors import UserError
     from srat_fast.evaluation.analyses import analyse as study
+    from srat_fast.evaluation.analyses import files_of
     from srat_fast.figures.analysis import draw_panels, panel, read_analysis
     from srat_fast.figures.canvas import save, suffix_of
     from srat_fast.progress import Watch
@@ -79,7 +80,12 @@ def analyse(
 
         print(json.dumps(plain_json(results), indent=2, allow_nan=False))
         return
-    Console().print(_table(results))
+    out, (analysis_file, features, figures) = Console(), files_of(weights, images)
+    out.print(_table(results))
+    out.say(
+        f"in {', '.join(results)}: {analysis_file}, {features}, {figures}/"
+        + (f"; {together}" if together else "")
+    )
     for name, result in results.items():
         if result["same_data"] is False:
             console.say(

@@ -42,7 +42,7 @@ app = typer.Typer(
     help="SRAT (Separable Reweighted Adversarial Training) and its baselines on imbalanced data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"max_content_width": 120},
+    context_settings={"max_content_width": 120, "help_option_names": ["--help", "-h"]},
     rich_markup_mode=None,  # names in messages are text; and --help does without rich
 )
 app.command()(train.train)
@@ -109,6 +109,11 @@ def _run(arguments: list[str], codes: Mapping[str | None, int]) -> int:
     except TrainingFailure as error:
         return _fail(str(error), codes.get(failure_of(error), 1), error)
     except typer.TyperException as error:
+        if (
+            type(error).__name__ == "NoArgsIsHelpError"
+        ):  # which typer does not export: its message is the help
+            print(error.format_message(), file=sys.stderr)
+            return 2
         return _fail(error.format_message(), 2, error)
     except Interrupted as stop:
         if teller(stop) is not None:

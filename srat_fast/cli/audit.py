@@ -46,7 +46,8 @@ def audit(
     threat: Annotated[
         str | None,
         typer.Option(
-            help=f"Of a weights file: {', '.join(THREATS)}.", show_default="the data set's recipe's"
+            help=f"Threat model of a weights file: {', '.join(THREATS)}.",
+            show_default="the data set's recipe's",
         ),
     ] = None,
     model: FileModel = None,
@@ -59,13 +60,15 @@ def audit(
         ),
     ] = None,
     autoattack: AutoAttack = 64,
-    queries: Annotated[int, typer.Option(min=1, help="Of the black-box attack, for each image.")] = 500,
+    queries: Annotated[
+        int, typer.Option(min=1, help="Queries of the black-box attack (Square), for each image.")
+    ] = 500,
     data_root: RunDataRoot = None,
     device: Device = "auto",
     plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> int:
-    """Is the robust accuracy of a saved model to be believed? Exit code 0: reliable, 3: suspicious.
+    """Check if a robust accuracy is to be believed. Exit code 0: reliable, 3: suspicious.
 
     Fifteen or so checks, each with its figure, threshold and verdict; the verdict is stored in record.json and shown
     wherever the run's accuracies are.

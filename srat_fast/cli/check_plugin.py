@@ -22,7 +22,7 @@ def check_plugin(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
-    """Is a plug-in fit for training? Its terms, networks and methods on toy batches; exit code 1 where a check fails.
+    """Check that a plug-in is fit for training. Its terms, networks and methods on toy batches; exit code 1: not fit.
 
     Gradients against finite differences in float64, shapes, the order of the batch, float32 and bf16, compiled and
     captured steps against eager ones. Whether a loss is the one that was meant is compared with nothing, unless its

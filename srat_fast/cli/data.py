@@ -16,7 +16,7 @@ from srat_fast.tables import Table
 if TYPE_CHECKING:
     from srat_fast.recipe import Recipe
 
-app = typer.Typer(help="Data sets: class counts under an imbalance, prepared files.", no_args_is_help=True)
+app = typer.Typer(help="Class counts under an imbalance, prepared files.", no_args_is_help=True)
 
 #: Characters of the longest bar.
 _BAR = 16
@@ -24,7 +24,7 @@ _BAR = 16
 
 @app.callback()
 def _group() -> None:
-    """Data sets: class counts under an imbalance."""
+    """Class counts under an imbalance, prepared files."""
 
 
 app.command()(prepare.prepare)
@@ -48,7 +48,7 @@ def show(
     per_class: Annotated[int, typer.Option(min=1, max=100, help="Images of each class in --samples.")] = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Training images per class, with class-balanced weights and LDAM margins; only --samples needs the images."""
+    """Training images, loss weight and LDAM margin per class. Only --samples needs the images."""
     recipe = recipe_from_options(None, locals(), settings)
 
     from srat_fast.console import Console

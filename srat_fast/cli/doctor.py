@@ -26,6 +26,7 @@ _PACKAGES = {
     "ffcv": ("--loader ffcv", "bash .ci/ffcv (docs/howto/loaders.md, Installing ffcv)"),
     "pyautoattack": ("autoattack and its parts, audit", "pip install 'srat-fast[audit]'"),
     "torchvision": ("data.policy", "pip install torchvision torch==<yours>"),
+    "timm": ("networks timm:<name>", "pip install 'srat-fast[timm]'"),
     "ray": ("sweep --engine ray", "pip install 'srat-fast[ray]'"),
     "optuna": ("searches in sweeps", "pip install 'srat-fast[search]'"),
     "pyarrow": ("tables as Parquet", "pip install 'srat-fast[parquet]'"),
@@ -39,6 +40,7 @@ _OPTIONAL = (
     "ffcv",
     "pyautoattack",
     "torchvision",
+    "timm",
     "ray",
     "optuna",
     "pyarrow",
@@ -49,7 +51,7 @@ _OPTIONAL = (
 
 
 def doctor() -> None:
-    """What is installed, which device runs, which backends, what is missing and how to install it."""
+    """What is installed, what is missing, which device runs."""
     from srat_fast.console import Console
     from srat_fast.record import versions
 

@@ -24,6 +24,7 @@ from srat_fast.cli.options import (
 from srat_fast.cli.show import accuracy_table, per_class_table
 from srat_fast.errors import Unrecorded
 from srat_fast.registry import threat as THREATS
+from srat_fast.tables import length
 
 if TYPE_CHECKING:
     from srat_fast.console import Console
@@ -63,7 +64,7 @@ def evaluate(
     plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """Accuracies of a saved model: fp32, eager, eval mode; overall, well, under and per class.
+    """Accuracies of a saved model, clean and attacked. In fp32, eager, eval mode; overall, well, under and per class.
 
     RUN may be a weights file, somebody else's too: `evaluate FILE --model wrn-28-10 --dataset cifar10`. Nothing is
     recorded then.
@@ -123,17 +124,22 @@ def _print(
     from srat_fast.record import audit_verdict
 
     out = Console()
-    out.print(accuracy_table(results))
+    shown = {
+        f"{name.split(' eps ')[0]} eps {length(row['epsilon'])}" if "epsilon" in row else name: row
+        for name, row in results.items()
+    }
+    out.print(accuracy_table(shown))
     if record is None:
         recipe = build_recipe(None, changes)
         counts, classes = base_counts(recipe)
         if len(classes) <= 20:
-            out.print(per_class_table(results, classes, planned_counts(recipe, counts)))
+            out.print(per_class_table(shown, classes, planned_counts(recipe, counts)))
         return
     last = record["evaluations"][-1]
     verdict = audit_verdict(record, weights, last["weights_checksum"])
-    out.say(f"audit of this run: {verdict}")
+    images = next(iter(results.values()))["images"]
+    out.say(f"{images} of {record['test_images']} test images; audit of this run: {verdict}")
     if last["same_data"] is False:
         console.say("note: the images differ from those of the run (another data checksum)", style="bold red")
     if len(record["classes"]) <= 20:
-        out.print(per_class_table(results, record["classes"], record["counts"]))
+        out.print(per_class_table(shown, record["classes"], record["counts"]))

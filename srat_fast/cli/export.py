@@ -35,7 +35,7 @@ def export(
     plugin: PluginFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """The model of a run for other programs: each file is read back and its logits compared with the run's."""
+    """Files of a run's model for other programs. Each is read back and its logits compared with the run's."""
     changes = fields_given({"--data-root": data_root})
 
     from srat_fast.console import Console

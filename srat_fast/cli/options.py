@@ -93,7 +93,10 @@ def _shown(field: str, value: Any) -> str:
 #: Options of several commands.
 Text = str | None
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any recipe field; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Any recipe field (--print-recipe lists them); repeatable."
+    ),
 ]
 Weights = Annotated[str, typer.Option("--weights", help="last, best (by validation) or ema.")]
 RunDataRoot = Annotated[Text, of_field("--data-root", "Where the data set is.", default="the run's")]
@@ -101,8 +104,10 @@ RunDataRoot = Annotated[Text, of_field("--data-root", "Where the data set is.", 
 Judged = Annotated[
     Path, typer.Argument(help="A run directory, or a weights file: .safetensors, .pt, .pth.", metavar="RUN")
 ]
-FileModel = Annotated[Text, of_field("--model", "Of a weights file.", default="what the file says")]
-FileDataset = Annotated[Text, of_field("--dataset", "Of a weights file.")]
+FileModel = Annotated[Text, of_field("--model", "Network of a weights file.", default="what the file says")]
+FileDataset = Annotated[
+    Text, of_field("--dataset", "Data set on whose test images a weights file is judged.")
+]
 Subset = Annotated[Text, of_field("--subset")]
 Device = Annotated[str, of_field("--device")]
 #: Of the commands that read a run.
@@ -205,4 +210,8 @@ def recipe_from_options(
     known = OPTION_FIELDS | (fields or {})
     options = {f"--{name.replace('_', '-')}": value for name, value in values.items()}
     given = {option: value for option, value in options.items() if option in known and value != []}
-    return build_recipe(recipe, fields_given(given, fields) | parse_settings(settings or []))
+    changes = fields_given(given, fields) | parse_settings(settings or [])
+    built = build_recipe(recipe, changes)
+    if "data.ratio" in changes and built.data.imbalance == "none":
+        raise UserError("data.ratio", "has no effect with --imbalance none: leave one out", built.data.ratio)
+    return built

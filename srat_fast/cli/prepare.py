@@ -25,7 +25,7 @@ def prepare(
     dataset: Annotated[Text, of_field("--dataset")] = None,
     imbalance: Annotated[Text, of_field("--imbalance")] = None,
     ratio: Annotated[Text, of_field("--ratio")] = None,
-    seed: Annotated[Text, of_field("--seed", "Of the run; the subset is drawn by it.")] = None,
+    seed: Annotated[Text, of_field("--seed", "Seed of the run; the subset is drawn by it.")] = None,
     loader: Annotated[
         str, typer.Option(help="ffcv: write .beton files; memory: only download, check and decode.")
     ] = "ffcv",
@@ -49,7 +49,7 @@ def prepare(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Download, check and decode the images of a run; write .beton files for --loader ffcv, each with its SHA-256."""
+    """Download, check and decode the images of a run. Writes .beton files for --loader ffcv, each with its SHA-256."""
     chosen = recipe_from_options(recipe, locals(), settings, _FIELDS)
     content = _prepared(chosen)
     if as_json:

@@ -24,7 +24,7 @@ def report(
         bool, typer.Option("--print-only", help="Print the tables, write nothing.")
     ] = False,
 ) -> None:
-    """Tables (Markdown, CSV, LaTeX), figures (SVG, PNG) and one self-contained report.html."""
+    """Tables, figures and one HTML page of runs. As Markdown, CSV and LaTeX, SVG and PNG, and report.html."""
     from srat_fast.console import Console
     from srat_fast.report.collect import find_runs
     from srat_fast.report.groups import group_runs
@@ -49,5 +49,4 @@ def report(
     if made.left_out:
         console.say(f"{made.left_out} more figures with --all-figures")
     if made.missing:
-        names = ", ".join(name for name, _, _ in made.missing)
-        console.say(f"not from these runs: {names} (the page says what each needs)")
+        console.say(f"{len(made.missing)} figures of the paper need other runs: the page says which")

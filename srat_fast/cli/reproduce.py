@@ -117,11 +117,12 @@ def reproduce(
     slots_per_gpu: SlotsPerGpu = None,
     cpu_slots: CpuSlots = None,
     images_per_second: Annotated[
-        float | None, typer.Option(help="Of PGD-10 at full width on your GPU, for the estimate.")
+        float | None,
+        typer.Option(help="Speed of PGD-10 training at full width on your GPU, for the estimate."),
     ] = None,
     other_code: OtherCode = False,
 ) -> int:
-    """Reproduce a table or figure of the paper as one sweep and one table, or all of them."""
+    """A table or figure of the paper, or all of them. Each is one sweep and one table."""
     from srat_fast.cli.sweep_show import show_plan
     from srat_fast.console import Console
     from srat_fast.errors import UserError

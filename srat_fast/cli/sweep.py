@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,9 @@ class _SpecOrCommand(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            if re.fullmatch(r"[a-z][a-z-]*", args[0]) and not Path(args[0]).exists():
+                problem = "is neither a spec nor a command of sweep" + did_you_mean(args[0], self.commands)
+                raise UserError("SPEC", problem, args[0])
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -42,15 +46,18 @@ class _SpecOrCommand(TyperGroup):
 app = typer.Typer(
     cls=_SpecOrCommand,
     no_args_is_help=True,
-    help="Many runs from one spec: `srat-fast sweep SPEC.toml` plans them, runs them and goes on where it stopped.",
+    help="Many runs from one spec: `srat-fast sweep SPEC.toml`. It plans them, runs them and goes on where it "
+    "stopped; its options are those of `sweep run`.",
 )
 
 #: Options that `reproduce` has too.
 Engine = Annotated[str, typer.Option(help="local, or ray for a cluster.")]
 Address = Annotated[
-    str | None, typer.Option(help="Of a running Ray cluster, HOST:PORT or auto.", show_default="auto")
+    str | None, typer.Option(help="Address of a running Ray cluster, HOST:PORT or auto.", show_default="auto")
 ]
-Gpus = Annotated[str | None, typer.Option(help="Such as 0,2; none for the CPU.", show_default="all visible")]
+Gpus = Annotated[
+    str | None, typer.Option(help="GPUs to use, such as 0,2; none for the CPU.", show_default="all visible")
+]
 SlotsPerGpu = Annotated[int | None, typer.Option(help="Trials at a time on each GPU.", show_default="1")]
 CpuSlots = Annotated[int | None, typer.Option(help="Trials at a time on the CPU.", show_default="one a core")]
 OtherCode = Annotated[
@@ -62,7 +69,7 @@ _Directory = Annotated[Path, typer.Argument(help="A sweep's directory.", metavar
 
 @app.callback()
 def _group() -> None:
-    """Many runs from one spec: `srat-fast sweep SPEC.toml` plans them, runs them and goes on where it stopped."""
+    """Many runs from one spec."""
 
 
 @app.command()
@@ -108,7 +115,7 @@ def run(
     ] = None,
     other_code: OtherCode = False,
 ) -> int:
-    """Plan a spec's runs and run them: finished ones are skipped, interrupted ones resumed, failed ones tried again."""
+    """Plan a spec's runs and run them. Finished ones are skipped, interrupted ones resumed, failed ones tried again."""
     from srat_fast.console import Console
     from srat_fast.sweep.spec import SAMPLERS, read_tree, spec_from_tree
 
@@ -229,7 +236,7 @@ def plan(
     ] = None,
     other_code: OtherCode = False,
 ) -> int:
-    """Write the plan into the sweep's directory and run nothing: for `run-one` in a batch system."""
+    """Write the plan and run nothing. For `run-one` in a batch system."""
     from srat_fast.cli import sweep_show
     from srat_fast.console import Console
     from srat_fast.sweep.directory import SweepDirectory
@@ -261,7 +268,7 @@ def status(
     as_json: AsJson = False,
     every: Annotated[bool, typer.Option("--all", help="A line for every trial.")] = False,
 ) -> None:
-    """Counts, running trials, and the reason and traceback of each failed one."""
+    """Counts, running trials, and why others failed."""
     from srat_fast.cli import sweep_show
     from srat_fast.console import Console
     from srat_fast.sweep.directory import SweepDirectory
@@ -287,7 +294,7 @@ def retry(
         typer.Option("--fresh", help="Start again from the first epoch: the run directory is moved aside."),
     ] = False,
 ) -> None:
-    """Put failed trials back in the queue; the next `sweep` runs them."""
+    """Put failed trials back in the queue. The next `sweep` runs them."""
     from srat_fast.sweep.directory import requeue
 
     for line in requeue(directory, trials or [], fresh):
@@ -297,9 +304,11 @@ def retry(
 @app.command("run-one")
 def run_one(
     directory: _Directory,
-    index: Annotated[int, typer.Argument(help="Of the trial, from 0 (sweep status --all).", metavar="INDEX")],
+    index: Annotated[
+        int, typer.Argument(help="Number of the trial, from 0 (sweep status --all).", metavar="INDEX")
+    ],
 ) -> int:
-    """Run a single trial here, such as one task of a batch system's array job."""
+    """Run a single trial here. Such as one task of a batch system's array job."""
     from srat_fast.console import Console
     from srat_fast.sweep.directory import SweepDirectory
     from srat_fast.sweep.local import run_one as run_trial
@@ -317,7 +326,7 @@ def table(
     baseline: Annotated[
         str | None, typer.Option(help="Method to compare with, seed by seed.", show_default="the spec's")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of the bootstrap intervals.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Level of the bootstrap intervals.")] = 0.95,
     per_class: Annotated[bool, typer.Option("--per-class", help="Each class's accuracy too.")] = False,
     sort: Annotated[
         str | None,
@@ -329,7 +338,7 @@ def table(
         list[Path] | None, typer.Option(help="Also a file: .md, .csv, .parquet or .tex; repeatable.")
     ] = None,
 ) -> None:
-    """The paper's table: mean and deviation over seeds, intervals, a paired test, the paper's numbers beside."""
+    """The paper's table of a sweep. Mean and deviation over seeds, intervals, a paired test, the paper's numbers."""
     from srat_fast.sweep.directory import SweepDirectory
 
     print_table(SweepDirectory.open(directory), baseline, confidence, per_class, out or [], sort=sort)
@@ -343,7 +352,7 @@ def evaluate_runs(
     data_root: RunDataRoot = None,
     device: Device = "auto",
 ) -> int:
-    """Attack every finished run of a sweep; an attack that a run has met on these images is not repeated.
+    """Attack every finished run of a sweep. An attack that a run has met on these images is not repeated.
 
     Exit code 1 where a run could not be judged.
     """
@@ -395,8 +404,8 @@ def audit_runs(
             line=console.say, progress=watch,
         )  # fmt: skip
     console.say(_counts(done, "audited"))
-    for name in done.suspicious:
-        console.say(f"suspicious: {name}")
+    for name, checks in done.suspicious.items():
+        console.say(f"suspicious: {name}: {', '.join(checks)}")
     return SUSPICIOUS if done.suspicious else 1 if done.failed else 0
 
 
@@ -411,7 +420,7 @@ def pack_sweep(
     directory: _Directory,
     out: Annotated[Path | None, typer.Option(help="The file.", show_default="DIR.zip")] = None,
 ) -> None:
-    """Plan, states, recipes, metrics and records in one file, without weights and checkpoints."""
+    """Pack a sweep into one file. Plan, states, recipes, metrics and records, without weights and checkpoints."""
     from srat_fast.sweep.pack import pack
 
     path, runs, size = pack(directory, out)
@@ -423,7 +432,7 @@ def unpack_sweep(
     file: Annotated[Path, typer.Argument(help="Made by `sweep pack`.", metavar="FILE")],
     directory: Annotated[Path, typer.Argument(help="New, or with runs of the same sweep.", metavar="DIR")],
 ) -> None:
-    """Verify a packed sweep and write it into a directory, beside the runs that are there."""
+    """Unpack a packed sweep into a directory. It is verified; runs that are there stay."""
     from srat_fast.sweep.pack import unpack
 
     added, there = unpack(file, directory)

@@ -49,7 +49,8 @@ def show_plan(
     for note in plan.notes:
         console.say(note)
     waiting, running = plan.trials, []
-    text = f"{len(plan.trials)} runs in {len(plan.cells)} cells"
+    fixed = plan.search is None or plan.trials  # the trials of a search come one by one
+    text = f"{len(plan.trials)} runs in {len(plan.cells)} cells" if fixed else "no run yet"
     if status is not None and status.counts["queued"] < len(plan.trials):
         waiting, running = status.waiting(), status.running()
         text += ": " + ", ".join(f"{status.counts[name]} {name}" for name in STATUSES if status.counts[name])
@@ -63,7 +64,10 @@ def show_plan(
     console.say(f"{text}; {len(slots)} at a time ({names}){each}")
     hours = f", {guess.seconds * gpus / 3600:.1f} GPU hours" if gpus and guess.seconds is not None else ""
     console.say(_memory(plan, slots))
-    console.say(f"estimated time: {duration(guess.seconds)}{hours} ({guess.source})")
+    known = guess.seconds is not None
+    console.say(
+        f"estimated time: {f'{duration(guess.seconds)}{hours} ({guess.source})' if known else guess.source}"
+    )
 
 
 def _memory(plan: Plan, slots: list[Slot]) -> str:

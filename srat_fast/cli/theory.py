@@ -29,14 +29,14 @@ def theory(
     k_grid: Annotated[
         str, typer.Option("--K-grid", help="Ratios of the theorems, comma-separated.")
     ] = "2,5,10,100,1000,10000",
-    samples: Annotated[str, typer.Option(help="Of each simulation, such as 1e8.")] = "1e6",
-    seed: Annotated[int, typer.Option(help="Of the simulations.")] = 0,
+    samples: Annotated[str, typer.Option(help="Samples of each simulation, such as 1e8.")] = "1e6",
+    seed: Annotated[int, typer.Option(help="Seed of the simulations.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Write tables (CSV, JSON) and figures (SVG, PNG) there.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Lemma 3.1 and Theorems 3.1 and 3.2 against numerical minimisation, simulation and root finding.
+    """The paper's Lemma 3.1 and theorems, checked. Against numerical minimisation, simulation and root finding.
 
     Exit code 1 where a verdict is not the one that docs/theory.md derives.
     """

@@ -13,7 +13,7 @@ from srat_fast.cli.streams import recorded
 from srat_fast.errors import launched
 from srat_fast.plugins import load_all
 from srat_fast.recipe import NAMED_RECIPES, radius_title, to_toml
-from srat_fast.record import MUST, RECIPE, RunDirectory, audit_verdict, weights_title
+from srat_fast.record import MUST, RECIPE, WEIGHTS, RunDirectory, audit_verdict, weights_title
 from srat_fast.training.stops import Stops
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def train(
     ] = None,
     model: Annotated[Text, of_field("--model")] = None,
     seed: Annotated[Text, of_field("--seed")] = None,
-    epochs: Annotated[Text, of_field("--epochs", "Schedule and deferral scale along.")] = None,
+    epochs: Annotated[
+        Text, of_field("--epochs", "Epochs of training; schedule and deferral scale along.")
+    ] = None,
     batch_size: Annotated[Text, of_field("--batch-size")] = None,
     engine: Annotated[Text, of_field("--engine")] = None,
     loader: Annotated[Text, of_field("--loader")] = None,
@@ -73,7 +75,8 @@ def train(
     recipe: Annotated[
         Text,
         typer.Option(
-            help=f"{', '.join(NAMED_RECIPES)} or a FILE.toml.", show_default="paper; digits for digits"
+            help=f"{', '.join(NAMED_RECIPES)}, or a FILE.toml; a run's recipe.json too.",
+            show_default="paper; digits for digits",
         ),
     ] = None,
     settings: Settings = None,
@@ -81,7 +84,7 @@ def train(
         bool, typer.Option("--print-recipe", help="Print the resolved recipe as TOML and stop.")
     ] = False,
 ) -> None:
-    """Train one model by SRAT or a baseline, evaluate it and record the run."""
+    """Train one model, evaluate it and record the run."""
     if resume == MUST and recipe is None and dataset is None and out is not None and (out / RECIPE).is_file():
         load_all(plugin or ())
         RunDirectory(
@@ -128,12 +131,15 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     if len(record["classes"]) <= 20:
         console.print(per_class_table(rows, record["classes"], record["counts"]))
     console.say(f"audit: {audit_verdict(record)} (srat-fast audit {target})")
-    if record["collapsed"] is not None:
-        console.say(
-            f"collapsed: class {record['classes'][record['collapsed']]} takes more than 95 % of the predictions; "
-            "try a lower optim.lr or a longer optim.warmup_epochs",
-            style="bold red",
-        )
+    for weights in WEIGHTS:
+        part = record if weights == "last" else record.get(weights) or {}
+        if part.get("collapsed") is not None:
+            title = weights_title(record, weights)
+            console.say(
+                f"{title and title + ': '}collapsed: class {record['classes'][part['collapsed']]} takes more than 95 % "
+                "of the predictions; try a lower optim.lr or a longer optim.warmup_epochs",
+                style="bold red",
+            )
     for warning in record.get("warnings", ()):
         console.say(warning, style="bold red")
     seconds = record["seconds"]

@@ -87,7 +87,8 @@ def imbalanced_counts(
         most = n**root  # of other classes it may be too large for a float
         raise UserError(
             "data.ratio",
-            f"class {counts.index(0)} would have no images; at most {int(most + 1e-9)} is possible here",
+            f"class {counts.index(0)} would have no images; at most {int(most + 1e-9)} is possible here, or "
+            "data.imbalance = none, which keeps the counts as they are",
             ratio,
         )
     return counts

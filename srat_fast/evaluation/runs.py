@@ -98,7 +98,8 @@ def evaluate(
     of_another = "" if ball == settings.threat else f" {ball}"
     if of_another and not epsilons:
         raise UserError(
-            "eval_attack.epsilon", f"a radius is needed: the run's own is one of {settings.threat}", "none"
+            "eval_attack.epsilon",
+            f"a radius in {ball} is needed (--eps): the run's own is one in {settings.threat}",
         )
     radii = _radii(own, ball, epsilons)
     chosen = {

@@ -15,6 +15,7 @@ from srat_fast.methods import METHODS, require_effect
 from srat_fast.recipe.fields import checked
 from srat_fast.recipe.recipe import FIELDS, SECTIONS, Recipe, flatten
 from srat_fast.recipe.sections import Attack
+from srat_fast.record import RECIPE
 from srat_fast.registry import threat
 
 #: name -> (what it is for, fields that differ from the defaults of the sections).
@@ -58,8 +59,10 @@ DEFAULT_RECIPE = {"digits": "digits"}
 def named_fields(name: str) -> dict[str, Any]:
     """The dotted fields in which a named recipe differs from the defaults."""
     if name not in NAMED_RECIPES:
-        problem = f"one of {', '.join(NAMED_RECIPES)}, or a file ending in .toml"
-        raise UserError("--recipe", problem + did_you_mean(name, NAMED_RECIPES), name)
+        of_run = Path(name) / RECIPE
+        hint = f"; did you mean {of_run}?" if of_run.is_file() else did_you_mean(name, NAMED_RECIPES)
+        problem = f"one of {', '.join(NAMED_RECIPES)}, or a file ending in .toml or .json{hint}"
+        raise UserError("--recipe", problem, name)
     return dict(NAMED_RECIPES[name][1])
 
 

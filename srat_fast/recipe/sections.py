@@ -11,6 +11,7 @@ from srat_fast import registry
 from srat_fast.datasets import DATASETS
 from srat_fast.methods import BASES, RULES, WEIGHTINGS
 from srat_fast.recipe.fields import Section, by_method, fields_of, setting
+from srat_fast.tables import length
 
 
 def largest_radius() -> float:
@@ -145,7 +146,7 @@ class Model(Section):
     prefix = "model."
     name: str = setting(
         "resnet18",
-        "network, in its CIFAR form; timm:<name> is one of the package timm",
+        "network in its CIFAR form; timm:<name> is one of the package timm",
         choices=(registry.model,),
         before="resnet18",
         source="paper, Section 5",
@@ -673,7 +674,7 @@ class Run(Section):
     )  # fmt: skip
     engine: str = setting(
         "fast",
-        "fast: the product; reference: slow, straight-line Algorithm 1 in fp32",
+        "fast: the optimised code; reference: slow, straight-line Algorithm 1 in fp32",
         choices=("fast", "reference"),
     )
     compile: str = setting(
@@ -741,8 +742,8 @@ NEUTRAL = {
 
 
 def radius_title(attack: Mapping[str, Any], *, always: bool = False) -> str:
-    """ "eps 0.0314" of a recorded attack, behind its threat model where that is not the paper's (or `always`)."""
+    """ "eps 8/255" of a recorded attack, behind its threat model where that is not the paper's (or `always`)."""
     name = attack.get("threat") or Attack.threat  # a record of an earlier version names none
     title = registry.threat[name].title if name in registry.threat else name
     shown = f"{title} " if always or name != Attack.threat else ""
-    return f"{shown}eps {attack['epsilon']:.4g}"
+    return f"{shown}eps {length(attack['epsilon'])}"

@@ -201,6 +201,8 @@ def _rows(method: str, variant: str, runs: list[Run]) -> list[Row]:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_short, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -34,7 +34,7 @@ def audit_verdict(row: Row) -> str:
 
 
 def notes(row: Row) -> str:
-    """What a reader must know of a row's runs: unfinished, failed, collapsed, flagged, of one seed."""
+    """What a reader must know of a row's runs: unfinished, failed, collapsed, flagged, hardly audited, of one seed."""
     found: dict[str, int] = {}
     drawn = Counter((run.seed, run.fields["data.subset_seed"]) for run in row.finished)
     found |= {f"runs of seed {seed}": times for (seed, _), times in drawn.items() if times > 1}
@@ -45,8 +45,12 @@ def notes(row: Row) -> str:
                 found.get(str(record.get("status", "running")), 0) + 1
             )
             continue
-        if record.get("collapsed") is not None and row.weights == "last":
-            text = f"collapsed to class {record['classes'][record['collapsed']]}"
+        if (collapsed := judged(record, row.weights).get("collapsed")) is not None:
+            text = f"collapsed to class {record['classes'][collapsed]}"
+            found[text] = found.get(text, 0) + 1
+        audit = judged(record, row.weights).get("audit") or {}
+        if audit.get("verdict") == "reliable" and "AutoAttack" in audit.get("not_run", ()):
+            text = f"audited without AutoAttack, on {audit['subset']} images"
             found[text] = found.get(text, 0) + 1
         if record.get("catastrophic_overfitting"):
             found["catastrophic overfitting"] = found.get("catastrophic overfitting", 0) + 1

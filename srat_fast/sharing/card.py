@@ -9,7 +9,7 @@ from srat_fast.recipe import FIELDS, radius_title
 from srat_fast.recipe.sections import Attack
 from srat_fast.record import weights_title, worst_class
 from srat_fast.registry import threat
-from srat_fast.tables import Table, percent, visible
+from srat_fast.tables import Table, length, percent, visible
 
 #: The card's name beside the exported files.
 CARD = "MODEL_CARD.md"
@@ -47,7 +47,9 @@ def _accuracies(record: dict[str, Any], weights: str) -> list[tuple[str, str, di
         for name, result in entry["attacks"].items():
             if name != "clean":
                 radius = (
-                    f", eps {result['epsilon']:.4g}" if "epsilon" in result and " eps " not in name else ""
+                    f", eps {length(result['epsilon'])}"
+                    if "epsilon" in result and " eps " not in name
+                    else ""
                 )
                 found.append((f"{name}{radius} (evaluated later)", str(result["images"]), result))
     return found
@@ -62,7 +64,7 @@ def _training_images(recipe: dict[str, Any]) -> str:
     if examples == "clean":
         return "clean"
     return (
-        f"PGD-{attack['steps']} examples, {radius_title(attack, always=True)}, step {attack['step_size']:.4g}, "
+        f"PGD-{attack['steps']} examples, {radius_title(attack, always=True)}, step {length(attack['step_size'])}, "
         f"BatchNorm statistics: {attack['bn']}"
     )
 
@@ -204,7 +206,7 @@ def model_card(
                 [
                     "evaluation attack",
                     f"PGD-{evaluated['steps']}, {radius_title(evaluated, always=True)}, "
-                    f"step {evaluated['step_size']:.4g}",
+                    f"step {length(evaluated['step_size'])}",
                 ],
                 ["threat model", _threat(evaluated)],
                 [

@@ -45,7 +45,9 @@ class Judged:
     judged: int = 0  # runs
     had: int = 0  # runs that lacked nothing
     elsewhere: int = 0  # runs that another process was judging
-    suspicious: list[str] = field(default_factory=list)  # names of runs, by all audits on record
+    suspicious: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # run -> failed checks, of audits on record
     failed: list[str] = field(default_factory=list)  # names of runs that could not be judged
 
 
@@ -132,5 +134,9 @@ def _judge(
                 claims.release(key)
     finally:
         claims.close()
-    done.suspicious = [trial.name for trial in trials if _verdict(sweep.record(trial) or {}) == "suspicious"]
+    for trial in trials:
+        record = sweep.record(trial) or {}
+        if _verdict(record) == "suspicious":
+            checks = record["audit"].get("checks", ())
+            done.suspicious[trial.name] = [check["name"] for check in checks if check["verdict"] == "failed"]
     return done

@@ -25,7 +25,7 @@ from srat_fast.record import (
     write_atomically,
 )
 from srat_fast.sweep.directory import SweepDirectory
-from srat_fast.tables import Cell, Table, csv_text, latex, spread, tabular, visible
+from srat_fast.tables import Cell, Table, csv_text, latex, length, spread, tabular, visible
 
 _RESAMPLES = 9999
 #: Columns of the table: the paper's, then those of the worst class.
@@ -363,8 +363,8 @@ def _attacks(records: Iterable[dict[str, Any]], weights: str) -> dict[str, tuple
                 continue
             for name, row in entry["attacks"].items():
                 if row.get("epsilon") is not None:  # clean images are in the table above
-                    radius = "" if " eps " in name else f" eps {row['epsilon']:.4g}"
-                    mine[f"{name}{radius}, {row['images']} images"] = (
+                    attack = f"{name.split(' eps ')[0]} eps {length(row['epsilon'])}"
+                    mine[f"{attack}, {row['images']} images"] = (
                         row["overall"],
                         row["under"],
                         math.nan if (worst := worst_class(row)) is None else worst,

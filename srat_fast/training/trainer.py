@@ -20,7 +20,7 @@ from srat_fast.models.build import forward_flops, stage_flops, training_flops
 from srat_fast.plugins import plugin_errors, recorded
 from srat_fast.progress import ProgressView
 from srat_fast.ranks import Ranks, joined
-from srat_fast.recipe import Recipe, Stage
+from srat_fast.recipe import Recipe, Stage, radius_title
 from srat_fast.record import MUST, RECIPE, RECORD, RunDirectory, git_commit, versions
 from srat_fast.seeds import seed_for
 from srat_fast.training.cost import memory_errors, out_of_memory
@@ -74,6 +74,8 @@ def train(
         TrainingFailure: loss or gradient not finite, memory or disk full; the record says so.
         Interrupted: a signal asked for it; the state is saved, and `resume` goes on from there.
     """
+    if not isinstance(recipe, Recipe):
+        raise UserError("recipe", "a Recipe is needed: build_recipe(name or file, changes) gives one", recipe)
     console = console or Console(quiet=True)
     with (
         contextlib.nullcontext(stops) if stops is not None else Stops() as asked,
@@ -265,7 +267,8 @@ def _headline(setup: Setup, path: Path) -> str:
     shape = data.imbalance if data.imbalance == "none" else f"{data.imbalance} {data.ratio:g}"
     images, classes = len(setup.split.train), len(setup.split.classes)
     return (
-        f"{recipe.method} on {data.name} ({shape}: {images} images, {classes} classes), "
+        f"{recipe.method} on {data.name} ({shape}: {images} images, {classes} classes), {recipe.model.name} of width "
+        f"{recipe.model.width}, {radius_title(vars(recipe.attack), always=True)}, "
         f"{recipe.optim.epochs} epochs, {recipe.run.engine} engine, {recipe.run.precision}, {_place(setup)} -> {path}"
     )
 

@@ -64,11 +64,11 @@ def test_training_evaluation_audit_and_titles_of_another_ball(tmp_path, capsys, 
     capsys.readouterr()
     command = ["evaluate", "b", "--attack", "pgd-3,fgsm", "--device", "cpu"]
     for options, code, says in (
-        (["--threat", "l2", "--eps", "1.5"], 0, "| worst-case l2 |"),
+        (["--threat", "l2", "--eps", "1.5"], 0, "| worst-case l2 eps 1.5 |"),
         (
             ["--threat", "l2"],
             2,
-            "eval_attack.epsilon = 'none': a radius is needed: the run's own is one of linf",
+            "eval_attack.epsilon: a radius in l2 is needed (--eps): the run's own is one in linf",
         ),
         (["--eps", "2"], 2, "a number > 0 and <= 1 with threat = linf"),
         (["--threat", "l3", "--eps", "2"], 2, "--threat: eval_attack.threat = 'l3': one of linf, l2"),
@@ -298,6 +298,8 @@ def test_a_named_recipe_in_another_ball_takes_the_usual_radius_of_it(tmp_path) -
 
 def test_titles_of_records_of_other_versions_and_of_plug_ins_that_are_not_there() -> None:
     assert radius_title({"epsilon": 0.1}) == "eps 0.1"
+    assert radius_title({"epsilon": 8 / 255}) == "eps 8/255"
+    assert radius_title({"epsilon": 0.2}) == "eps 0.2"  # which is 51/255, too
     assert radius_title({"epsilon": 0.1}, always=True) == "L-inf eps 0.1"
     assert radius_title({"epsilon": 0.1, "threat": "lost"}) == "lost eps 0.1"
 

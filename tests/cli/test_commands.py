@@ -47,8 +47,20 @@ def in_a_fresh_directory(tmp_path, monkeypatch):
 BAD = [
     (["train", "--method", "sratt"], "--method (method) = 'sratt': one of natural, ce"),
     (["train", "--method", "srat-ldm"], "; did you mean srat-ldam?"),
+    (["train", "--method", "srat"], "; did you mean srat-ce, srat-focal, srat-ldam or srat:<name>?"),
+    (["train", "--set", "lr=1"], "lr = '1': is not a recipe field; did you mean optim.lr or stages.lr?"),
+    (["train", "--set", "attack.eps=1"], "; did you mean attack.epsilon?"),
+    (["train", "--recipe", "old"], "or .json; did you mean old/recipe.json?"),
+    (
+        ["train", "--dataset", "digits", "--imbalance", "none", "--ratio", "10"],
+        "--ratio (data.ratio) = 10.0: has no effect with --imbalance none",
+    ),
+    (
+        ["sweep", "stauts", "x"],
+        "SPEC = 'stauts': is neither a spec nor a command of sweep; did you mean status?",
+    ),
     (["train", "--dataset", "svnh"], "npz, arrays; did you mean svhn?"),
-    (["train", "--recipe", "smok"], "or a file ending in .toml; did you mean smoke?"),
+    (["train", "--recipe", "smok"], "or a file ending in .toml or .json; did you mean smoke?"),
     (["train", "--dataset", "npz"], "--data-root (data.root) = 'data': "),
     (["train", "--dataset", "mnist"], "--dataset (data.name) = 'mnist': one of cifar10"),
     (
@@ -78,7 +90,7 @@ BAD = [
     (["train", "--imbalance", "linear"], "--imbalance (data.imbalance) = 'linear': one of none, exp, step"),
     (
         ["train", "--recipe", "papr"],
-        "--recipe = 'papr': one of paper, smoke, digits, or a file ending in .toml",
+        "--recipe = 'papr': one of paper, smoke, digits, or a file ending in .toml or .json",
     ),
     (["train", "--precision", "fp8"], "--precision (run.precision) = 'fp8': one of auto, bf16, fp32"),
     (
@@ -107,7 +119,8 @@ BAD = [
     (["train", "--no-such-option"], "No such option: --no-such-option"),
     (["train", "--epochs"], "Option '--epochs' requires an argument"),
     (["trian"], "No such command 'trian'"),
-    (["evaluate", "nowhere"], "RUN = 'nowhere': is not a finished run"),
+    (["evaluate", "nowhere"], "RUN = 'nowhere': is not a finished run: it does not exist"),
+    (["evaluate", "."], "RUN = '.': is not a finished run: it holds runs, such as old"),
     (["report", "nowhere"], "DIR = 'nowhere': is not a directory"),
     (["data", "show", "imagenet"], "--dataset (data.name) = 'imagenet': one of cifar10"),
     (
@@ -213,6 +226,10 @@ def test_train_evaluate_report(capsys, tmp_path) -> None:
         capsys, "train", *FAST, "--out", "runs/a", "--set", "eval_attack.steps=2", "--deterministic"
     )
     assert (code, err) == (0, "")
+    assert (
+        "natural on digits (exp 10: 503 images, 10 classes), resnet18 of width 4, L-inf eps 0.1, 1 epochs"
+        in out
+    )
     assert "| clean " in out
     assert "| pgd-2 (eps 0.1) |" in out
     record = json.loads((tmp_path / "runs/a/record.json").read_text())
@@ -224,13 +241,15 @@ def test_train_evaluate_report(capsys, tmp_path) -> None:
         capsys, "evaluate", "runs/a", "--attack", "pgd-1", "--subset", "20", "--epsilon", "4/255"
     )
     assert code == 0
-    assert "| pgd-1 " in out
+    assert "| pgd-1 eps 4/255 " in out
+    assert "20 of 500 test images; audit of this run: not audited" in out
     last = json.loads((tmp_path / "runs/a/record.json").read_text())["evaluations"][-1]["attacks"]["pgd-1"]
     assert (last["images"], last["epsilon"]) == (20, 4 / 255)
     code, out, _ = call(capsys, "report", "runs")
     assert code == 0
     assert "| natural | 0 " in out
     assert f"{100 * record['robust']['under']:.2f}" in out
+    assert " figures of the paper need other runs" in out
 
 
 def test_a_run_names_its_own_directory(capsys, tmp_path) -> None:
@@ -374,7 +393,7 @@ def test_doctor_names_what_is_missing(capsys, monkeypatch) -> None:
     real = importlib.metadata.version
 
     def version(name: str) -> str:
-        if name in ("tensorboard", "ffcv"):
+        if name in ("tensorboard", "ffcv", "timm"):
             raise importlib.metadata.PackageNotFoundError(name)
         return real(name)
 
@@ -383,6 +402,7 @@ def test_doctor_names_what_is_missing(capsys, monkeypatch) -> None:
     assert "pip install tensorboard" in out
     assert "missing: tensorboard" in out
     assert "missing: bash .ci/ffcv" in out
+    assert "missing: pip install 'srat-fast[timm]'" in out
     assert "missing: ffcv;" not in out  # it is optional
 
 
@@ -400,3 +420,12 @@ def test_help(arguments, capsys) -> None:
     code, out, _ = call(capsys, *arguments)
     assert code == 0
     assert out
+
+
+@pytest.mark.parametrize("group", [[], ["data"], ["sweep"]])
+def test_a_group_without_a_command_shows_its_help(group, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = call(capsys, *group)
+    assert (code, out) == (2, "")
+    assert err == call(capsys, *group, "-h")[1]
+    assert not [li for li in err.splitlines()[1:] if li.endswith("...")], "the line of a command is cut"

@@ -69,7 +69,11 @@ COMMANDS = [
 def results() -> None:
     """What train, evaluate, audit and analyse print, from records."""
     judged = accuracies(0.5) | {"intervals": INTERVALS}
-    extra = {"best": {"epoch": 3, "standard": judged, "robust": judged}, "standard": judged, "robust": judged}
+    extra = {
+        "best": {"epoch": 3, "standard": judged, "robust": judged, "collapsed": 0},
+        "standard": judged,
+        "robust": judged,
+    }
     seconds = {"total": 60.0, "attack": 1.0, "step": 1.0, "evaluation": 1.0}
     record = make_record(**extra, classes=NAMES, collapsed=1, seconds=seconds, warnings=["[bold]look[/bold]"])
     show_record(record, Path("runs/[srat]-1"), Console())
@@ -145,7 +149,8 @@ def test_a_pipe_gets_every_cell_whatever_columns_says(study, monkeypatch) -> Non
     for name in ("cat [adult]", "[/b]", ":smile:", "a\\|b", "cb-reweight (loss.separation_weight=2)"):
         assert f"| {name} " in text, name
     for said in (
-        "(srat-fast audit runs/[srat]-1)", "collapsed: class [/b] takes", "[bold]look[/bold]", "[b]gradient[/b]",
+        "(srat-fast audit runs/[srat]-1)", "last: collapsed: class [/b] takes",
+        "best balanced: collapsed: class", "[bold]look[/bold]", "[b]gradient[/b]",
         "[i]some[/i]", "best balanced (epoch 4): clean", "55.00 [50.0, 60.0]",
     ):  # fmt: skip
         assert said in text, said

@@ -224,6 +224,7 @@ def test_numbers_of_other_weights_or_an_epoch_chosen_by_test_images(run) -> None
 
 
 BAD = [
+    (["evaluate", "--attack", "pgd20"], "square, autoattack; did you mean pgd-20?"),
     (["evaluate", "--attack", "pgd"], "--attack = 'pgd': a comma-separated list of clean, fgsm"),
     (["evaluate", "--eps", "0"], "--eps (eval_attack.epsilon) = '0': a number > 0 and <= 400"),
     (["evaluate", "--eps", "4/255,2"], "--eps (eval_attack.epsilon) = 2.0: a number > 0 and <= 1 with"),
@@ -241,7 +242,7 @@ BAD = [
     (["audit", "--subset", "some"], "--subset = 'some': an integer >= 1, or all"),
     (["audit", "--subset", "0"], "--subset = '0': an integer >= 1, or all"),
     (["audit", "--weights", "ema"], "--weights = 'ema': the run has no ema.safetensors"),
-    (["audit", "--surrogate", "nowhere"], "RUN = 'nowhere': is not a finished run"),
+    (["audit", "--surrogate", "nowhere"], "--surrogate = 'nowhere': is not a finished run"),
     (["audit", "--queries", "0"], "--queries"),
 ]
 

@@ -121,6 +121,10 @@ def test_several_runs_together(run, tmp_path, capsys) -> None:
     code, out, err = call(capsys, *paths, *options, "--together", str(tmp_path / "both.svg"))
     assert (code, err) == (0, "")
     assert out.count("| attacked  ") == out.count("| attacked by drawn labels |") == 2
+    assert (
+        f"in {', '.join(paths)}: analysis-ema.json, features-ema.npz, figures-ema/; {tmp_path}/both.svg\n"
+        in out
+    )
     text = (tmp_path / "both.svg").read_text()
     assert "first" in text
     assert "second" in text

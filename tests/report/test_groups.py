@@ -132,9 +132,23 @@ def test_a_seed_that_counts_twice_is_noted(tmp_path) -> None:
     assert notes(rows(tmp_path)["ce"]) == "2 runs of seed 0"
 
 
+def test_a_list_is_named_as_recipes_write_it(tmp_path) -> None:
+    write_run(tmp_path / "a", make_record(method="ce"))
+    write_run(tmp_path / "b", make_record(method="ldam", **{"optim.milestones": (3, 5)}))
+    assert "ldam (optim.milestones=3,5, optim.defer_epoch=3)" in rows(tmp_path)
+
+
 def test_collapsed_and_overfitted_runs_are_noted(tmp_path) -> None:
     write_run(tmp_path / "a", make_record(method="ce", collapsed=1, catastrophic_overfitting=True))
     assert notes(rows(tmp_path)["ce"]) == "collapsed to class bee; catastrophic overfitting"
+    best = {"standard": accuracies(0.5), "robust": accuracies(0.3), "collapsed": 0}
+    audit = {"verdict": "reliable", "not_run": ["AutoAttack"], "subset": 20}
+    write_run(tmp_path / "b", make_record(method="ldam", best=best, audit=audit))
+    last, best_row = (
+        row for group in group_runs(find_runs([tmp_path])) for row in group.rows if row.method == "ldam"
+    )
+    assert notes(last) == "audited without AutoAttack, on 20 images"
+    assert notes(best_row) == "collapsed to class ant"
 
 
 def test_text_tables(study) -> None:

@@ -110,7 +110,9 @@ def audits(monkeypatch) -> list[tuple]:
         path = run / "record.json"
         told = json.loads(path.read_text())
         verdict = "suspicious" if "seed2" in run.name else "reliable"
-        path.write_text(json.dumps(told | {"audit": {"verdict": verdict, "weights_checksum": "a"}}))
+        checks = [{"name": "restarts", "verdict": "failed"}, {"name": "mode", "verdict": "passed"}]
+        entry = {"verdict": verdict, "weights_checksum": "a", "checks": checks}
+        path.write_text(json.dumps(told | {"audit": entry}))
         made.append((run.name, {name: options[name] for name in ("subset", "autoattack", "changes")}))
 
     monkeypatch.setattr(audit, "audit_run", audit_run)
@@ -120,7 +122,7 @@ def audits(monkeypatch) -> list[tuple]:
 def test_each_finished_run_is_audited_once(audits, stage) -> None:
     sweep = finished_sweep(stage.out, CIFAR, VALUES, weights_checksums={"last": "a"}, audit=None)
     count = len(sweep.plan.trials)
-    seed2 = [trial.name for trial in sweep.plan.trials if trial.seed == 2]
+    seed2 = {trial.name: ["restarts"] for trial in sweep.plan.trials if trial.seed == 2}
     other = sweep.record(sweep.plan.trials[0]) | {"audit": {"verdict": "reliable", "weights_checksum": "b"}}
     (sweep.run(sweep.plan.trials[0]) / "record.json").write_text(json.dumps(other))  # of earlier weights
     options = {"subset": 50, "autoattack": 8}
@@ -130,7 +132,7 @@ def test_each_finished_run_is_audited_once(audits, stage) -> None:
     code, text = stage.call("sweep", "audit", str(stage.out))
     assert code == 3
     assert f"0 run(s) audited, {count} had been" in text
-    assert f"suspicious: {seed2[0]}" in text
+    assert f"suspicious: {next(iter(seed2))}: restarts\n" in text
     code, text = stage.call("sweep", "audit", str(stage.out), "--subset", "none")
     assert code == 2
     assert "--subset = 'none': an integer >= 1, or all" in text

@@ -38,7 +38,7 @@ def test_plan_run_skip_and_grow(stage) -> None:
     code, text = stage.call("sweep", "spec.toml", "--dry-run")
     assert code == 0, text
     assert "4 runs in 2 cells" in text
-    assert "estimated time: unknown (unknown until a run" in text
+    assert "estimated time: unknown until a run" in text
     assert "GiB a trial (resnet18 of width 4, batches of" in text
     assert not (stage.path / "sweeps").exists()
     assert stage.sweep("--dry-run")[0] == 0

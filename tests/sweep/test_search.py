@@ -188,3 +188,4 @@ def test_search_options(stage) -> None:
     code, text = stage.sweep("--search", "random", "--dry-run")
     assert code == 0, text
     assert "search: 9 runs by random: loss.separation_weight from 0.0 to 8.0" in text
+    assert "no run yet; " in text

@@ -405,7 +405,7 @@ def test_further_attacks_stand_beside_one_another(tmp_path) -> None:
             path.write_text(json.dumps(record))
     text = to_markdown(build_table(sweep))
     assert "robust accuracy under further attacks (srat-fast evaluate): overall; under; worst class" in text
-    heads = "autoattack eps 0.03137, 500 images | worst-case eps 0.03137, 500 images"
+    heads = "autoattack eps 8/255, 500 images | worst-case eps 8/255, 500 images"
     assert f"| method | {heads} |" in re.sub(" +", " ", text)
     assert re.search(r"\| ce +\| +20\.00; 10\.00; 5\.00 \|", text), text
     assert re.search(r"\| srat-ldam +\| +31\.00 ± 1\.00; 15\.50 ± 0\.50; 7\.75 ± 0\.25 \|", text), text

@@ -77,6 +77,11 @@ def test_the_record_has_the_contracts_fields(finished) -> None:
     assert set(record["ema"]) == {"standard", "robust", "collapsed"}
 
 
+def test_a_name_is_no_recipe() -> None:
+    with pytest.raises(UserError, match=r"recipe = 'smoke': a Recipe is needed: build_recipe\("):
+        train("smoke")
+
+
 def test_tensorboard_reads_the_curves(finished) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

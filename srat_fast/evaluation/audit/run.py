@@ -129,7 +129,7 @@ def _surrogate(subject: Judged, run: str | Path | None, progress: Progress) -> t
     """The model to transfer from, and what it is."""
     own, split = subject.model, subject.split
     if run is not None:
-        directory = RunDirectory.open(Path(run))
+        directory = RunDirectory.open(Path(run), "--surrogate")
         content = directory.read_weights("last")
         other = model_from_bytes(content, directory.path / WEIGHTS["last"]).to(subject.device)
         shapes = [(m.classes, m.channels) for m in (own, other)]

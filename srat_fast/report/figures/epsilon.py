@@ -9,6 +9,7 @@ from srat_fast.figures.canvas import SERIES, Figure, figure, style
 from srat_fast.report.collect import Run
 from srat_fast.report.figures.drawing import Drawing, percent, stem
 from srat_fast.report.groups import Group
+from srat_fast.tables import length
 
 #: (attack, weights) -> radius -> (overall, under).
 Curve = dict[float, tuple[float, float]]
@@ -40,7 +41,7 @@ def epsilon_drawings(group: Group) -> list[Drawing]:
             "Radius, overall, under in percent. "
             + " ".join(
                 f"{label}: "
-                + "; ".join(f"{e:.4g}: {percent(o):.1f}, {percent(u):.1f}" for e, (o, u) in curve.items())
+                + "; ".join(f"{length(e)}: {percent(o):.1f}, {percent(u):.1f}" for e, (o, u) in curve.items())
                 + "."
                 for label, curve in shown.items()
             ),

@@ -13,6 +13,7 @@ from srat_fast.record import SAMPLES
 from srat_fast.report.collect import Run
 from srat_fast.report.figures.drawing import Drawing, stem
 from srat_fast.report.groups import Group
+from srat_fast.tables import length
 
 #: Grids a group: they are for looking, not for counting.
 _RUNS = 3
@@ -35,7 +36,7 @@ def image_drawings(group: Group) -> list[Drawing]:
                 f"Clean and adversarial images, {row.label}",
                 (),
                 f"{group.title}. Test images with the true class and what the network says, PGD-{steps} examples "
-                f"within {epsilon:.4g} of them with what it says then, and the difference, magnified "
+                f"within {length(epsilon)} of them with what it says then, and the difference, magnified "
                 f"{0.5 / epsilon:.3g} times around grey.",
                 _words(samples, group),
                 partial(_draw, samples, group),
