@@ -108,9 +108,9 @@ def allowed(kind: type, spec: Spec) -> str:
             tuple: "a list of integers",
             Numbers: "a list of numbers",
         }[kind]
-        low = "" if spec.low is None else f"{'>' if spec.low_open else '>='} {spec.low:g}"
+        low = "" if spec.low is None else f"{'>' if spec.low_open else '>='} {spec.low:.10g}"
         most = spec.most()
-        high = "" if most is None else f"{'<' if spec.high_open else '<='} {most:g}"
+        high = "" if most is None else f"{'<' if spec.high_open else '<='} {most:.10g}"
         text = " ".join(part for part in (noun, " and ".join(b for b in (low, high) if b)) if part)
         if spec.fraction:
             text += ", fractions such as 8/255 too"
