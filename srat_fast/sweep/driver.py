@@ -32,6 +32,9 @@ STARTING = 15.0
 _ELSEWHERE = 1.0
 #: Seconds between two looks at whether failed trials were put back.
 _RETRIED = 30.0
+#: After so many attempts in a row that failed within so many seconds what they need may be away for a while: starts
+#: are spaced, by twice as much each time and at most so many seconds, so that not all of the queue meets it.
+_OUTAGE, _QUICK, _MOST_SPACE = 10, 60.0, 120.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Driver:
         compiled = [float(row.state.get("compile_seconds") or 0) for row in status.of("done")]
         self._starting = STARTING + min(compiled, default=0.0)
         self._looked = self._looked_back = -math.inf
+        self._quick_failures, self._next_start = 0, -math.inf
 
     @property
     def time_left(self) -> float:
@@ -141,6 +145,8 @@ class Driver:
             self.queue, self.elsewhere = self.elsewhere, deque()
         if not self.queue and self._all:
             self._queue_retried()
+        if time.monotonic() < self._next_start:
+            return None
         while self.queue and not self.closed:
             if shutil.disk_usage(self.sweep.path).free < self.options.min_free:
                 self.pause(f"less than {self.options.min_free / 2**20:,.0f} MiB (--min-free) are free")
@@ -217,6 +223,18 @@ class Driver:
                 self.view.line(f"again later: {trial.name}: {action.reason}")
             if action.pause:
                 self.pause(action.reason)
+        if action is not None and action.status in ("done", "failed", "retry"):
+            self._space_starts(action.status == "done", state["attempts"][-1])
+
+    def _space_starts(self, done: bool, attempt: dict[str, Any]) -> None:
+        """Wait before the next start where one attempt after the other fails at once."""
+        quick = not done and attempt["ended"] - attempt["started"] < _QUICK
+        self._quick_failures = self._quick_failures + 1 if quick else 0
+        if self._quick_failures >= _OUTAGE:
+            wait = min(2.0 ** (self._quick_failures - _OUTAGE + 1), _MOST_SPACE)
+            self._next_start = time.monotonic() + wait
+            failed = f"{self._quick_failures} attempts in a row failed within {_QUICK:.0f} s"
+            self.view.line(f"{failed}: the next start is in {wait:.0f} s")
 
     def pause(self, reason: str) -> None:
         """Start nothing more, end what runs, and say why."""

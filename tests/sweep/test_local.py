@@ -152,6 +152,20 @@ def test_a_running_sweep_takes_up_what_was_put_back(stage, monkeypatch) -> None:
     assert stage.counts() == {"done": 2}
 
 
+def test_starts_are_spaced_while_one_after_the_other_fails(stage, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(driver_module, "_OUTAGE", 2)
+    monkeypatch.setattr(driver_module, "_MOST_SPACE", 1.5)
+    stage.spec(seeds=[0, 1, 2, 3], axes={"method": ["ce"]})
+    stage.behave({"0": ["bad:no images"], "1": ["bad:no images"], "else": ["ok"]})
+    command = ("sweep", str(stage.path / "spec.toml"), "--out", str(stage.out), "--cpu-slots", "1")
+    assert stage.here(monkeypatch, *command, "--min-free", "0") == 1
+    text = capsys.readouterr().out
+    assert "2 attempts in a row failed within 60 s: the next start is in 2 s" in text
+    assert text.count("in a row") == 1
+    starts = {seed: when for word, _, seed, _, when in stage.journal() if word == "start"}
+    assert starts[2] - starts[1] > 1.5
+
+
 def test_a_hang_is_ended_and_tried_again(stage) -> None:
     stage.spec(seeds=[0], axes={"method": ["ce"]})
     stage.behave({"0": ["hang", "ok"]})
