@@ -131,13 +131,16 @@ def show_record(record: dict[str, Any], target: Path, console: Console) -> None:
     if len(record["classes"]) <= 20:
         console.print(per_class_table(rows, record["classes"], record["counts"]))
     console.say(f"audit: {audit_verdict(record)} (srat-fast audit {target})")
+    ways = "try a lower optim.lr, a longer optim.warmup_epochs"
+    if "separation" in record.get("terms", ()) and record["recipe"]["attack"]["bn"] == "batch":
+        ways += ", or attack.bn = running"  # benchmarks/NOTES.md "The separation loss can be met by ..."
     for weights in WEIGHTS:
         part = record if weights == "last" else record.get(weights) or {}
         if part.get("collapsed") is not None:
             title = weights_title(record, weights)
             console.say(
                 f"{title and title + ': '}collapsed: class {record['classes'][part['collapsed']]} takes more than 95 % "
-                "of the predictions; try a lower optim.lr or a longer optim.warmup_epochs",
+                f"of the predictions; {ways}",
                 style="bold red",
             )
     for warning in record.get("warnings", ()):

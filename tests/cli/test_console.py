@@ -156,6 +156,20 @@ def test_a_pipe_gets_every_cell_whatever_columns_says(study, monkeypatch) -> Non
         assert said in text, said
 
 
+@pytest.mark.parametrize(
+    ("terms", "bn", "named"),
+    [("separation", "batch", True), ("separation", "running", False), ("classification", "batch", False)],
+)
+def test_a_collapse_names_the_attack_that_does_not_leak(capsys, terms, bn, named) -> None:
+    seconds = {"total": 60.0, "attack": 1.0, "step": 1.0, "evaluation": 1.0}
+    judged = accuracies(0.5) | {"intervals": INTERVALS}
+    changes = {"terms": [terms], "attack.bn": bn, "standard": judged, "robust": judged}
+    show_record(make_record(**changes, collapsed=1, seconds=seconds), Path("runs/one"), Console())
+    text = capsys.readouterr().out
+    assert "takes more than 95 % of the predictions; try a lower optim.lr" in text
+    assert ("attack.bn = running" in text) == named
+
+
 def test_messages_show_what_a_terminal_would_obey(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["\x1b[31mtrain"])
