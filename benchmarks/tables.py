@@ -7,6 +7,7 @@ their records.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -204,6 +205,22 @@ def runs(rows: list[Row]) -> str:
     return table(heads, lines)
 
 
+def leaks(rows: list[Row]) -> str:
+    """Whether the attack's own labels meet the separation loss, after the first epochs."""
+    lines = []
+    for row in (row for row in latest(rows) if row["op"] == "leak"):
+        equal = math.log(row["batch"] - 1)  # L_sep of features that are all the same
+        ratios = [f"{row['scatter_ratio'][name]:.3f}" for name in ("clean", "attacked", "leak")]
+        lines.append([
+            f"`{row['method']}`", row["bn"], row["pixels"], str(row["epochs"]),
+            f"{row['separation']:.2f} ({equal:.2f})", f"{row['classification']:.2f}", f"{row['train_accuracy']:.1%}",
+            *ratios, "yes" if row["collapsed"] else "no",
+        ])  # fmt: skip
+    heads = ("method", "attack_bn", "images", "epochs", "L_sep (of equal features)", "L_cls", "training accuracy",
+             "scatter ratio, clean", "attacked", "attacked by drawn labels", "one class")  # fmt: skip
+    return table(heads, lines)
+
+
 def packing(rows: list[Row]) -> str:
     """Several trials on one GPU at a time."""
     lines = [
@@ -342,6 +359,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "tests": ("Tests", tests),
     "shares": ("Each trick's share", shares),
     "runs": ("Whole runs", runs),
+    "leaks": ("The separation loss and the attack's labels", leaks),
     "packing": ("Several trials on one GPU", packing),
     "evaluation": ("Evaluation and loaders", evaluation),
     "kernels": ("Kernels", kernels),

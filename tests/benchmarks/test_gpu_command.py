@@ -48,7 +48,7 @@ def test_bad_options_are_refused(options, problem, capsys) -> None:
 def test_the_list_is_in_order_of_importance(capsys) -> None:
     assert gpu.main(["--list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names[:4] == ["step-128", "searched-128", "evaluation", "evaluation-searched"]
+    assert names[:4] == ["step-128", "searched-128", "leak", "run"]
     assert names.index("run") < names.index("network") < names.index("modes")
     assert len(names) == len(set(names))
 
@@ -67,7 +67,7 @@ def test_every_question_is_understood_by_its_script(question, like_a_gpu, tmp_pa
     script = importlib.import_module(f"benchmarks.{question.script}")
     found = script.options([*shlex.split(question.options), "--out", str(tmp_path)])
     assert found.out == tmp_path
-    if question.script in ("run", "loaders"):
+    if question.script in ("run", "loaders", "leak"):
         assert found.data_root == ROOT / "some images"
     assert (ROOT / "benchmarks" / f"{question.script}.py").is_file()
 
@@ -88,7 +88,7 @@ def test_a_script_refuses_what_it_does_not_know(script, options, problem, capsys
     assert problem in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["parts-128", "loss-128", "evaluation-searched", "loaders"])
+@pytest.mark.parametrize("name", ["parts-128", "loss-128", "evaluation-searched", "loaders", "leak"])
 def test_a_question_is_answered_in_small(name, monkeypatch) -> None:
     """The others have tests of their own in this folder."""
     monkeypatch.setattr(torch, "compile", lambda function=None, **options: function)  # takes minutes

@@ -200,7 +200,12 @@ def measured(folder) -> list[dict]:
     }  # fmt: skip
     saved = {"op": "checkpoint", "width": 64, "bytes": 184.2e6, "collect": 0.768, "write": 2.3}
     saved |= {"load": 1.0, "guard": 0.01}
-    rows = [*ladder, KERNEL, *PACKING, RUN, PROFILE, NETWORK, evaluation, startup, saved, tests, stage]
+    leak = {
+        "op": "leak", "method": "srat-ce", "bn": "batch", "batch": 128, "epochs": 8, "pixels": "photographs",
+        "separation": 2.987, "classification": 1.99, "train_accuracy": 0.403, "collapsed": True,
+        "scatter_ratio": {"clean": 0.045, "attacked": 3.8, "leak": 4.03},
+    }  # fmt: skip
+    rows = [leak, *ladder, KERNEL, *PACKING, RUN, PROFILE, NETWORK, evaluation, startup, saved, tests, stage]
     rows = [row | MACHINE for row in rows]
     for row in rows:
         append(path_for(folder, "Fake GPU"), row)
@@ -216,6 +221,13 @@ def test_pages_take_their_gpu_tables_from_any_gpus_file(tmp_path) -> None:
     assert "Not measured" not in text
     assert text.count("Measured on Fake GPU, power limit 700 W") == len(TABLES)
     assert rendered(text, tmp_path) == text
+
+
+def test_a_leak_is_told_beside_what_equal_features_have(tmp_path) -> None:
+    (line,) = [
+        line for line in summary(measured(tmp_path)).splitlines() if line.startswith("| `srat-ce` | batch")
+    ]
+    assert "| 2.99 (4.84) | 1.99 | 40.3% | 0.045 | 3.800 | 4.030 | yes |" in line
 
 
 def test_each_tricks_share_is_of_one_run_and_of_the_main_precision(tmp_path) -> None:
