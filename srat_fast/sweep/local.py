@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -21,6 +22,8 @@ from srat_fast.sweep.status import Running, Snapshot, SweepView
 
 #: The driver's list of GPUs, and where their device nodes are.
 _DRIVER, _DEVICES = Path("/proc/driver/nvidia/gpus"), Path("/dev")
+#: Where control groups are, and which one this process is in.
+_GROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _POLL = 0.02
 
 
@@ -66,18 +69,41 @@ def mps_is_running() -> bool:
     return (Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")) / "control").exists()
 
 
+def _groups() -> list[Path]:
+    """The control groups (cgroup v2) of this process, its own first: containers and batch systems limit it by them."""
+    try:
+        lines = _OWN_GROUP.read_text().splitlines()
+        own = _GROUPS / next(line[3:] for line in lines if line.startswith("0::")).lstrip("/")
+    except (OSError, StopIteration):
+        return []
+    return [place for place in (own, *own.parents) if place.is_relative_to(_GROUPS)]
+
+
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    """CPU cores that this process may use, in whole ones."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for group in _groups():
+        with suppress(OSError, ValueError):  # "max 100000" where there is no limit
+            quota, period = map(int, (group / "cpu.max").read_text().split())
+            count = min(count, quota // period)
+    return max(1, count)
 
 
 def free_memory() -> int | None:
-    """Bytes of this machine's memory that new processes may have; None where the system does not say."""
+    """Bytes of memory that new processes may have; None where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         return None
+    for group in _groups():
+        with suppress(OSError, ValueError):
+            most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+            facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            free = min(
+                free, most - used + int(facts.get("inactive_file", 0))
+            )  # files that memory can be taken from
+    return max(free, 0)
 
 
 def _default_cpu_slots(trial: int, processes: int) -> int:

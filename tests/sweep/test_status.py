@@ -127,6 +127,33 @@ def test_a_running_trial_is_shown_with_its_speed(stage) -> None:
     assert "500 images/s in all" in text
 
 
+def test_cores_and_memory_are_those_of_the_container(tmp_path, monkeypatch) -> None:
+    """A limit on any group from the process's own upwards counts; files in memory can be given back."""
+    whole, free = local.cores(), local.free_memory()
+    own = tmp_path / "job" / "step"
+    own.mkdir(parents=True)
+    (tmp_path / "own").write_text("1:cpu:/\n0::/job/step\n")
+    monkeypatch.setattr(local, "_GROUPS", tmp_path)
+    monkeypatch.setattr(local, "_OWN_GROUP", tmp_path / "own")
+    (own / "cpu.max").write_text("max 100000\n")
+    (own / "memory.max").write_text("max\n")
+    assert local.cores() == whole
+    (own.parent / "cpu.max").write_text("150000 100000\n")
+    for name, text in (
+        ("max", "1000000\n"),
+        ("current", "700000\n"),
+        ("stat", "anon 600000\ninactive_file 100000\n"),
+    ):
+        (own.parent / f"memory.{name}").write_text(text)
+    assert (local.cores(), local.free_memory()) == (1, 400000)
+    (own / "cpu.max").write_text("50000 100000\n")
+    (own.parent / "memory.current").write_text("1200000\n")
+    assert (local.cores(), local.free_memory()) == (1, 0)
+    monkeypatch.setattr(local, "_OWN_GROUP", tmp_path / "none")
+    assert local.cores() == whole
+    assert free is None or local.free_memory() > 2**20
+
+
 def test_slots(monkeypatch) -> None:
     monkeypatch.setattr(local, "visible_gpus", lambda: [])
     monkeypatch.setattr(local, "cores", lambda: 8)
