@@ -265,7 +265,7 @@ def test_a_base_loss_without_a_formula_is_no_cross_entropy(device: torch.device)
             },
             row=row,
         )
-        with pytest.raises(UserError, match=r"loss\.base = 'new': one of ce, focal, ldam, .*separation"):
+        with pytest.raises(UserError, match=r"term = 'new': one of ce, focal, ldam, .*separation"):
             Objective(recipe, COUNTS, UNDER, device)
         with pytest.raises(
             UserError, match=r"run\.engine = 'reference': the reference has no formula of the term new"

@@ -77,7 +77,7 @@ def test_the_switch_happens_in_place() -> None:
 def test_the_inner_objective_has_neither_margin_nor_scale() -> None:
     recipe = build_recipe(None, {"method": "ldam"}).resolve()
     objective = Objective(recipe, EXP_100, [5, 6, 7, 8, 9], torch.device("cpu"))
-    logits, labels = torch.randn(6, 10), torch.arange(6)
+    logits, labels = torch.randn(6, 10, requires_grad=True), torch.arange(6)
     raw = torch.nn.functional.cross_entropy(logits, labels)
     batch = Batch(None, logits, labels, forward=lambda given: given)
     assert objective.raw_classification(batch).item() == pytest.approx(raw.item(), rel=1e-6)

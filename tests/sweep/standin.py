@@ -55,6 +55,9 @@ def save() -> None:
 
 
 def save_and_exit(number: int, frame: object) -> None:
+    signal.signal(
+        number, signal.SIG_IGN
+    )  # a driver of several threads that is killed may make the system send two
     record("interrupted")
     journal("saved")
     sys.exit(143)

@@ -216,7 +216,9 @@ def test_bad_data_leave_nothing_behind(tmp_path) -> None:
 def test_progress_is_plain_lines_where_the_output_is_no_terminal(tmp_path, capsys) -> None:
     train(tiny_recipe(method="natural"), tmp_path / "run", console=Console(width=60))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("natural on digits (exp 10: 120 images, 10 classes), 2 epochs")
+    assert lines[0].startswith(
+        "natural on digits (exp 10: 120 images, 10 classes), resnet18 of width 4, L-inf eps 0.1, 2 epochs"
+    )
     assert [line.split()[:3] for line in lines[1:3]] == [["natural", "epoch", f"{n}/2"] for n in (1, 2)]
     assert "\x1b" not in "".join(lines)
 
