@@ -232,15 +232,16 @@ def paper_lines(runs: list[Run]) -> str:
 def learnt_lines(runs: list[Run]) -> str:
     """What was learnt, as it follows from the records."""
     robust = next(methods for (attack, _), methods in accuracies(runs).items() if attack == "pgd-20")
-    best = []
+    best: dict[str, list[str]] = {}
     for part, where in zip(PARTS[:2], ("on all classes", "on the rare half"), strict=True):
         means = {method: summarize(list(parts[part].values())) for method, parts in robust.items()}
         method = max(means, key=lambda name: means[name].mean)
-        best.append(f"`{method}` {where} ({_spread(means[method])} %)")
+        best.setdefault(method, []).append(f"{where} ({_spread(means[method])} %)")
+    highest = ", ".join(f"`{method}` {' and '.join(places)}" for method, places in best.items())
     found = [test for test in comparisons(runs) if test.p_holm is not None]
     held = [test for test in found if test.p_holm is not None and test.p_holm < LEVEL]
     named = "; ".join(f"{test.pair}, {test.accuracy}, {test.part}: {test.difference:+.1f}" for test in held)
-    first = f"The highest accuracy under PGD-20 has {' and '.join(best)}; chance is 10 %."
+    first = f"The highest accuracy under PGD-20 is that of {highest}; chance is 10 %."
     if not found:
         return f"{first} Nothing is tested: that takes two methods with two common seeds."
     return (
