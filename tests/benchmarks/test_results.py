@@ -335,6 +335,6 @@ def test_photographs(tmp_path) -> None:
     assert photographs.asked(methods)[6:] == [("srat-ldam", "drcb-ldam"), ("srat:at-bsl", "at-bsl")]
     assert {pair[1] for pair in photographs.asked(methods)[:6]} == {"ce"}
     assert "| `srat-ldam` | 50.0 ± 0.0 (paper 63.11 ± 0.08) |" in page
-    assert "`ce` on all classes (32.0 ± 2.6 %) and `ce` on the rare half (16.0 ± 1.3 %)" in page
+    assert "`ce` on all classes (32.0 ± 2.6 %) and on the rare half (16.0 ± 1.3 %)" in page
     photographs.draw(kept, tmp_path / "figure.svg")
     assert b"<svg" in (tmp_path / "figure.svg").read_bytes()
