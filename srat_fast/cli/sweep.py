@@ -307,14 +307,17 @@ def run_one(
     index: Annotated[
         int, typer.Argument(help="Number of the trial, from 0 (sweep status --all).", metavar="INDEX")
     ],
+    other_code: OtherCode = False,
 ) -> int:
     """Run a single trial here. Such as one task of a batch system's array job."""
     from srat_fast.console import Console
-    from srat_fast.sweep.directory import SweepDirectory
+    from srat_fast.sweep.directory import SweepDirectory, require_code
     from srat_fast.sweep.local import run_one as run_trial
     from srat_fast.sweep.status import SweepView
 
     sweep = SweepDirectory.open(directory)
+    if not other_code:
+        require_code(sweep.plan, "DIR", directory)
     recorded()
     with SweepView(sweep.plan.title, Console()) as view:
         return run_trial(sweep, index, view)

@@ -169,17 +169,23 @@ def _planned(
         plan = make_plan(spec, source)
         check(plan)
         return plan
-    code = code_version()
-    if old.code != code and not other_code:
-        raise UserError(
-            "--out",
-            f"its plan was made by code {old.code}, this is {code}: runs of both would stand in one "
-            "table; choose another directory, or --other-code to go on",
-            str(path),
-        )
+    if not other_code:
+        require_code(old, "--out", path)
     plan = make_plan(spec, source, old.code, old)
     check(plan)
     return continued(old, plan, path)
+
+
+def require_code(plan: Plan, option: str, path: Path) -> None:
+    """Refuse a plan that another version of the code made."""
+    code = code_version()
+    if plan.code != code:
+        raise UserError(
+            option,
+            f"its plan was made by code {plan.code}, this is {code}: runs of both would stand in one "
+            "table; choose another directory, or --other-code to go on",
+            str(path),
+        )
 
 
 def _rooted(fields: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:

@@ -537,6 +537,21 @@ def test_run_one(stage) -> None:
     )
 
 
+def test_run_one_of_a_plan_of_other_code(stage, monkeypatch, capsys) -> None:
+    stage.spec(seeds=[0], axes={"method": ["ce"]})
+    assert (
+        stage.here(monkeypatch, "sweep", "plan", str(stage.path / "spec.toml"), "--out", str(stage.out)) == 0
+    )
+    path = stage.out / "plan.json"
+    path.write_text(path.read_text().replace(json.loads(path.read_text())["code"], "0.1+older"))
+    command = ("sweep", "run-one", str(stage.out), "0")
+    assert stage.here(monkeypatch, *command) == 2
+    assert "its plan was made by code 0.1+older" in capsys.readouterr().err
+    assert not stage.journal()
+    assert stage.here(monkeypatch, *command, "--other-code") == 0
+    assert stage.counts() == {"done": 1}
+
+
 def test_data_that_cannot_be_prepared_stop_the_sweep_before_it_starts(stage, image_folder) -> None:
     base = {"dataset": "folder", "data_root": str(image_folder), "imbalance": "none", "device": "cpu"}
     stage.spec(recipe="smoke", base=base, axes={"method": ["ce"]})
