@@ -255,8 +255,12 @@ def make_plan(spec: Spec, source: str, code: str | None = None, old: Plan | None
     What is refused since the `old` plan of the same sweep was made is refused of further runs only.
     """
     planner = _Planner(spec, code or code_version())
-    cells, recipes, checks, trials, seen, twice = [], [], [], [], set(), 0  # type: ignore[var-annotated]
-    known, refused = {trial.id for trial in old.trials} if old is not None else set(), set()
+    cells: list[dict[str, Any]] = []
+    recipes: list[dict[str, Any]] = []
+    checks: list[tuple[Recipe, list[int]]] = []
+    trials: list[Trial] = []
+    seen, twice = set[str](), 0
+    known, refused = {trial.id for trial in old.trials} if old is not None else set(), set[int]()
     for cell in spec.cells:
         checked = planner.cell(cell)
         if checked is None:

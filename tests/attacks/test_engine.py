@@ -74,7 +74,7 @@ def apart(batch: Batch) -> torch.Tensor:
     )
 
 
-apart.features = True  # type: ignore[attr-defined]
+apart.features = True
 
 
 @pytest.mark.parametrize("bn", ["batch", "running", "frozen"])
